@@ -1,0 +1,393 @@
+"""A cohort of dermatoscopic images: read from a folder in HAM10000's layout, captioned, split by lesion and as published.
+
+Sources: Tschandl et al., Scientific Data 5, 180161 (2018) for the layout and the metadata; Shavlokhova et al.,
+sections 2.1 (captions) and 2.4 (80/20 split).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from dermstudy.entities import CODES, ENTITIES, NAMES, by_code
+from dermstudy.files import InputError, atomic_path, sha256_text
+
+METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
+COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
+SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+SPLITS = ("train", "validation", "test")
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Images under `root` with one row each in `frame` (image_id, dx, file relative to root, caption, …)."""
+
+    name: str
+    root: Path
+    frame: pd.DataFrame
+    data_hash: str
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def select(self, **columns) -> Cohort:
+        """The rows whose columns equal the given value, or are among the given list, in the same order."""
+        kept = pd.Series(True, index=self.frame.index)
+        for column, value in columns.items():
+            kept &= self.frame[column].isin([value] if isinstance(value, str) else list(value))
+        return replace(self, frame=self.frame[kept].reset_index(drop=True))
+
+    def images(self, side: int, image_ids: Sequence[str] | None = None) -> np.ndarray:
+        """Pixels uint8 [n, side, side, 3]: the centre square of each image, reduced with antialiasing.
+
+        image_ids: which images, in that order (all by default). InputError for a missing or broken image.
+        """
+        files = self.frame["file"] if image_ids is None else self.frame.set_index("image_id").loc[image_ids, "file"]
+        pixels = np.empty((len(files), side, side, 3), np.uint8)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for index, image in enumerate(pool.map(lambda file: read_image(self.root / file, side), files)):
+                pixels[index] = image
+        return pixels
+
+
+def read_image(path: Path, side: int | None = None) -> np.ndarray:
+    """One image as uint8 [h, w, 3], or its centre square at [side, side, 3]. InputError where it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            if side is not None:
+                image.draft("RGB", (side, side))  # JPEG decodes at a half, quarter or eighth where that suffices
+            image = image.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"image {path} is missing: complete the download") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not an image: replace it from the download") from error
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"image {path} is broken ({error}): replace it from the download") from error
+    if side is None:
+        return np.asarray(image)
+    edge = min(image.size)
+    left, top = (image.width - edge) / 2, (image.height - edge) / 2
+    box = (left, top, left + edge, top + edge)
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
+
+
+# Reading
+
+
+def load_folder(folder: str | Path, name: str | None = None) -> Cohort:
+    """Read a folder in HAM10000's layout: Dataverse or Kaggle names, images in part_1/part_2 or in one folder.
+
+    The frame is sorted by image_id and has the metadata columns, `file` and the entity's plain name as `caption`.
+    InputError, in one line, for: no such folder, no metadata, a missing column, an empty cell, an unknown dx, a
+    duplicate image_id, and images that are missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: give the folder of a HAM10000 download (the README says how to get it)")
+    metadata = next((folder / name for name in METADATA_NAMES if (folder / name).is_file()), None)
+    if metadata is None:
+        raise InputError(f"no metadata in {folder}: it needs one of {', '.join(METADATA_NAMES)} beside the images")
+    frame = _read_metadata(metadata)
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+            found.setdefault(path.stem, path.relative_to(folder).as_posix())
+    missing = [image_id for image_id in frame["image_id"] if image_id not in found]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(frame)} images of {metadata.name} are not in {folder}: "
+                         f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; complete the download")
+    frame["file"] = frame["image_id"].map(found)
+    frame["caption"] = frame["dx"].map(NAMES)
+    return Cohort(name or folder.name, folder, frame, _data_hash(folder, frame))
+
+
+def _read_metadata(path: Path) -> pd.DataFrame:
+    try:
+        text = path.read_text(encoding="utf-8")
+        separator = "\t" if "\t" in text.splitlines()[0] else ","
+        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except (OSError, UnicodeDecodeError, IndexError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+    lacking = [column for column in COLUMNS if column not in frame.columns]
+    if lacking:
+        raise InputError(f"{path} has no column {', '.join(lacking)}: HAM10000's metadata has {', '.join(COLUMNS)}")
+    frame = frame[list(COLUMNS)].copy()
+    for column in ("lesion_id", "image_id", "dx"):
+        empty = frame.index[frame[column] == ""]
+        if len(empty):
+            raise InputError(f"{path}, line {empty[0] + 2}: {column} is empty; fill it in")
+    unknown = frame.index[~frame["dx"].isin(CODES)]
+    if len(unknown):
+        row = unknown[0]
+        raise InputError(f"{path}, line {row + 2}: unknown dx {frame['dx'][row]!r} of {frame['image_id'][row]}; "
+                         f"known are {', '.join(CODES)}")
+    double = frame.index[frame["image_id"].duplicated()]
+    if len(double):
+        raise InputError(f"{path}, line {double[0] + 2}: image_id {frame['image_id'][double[0]]} stands twice; "
+                         "remove one of the rows")
+    frame["age"] = pd.to_numeric(frame["age"], errors="coerce")
+    return frame.sort_values("image_id").reset_index(drop=True)
+
+
+def _data_hash(folder: Path, frame: pd.DataFrame) -> str:
+    """SHA-256 over metadata rows and image bytes in order of image_id: the same for any layout of the same download."""
+
+    def digest(file: str) -> str:
+        return hashlib.sha256((folder / file).read_bytes()).hexdigest()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        digests = list(pool.map(digest, frame["file"]))
+    return sha256_text(frame[list(COLUMNS)].assign(sha256=digests).to_csv(index=False, lineterminator="\n"))
+
+
+def verify_images(cohort: Cohort) -> dict[str, int]:
+    """Decode every image once: counts of images and of greyscale ones (read as RGB). InputError for the first bad one."""
+
+    def mode(file: str) -> str:
+        read_image(cohort.root / file)
+        with Image.open(cohort.root / file) as image:
+            return image.mode
+
+    greyscale = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        for index, value in enumerate(pool.map(mode, cohort.frame["file"]), start=1):
+            greyscale += value not in ("RGB", "RGBA")
+            if index % 2500 == 0:
+                print(f"{index} of {len(cohort)} images decoded", flush=True)
+    if greyscale:
+        print(f"{greyscale} greyscale images are read as RGB with three equal channels")
+    return {"images": len(cohort), "greyscale": greyscale}
+
+
+def open_source(data: str | Path, phantom_folder: Path, phantom_images: int, phantom_side: int,
+                max_per_entity: int, seed: int) -> Cohort:
+    """The cohort that a study starts from: the embedded phantom (`data` = "phantom"), or a folder.
+
+    max_per_entity caps a folder's entities by whole lesions (0 keeps everything); the phantom's size is its own.
+    """
+    if str(data) == "phantom":
+        from dermstudy import phantom
+
+        phantom.write_cohort(phantom_folder, images=phantom_images, seed=seed, side=phantom_side)
+        return load_folder(phantom_folder, name="phantom")
+    cohort = load_folder(data, name="HAM10000")
+    return subsample(cohort, max_per_entity, seed)
+
+
+def subsample(cohort: Cohort, max_per_entity: int, seed: int) -> Cohort:
+    """At most `max_per_entity` images an entity, in whole lesions drawn at random; 0 keeps everything."""
+    if max_per_entity == 0:
+        return cohort
+    order = np.random.default_rng(seed).permutation(np.sort(cohort.frame["lesion_id"].unique()))
+    rank = pd.Series(np.arange(len(order)), index=order)
+    frame = cohort.frame.assign(_rank=cohort.frame["lesion_id"].map(rank)).sort_values(["_rank", "image_id"])
+    kept = frame[frame.groupby("dx").cumcount() < max_per_entity]
+    kept = kept.drop(columns="_rank").sort_values("image_id").reset_index(drop=True)
+    return replace(cohort, frame=kept, data_hash=sha256_text(cohort.data_hash + " ".join(kept["image_id"])))
+
+
+# Captions
+
+
+CAPTION_STYLES = ("entity", "metadata")
+
+
+def captions(frame: pd.DataFrame, style: str = "entity", seed: int = 0) -> pd.Series:
+    """One caption a row: the entity's plain name, or one of several templates from entity, site, age and sex.
+
+    The choice of template is a function of seed and image_id. dx_type, which tells how a diagnosis was confirmed,
+    never enters a caption. Source: section 2.2, where text files name the entity of each image.
+    """
+    if style not in CAPTION_STYLES:
+        raise InputError(f"unknown caption style {style!r}: choose one of {', '.join(CAPTION_STYLES)}")
+    if style == "entity":
+        return frame["dx"].map(lambda code: by_code(code).prompt)
+    return frame.apply(lambda row: _caption(row, seed), axis=1)
+
+
+def _caption(row: pd.Series, seed: int) -> str:
+    name = by_code(row["dx"]).prompt
+    person = {"male": "man", "female": "woman"}.get(row["sex"], "person")
+    who = f"a {row['age']:.0f} year old {person}" if pd.notna(row["age"]) else f"a {person}"
+    where = f" on the {row['localization']}" if row["localization"] not in ("", "unknown") else ""
+    templates = (
+        name,
+        f"a dermatoscopic image of {name}",
+        f"{name}{where}",
+        f"{name}{where} of {who}",
+        f"a dermatoscopic image of {name}{where} of {who}",
+    )
+    return templates[int(sha256_text(f"{seed} {row['image_id']}")[:8], 16) % len(templates)]
+
+
+# Splits
+
+
+def look_alikes(cohort: Cohort, max_distance: int = 6, min_correlation: float = 0.97) -> pd.DataFrame:
+    """Pairs of images of different lesions that show the same skin: columns image_id, other_image_id, distance, correlation.
+
+    A 64-bit perceptual hash (ImageHash) of each image under its eight flips and quarter turns proposes the pairs; the
+    correlation of their 48 x 48 luminance at the same turn confirms them.
+    """
+    import imagehash
+
+    thumbnails = cohort.images(48)  # [n, 48, 48, 3]
+    grey = thumbnails.astype(np.float32).mean(axis=-1)
+    plain = np.stack([imagehash.phash(Image.fromarray(image)).hash.ravel() for image in thumbnails])
+    packed = _packed(plain)
+    lesions = cohort.frame["lesion_id"].to_numpy()
+    ids = cohort.frame["image_id"].to_numpy()
+    pairs: dict[tuple[int, int], tuple[int, float]] = {}
+    for flip in (False, True):
+        for turn in range(4):
+            turned = np.rot90(thumbnails[:, :, ::-1] if flip else thumbnails, turn, (1, 2))
+            turned_grey = turned.astype(np.float32).mean(axis=-1)
+            hashes = plain if not flip and turn == 0 else np.stack(
+                [imagehash.phash(Image.fromarray(np.ascontiguousarray(image))).hash.ravel() for image in turned]
+            )
+            other = _packed(hashes)
+            for start in range(0, len(packed), 512):
+                distance = np.bitwise_count(packed[start:start + 512, None] ^ other[None, :])
+                rows, columns = np.nonzero(distance <= max_distance)
+                for row, column in zip(rows + start, columns, strict=True):
+                    if row < column and lesions[row] != lesions[column]:
+                        value = float(np.corrcoef(grey[row].ravel(), turned_grey[column].ravel())[0, 1])
+                        if value >= min_correlation and value > pairs.get((row, column), (0, -1.0))[1]:
+                            pairs[row, column] = (int(distance[row - start, column]), value)
+    records = [(ids[a], ids[b], distance, round(value, 4)) for (a, b), (distance, value) in sorted(pairs.items())]
+    return pd.DataFrame(records, columns=["image_id", "other_image_id", "distance", "correlation"])
+
+
+def _packed(hashes: np.ndarray) -> np.ndarray:
+    return np.packbits(hashes, axis=1).view(np.uint64).ravel()
+
+
+def join_groups(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """The group of each row: its lesion, joined with every lesion that a look-alike pair ties to it."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    lesions = pd.Index(np.sort(frame["lesion_id"].unique()))
+    lesion_of = frame.set_index("image_id")["lesion_id"]
+    left = lesions.get_indexer(pairs["image_id"].map(lesion_of))
+    right = lesions.get_indexer(pairs["other_image_id"].map(lesion_of))
+    graph = coo_matrix((np.ones(len(pairs)), (left, right)), shape=(len(lesions), len(lesions)))
+    _, labels = connected_components(graph, directed=False)
+    first = pd.Series(lesions).groupby(labels).first()
+    return pd.Series(first.loc[labels[lesions.get_indexer(frame["lesion_id"])]].to_numpy(), index=frame.index)
+
+
+def lesion_split(frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2),
+                 minimum_test_lesions: int = 10) -> pd.Series:
+    """The audited split: "train", "validation" or "test" for each row, whole groups together, by entity.
+
+    A group's entity is its first image's. Each entity gives its share of groups, at least `minimum_test_lesions` to
+    the test set and one to validation, and keeps at least one for training; InputError where it has too few.
+    """
+    if len(fractions) != 3 or not np.isclose(sum(fractions), 1) or min(fractions) <= 0:
+        raise InputError(f"split fractions {list(fractions)} must be three positive numbers that add up to 1")
+    groups = frame.sort_values("image_id").groupby("group" if "group" in frame else "lesion_id")["dx"].first()
+    chosen: dict[str, str] = {}
+    for entity in ENTITIES:
+        members = np.sort(groups.index[groups == entity.code].to_numpy())
+        if len(members) == 0:
+            continue
+        test = max(minimum_test_lesions, round(fractions[2] * len(members)))
+        validation = max(1, round(fractions[1] * len(members)))
+        if test + validation >= len(members):
+            raise InputError(
+                f"{entity.name} ({entity.code}) has {len(members)} lesions; the split needs {test} for test, "
+                f"{validation} for validation and one for training: add images or lower MIN_TEST_LESIONS"
+            )
+        random = np.random.default_rng([seed, entity.paper_class])
+        for place, member in enumerate(random.permutation(members)):
+            chosen[member] = "test" if place < test else "validation" if place < test + validation else "train"
+    return frame["group" if "group" in frame else "lesion_id"].map(chosen)
+
+
+def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
+    """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
+    try:
+        shipped = pd.read_csv(path, dtype=str).set_index("image_id")["split"]
+    except (OSError, KeyError, pd.errors.ParserError) as error:
+        raise InputError(f"{path} is not a split file: it needs the columns image_id and split") from error
+    split = frame["image_id"].map(shipped)
+    unknown = frame["image_id"][~split.isin(SPLITS)]
+    if len(unknown):
+        raise InputError(f"{path} gives no split for {len(unknown)} images, {unknown.iloc[0]} first: "
+                         "use the split file that belongs to this cohort")
+    return split
+
+
+def published_split(frame: pd.DataFrame, seed: int, test_fraction: float = 0.2) -> pd.Series:
+    """The paper's split, 80/20 by image at random (section 2.4): "train" or "test" for each row."""
+    from sklearn.model_selection import train_test_split
+
+    order = frame["image_id"].sort_values()
+    _, test = train_test_split(order, test_size=test_fraction, random_state=seed)
+    return pd.Series(np.where(frame["image_id"].isin(test), "test", "train"), index=frame.index)
+
+
+def sister_leak(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Test images with a sister image of the same lesion in training, by entity and over all.
+
+    Columns: test_images, leaked, share (0..1); index: entity codes, then "all".
+    """
+    group = frame["group"] if "group" in frame else frame["lesion_id"]
+    in_training = set(group[frame[column] == "train"])
+    test = frame[frame[column] == "test"].assign(leaked=group[frame[column] == "test"].isin(in_training))
+    counts = test.groupby("dx")["leaked"].agg(test_images="size", leaked="sum").reindex(CODES, fill_value=0)
+    counts.loc["all"] = counts.sum()
+    counts["share"] = counts["leaked"] / counts["test_images"].clip(lower=1)
+    return counts.rename_axis("entity")
+
+
+# Saving
+
+
+def save_cohort(cohort: Cohort, folder: str | Path) -> Path:
+    """Write cohort.csv and cohort.json (name, image folder, data hash) for the notebooks that follow; no pixels."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        cohort.frame.to_csv(temporary / "cohort.csv", index=False, lineterminator="\n")
+        notes = {"name": cohort.name, "root": str(cohort.root.resolve()), "data_hash": cohort.data_hash}
+        (temporary / "cohort.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    return Path(folder)
+
+
+def open_cohort(folder: str | Path) -> Cohort:
+    """The cohort that `save_cohort` wrote; InputError where it is missing or its images have moved."""
+    folder = Path(folder)
+    try:
+        notes = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
+        frame = pd.read_csv(folder / "cohort.csv", keep_default_na=False, na_values={"age": [""]})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no saved cohort: run notebook 00_dataset again") from error
+    if not Path(notes["root"]).is_dir():
+        raise InputError(f"the images of the cohort have moved from {notes['root']}: run notebook 00_dataset again")
+    return Cohort(notes["name"], Path(notes["root"]), frame, notes["data_hash"])
+
+
+def open_synthetic(folder: str | Path) -> Cohort:
+    """The synthetic dataset that sample.py wrote (index.csv, one PNG and one caption file an image)."""
+    folder = Path(folder)
+    try:
+        frame = pd.read_csv(folder / "index.csv", keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} has no index.csv with labels: run notebook 03_sample again") from error
+    lacking = [column for column in SYNTHETIC_COLUMNS if column not in frame.columns]
+    if lacking:
+        raise InputError(f"{folder / 'index.csv'} has no column {', '.join(lacking)}: run notebook 03_sample again")
+    unknown = frame.index[~frame["dx"].isin(CODES)]
+    if len(unknown):
+        raise InputError(f"{folder / 'index.csv'}, line {unknown[0] + 2}: unknown dx {frame['dx'][unknown[0]]!r}")
+    return Cohort("synthetic", folder, frame, sha256_text((folder / "index.csv").read_text(encoding="utf-8")))

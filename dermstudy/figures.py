@@ -1,0 +1,113 @@
+"""One plotting style at print width, and the figures that recur: image grids and confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dermstudy.files import atomic_path
+
+WIDTH = 7.2  # inches: the text width of a two-column journal page
+
+
+def use_style() -> None:
+    """Set the study's matplotlib and seaborn defaults for this process."""
+    seaborn.set_theme(
+        context="paper",
+        style="ticks",
+        font="DejaVu Sans",
+        rc={
+            "figure.figsize": (WIDTH, WIDTH * 0.45),
+            "figure.dpi": 110,
+            "savefig.dpi": 150,
+            "savefig.bbox": "tight",
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "legend.fontsize": 8,
+        },
+    )
+
+
+def image_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """A grid of images at print width.
+
+    rows: one sequence of uint8 [h, w, 3] images a row; rows may differ in length.
+    """
+    columns = max(len(row) for row in rows)
+    margin = 1.25 if row_labels else 0.0
+    cell = (WIDTH - margin) / columns
+    head = (0.3 if title else 0.0) + (0.22 if column_labels else 0.0)
+    height = cell * len(rows) + head
+    figure = plt.figure(figsize=(WIDTH, height))
+    axes = figure.subplots(
+        len(rows), columns, squeeze=False,
+        gridspec_kw={"left": margin / WIDTH, "right": 1.0, "bottom": 0.0, "top": 1.0 - head / height,
+                     "wspace": 0.03, "hspace": 0.03},
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            axes[r, c].imshow(image, interpolation="nearest", aspect="auto")
+        if row_labels:
+            label = row_labels[r].replace(" ", "\n", 1)
+            axes[r, 0].text(-0.06, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=8)
+    if column_labels:
+        for ax, label in zip(axes[0], column_labels, strict=False):
+            ax.set_title(label, fontsize=8, loc="center", fontweight="normal", pad=3)
+    if title:
+        figure.text(0.0, 1.0, title, ha="left", va="top", fontsize=9, fontweight="bold")
+    return figure
+
+
+def note(text: str) -> Figure:
+    """A one-line figure that stands where images may not be drawn."""
+    figure = plt.figure(figsize=(WIDTH, 0.4))
+    figure.text(0.0, 0.5, text, ha="left", va="center", fontsize=8, style="italic")
+    return figure
+
+
+def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw a confusion matrix: rows are the true labels, columns the predicted, as in Figures S1 and S2.
+
+    matrix: counts [k, k]; the shade is the row's share, so that rare classes read as well as common ones.
+    """
+    matrix = np.asarray(matrix)
+    if ax is None:
+        side = 0.5 * len(labels) + 1.6
+        _, ax = plt.subplots(figsize=(side + 0.6, side))
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    seaborn.heatmap(share, annot=matrix, fmt="d", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True,
+                    linewidths=0.5, linecolor="white", xticklabels=labels, yticklabels=labels, ax=ax,
+                    annot_kws={"fontsize": 8})
+    ax.set_xlabel("predicted")
+    ax.set_ylabel("true")
+    ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right")
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write `figure` as PNG, whole or not at all; nothing in the file depends on the time of writing."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return Path(path)

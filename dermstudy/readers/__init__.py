@@ -1,0 +1,1 @@
+"""The reader study: workbooks of answers and their analysis."""

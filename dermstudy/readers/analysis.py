@@ -1,0 +1,131 @@
+"""The analysis of reader answers: reports, confusion matrices, ROC from hard labels, intervals and agreement.
+
+Sources: Shavlokhova et al., sections 2.3 and 3.2 (as published); Wilson, JASA 22 (1927) for intervals; Cohen,
+Educ. Psychol. Meas. 20 (1960) for kappa; Fisher's exact test. scikit-learn, statsmodels and scipy do the mathematics.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import (
+    accuracy_score,
+    classification_report,
+    cohen_kappa_score,
+    confusion_matrix,
+    roc_auc_score,
+    roc_curve,
+)
+
+from dermstudy.entities import CODES
+from dermstudy.readers.workbook import SOURCES
+
+
+def entity_report(answers: pd.DataFrame) -> pd.DataFrame:
+    """Precision, recall, F1 and support by entity, with accuracy, macro and weighted averages (sklearn)."""
+    return report(answers["entity"], answers["entity_answer"], CODES)
+
+
+def source_report(answers: pd.DataFrame) -> pd.DataFrame:
+    """The same for AI against original; an answer "unsure" is never right and belongs to neither."""
+    return report(answers["source"], answers["source_answer"], SOURCES)
+
+
+def report(true: pd.Series, answer: pd.Series, labels: tuple[str, ...]) -> pd.DataFrame:
+    """sklearn's classification report as a table; index: labels, "accuracy", "macro avg", "weighted avg"."""
+    content = classification_report(true, answer, labels=list(labels), output_dict=True, zero_division=0.0)
+    accuracy = accuracy_score(true, answer)
+    content.pop("micro avg", None)
+    averages = {name: content.pop(name) for name in ("macro avg", "weighted avg")}
+    content["accuracy"] = dict.fromkeys(("precision", "recall", "f1-score"), accuracy) | {"support": len(true)}
+    table = pd.DataFrame.from_dict(content | averages, orient="index")
+    return table.rename(columns={"f1-score": "f1"}).astype({"support": int})
+
+
+def entity_confusion(answers: pd.DataFrame) -> np.ndarray:
+    """Counts [7, 7]: rows true entities, columns answers, both in the paper's class order (Figure S1)."""
+    return confusion_matrix(answers["entity"], answers["entity_answer"], labels=list(CODES))
+
+
+def source_confusion(answers: pd.DataFrame) -> np.ndarray:
+    """Counts [2, 2]: rows true original, AI; columns answers (Figure S2); "unsure" answers are left out."""
+    sure = answers[answers["source_answer"] != "unsure"]
+    return confusion_matrix(sure["source"], sure["source_answer"], labels=list(SOURCES))
+
+
+def entity_curves(answers: pd.DataFrame) -> dict[str, dict]:
+    """One-vs-rest ROC of the hard answers by entity (Figure 2A): false and true positive rates, AUC.
+
+    A hard label is one operating point: the curve is two straight lines through it, and its AUC is the mean of
+    sensitivity and specificity.
+    """
+    return {code: _curve(answers["entity"] == code, answers["entity_answer"] == code) for code in CODES}
+
+
+def source_curve(answers: pd.DataFrame) -> dict:
+    """ROC of the hard AI answers against the truth (Figure 2B)."""
+    return _curve(answers["source"] == "AI", answers["source_answer"] == "AI")
+
+
+def _curve(true: pd.Series, answer: pd.Series) -> dict:
+    false_positive, true_positive, _ = roc_curve(true, answer.astype(int))
+    return {"false_positive_rate": false_positive, "true_positive_rate": true_positive,
+            "auc": float(roc_auc_score(true, answer.astype(int)))}
+
+
+def figures_of_section_3_2(answers: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """The figures of section 3.2, recomputed: (what, where) -> value, keyed as paper.READER_FIGURES."""
+    source = source_report(answers)
+    values = {
+        ("accuracy", "AI against original"): source.loc["accuracy", "recall"],
+        ("precision original", "AI against original"): source.loc["original", "precision"],
+        ("precision AI", "AI against original"): source.loc["AI", "precision"],
+        ("recall original", "AI against original"): source.loc["original", "recall"],
+        ("recall AI", "AI against original"): source.loc["AI", "recall"],
+        ("macro F1", "AI against original"): source.loc["macro avg", "f1"],
+        ("weighted F1", "AI against original"): source.loc["weighted avg", "f1"],
+    }
+    for place, part in (("entities", answers), ("entities, AI images", answers[answers["source"] == "AI"]),
+                        ("entities, original images", answers[answers["source"] == "original"])):
+        table = entity_report(part)
+        values[("accuracy", place)] = table.loc["accuracy", "recall"]
+        values[("macro F1", place)] = table.loc["macro avg", "f1"]
+        values[("weighted F1", place)] = table.loc["weighted avg", "f1"]
+    return values
+
+
+def proportions(answers: pd.DataFrame) -> pd.DataFrame:
+    """Shares of right answers with 95 % Wilson intervals: columns what, right, of, share, low, high."""
+    right = answers["entity"] == answers["entity_answer"]
+    on_ai = answers["source"] == "AI"
+    source_right = answers["source"] == answers["source_answer"]
+    rows = [("source, all images", source_right), ("source, AI images", source_right[on_ai]),
+            ("source, original images", source_right[~on_ai]), ("entity, all images", right),
+            ("entity, AI images", right[on_ai]), ("entity, original images", right[~on_ai])]
+    rows += [(f"entity, {code}", right[answers["entity"] == code]) for code in CODES]
+    return pd.DataFrame([{"what": name, **wilson(int(part.sum()), len(part))} for name, part in rows])
+
+
+def wilson(right: int, of: int) -> dict[str, float]:
+    """A share with its 95 % Wilson score interval (statsmodels)."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(right, of, method="wilson")
+    return {"right": right, "of": of, "share": right / of, "low": float(low), "high": float(high)}
+
+
+def source_difference(answers: pd.DataFrame) -> dict[str, float]:
+    """Entity accuracy on AI minus original images, with Fisher's exact two-sided p value (scipy)."""
+    from scipy.stats import fisher_exact
+
+    right = answers["entity"] == answers["entity_answer"]
+    table = [[int(part.sum()), int((~part).sum())] for part in (right[answers["source"] == s] for s in ("AI", "original"))]
+    shares = [row[0] / sum(row) for row in table]
+    return {"AI": shares[0], "original": shares[1], "difference": shares[0] - shares[1],
+            "p_value": float(fisher_exact(table).pvalue)}
+
+
+def kappa(answers: pd.DataFrame) -> dict[str, float]:
+    """Cohen's kappa of a reader's answers with the truth, for entities and for AI against original."""
+    return {"entity": float(cohen_kappa_score(answers["entity"], answers["entity_answer"])),
+            "source": float(cohen_kappa_score(answers["source"], answers["source_answer"]))}

@@ -1,0 +1,111 @@
+"""The synthetic dataset: one image for each chosen original, from its caption, as the paper pairs them.
+
+Source: Shavlokhova et al., sections 2.2 (pairs, captions in text files) and 2.4 (10,015 synthetic images).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dermstudy.files import InputError, atomic_path, sha256_text, write_text
+
+COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+
+
+def choose_originals(frame: pd.DataFrame, count: int, seed: int, equal: bool = False) -> pd.DataFrame:
+    """The originals to pair with, `count` rows of `frame` (0: all), sorted by image_id.
+
+    equal: the same number of each entity instead of the cohort's own shares. InputError where too few are there.
+    """
+    if count == 0:
+        return frame.sort_values("image_id")
+    if equal:
+        entities = sorted(frame["dx"].unique())
+        each, rest = divmod(count, len(entities))
+        if rest:
+            raise InputError(f"{count} synthetic images do not divide over {len(entities)} entities: "
+                             f"choose a multiple of {len(entities)}")
+        smallest = frame["dx"].value_counts().min()
+        if each > smallest:
+            rare = frame["dx"].value_counts().idxmin()
+            raise InputError(f"{each} originals an entity asked for, {rare!r} has {smallest}: lower the count")
+        return frame.groupby("dx").sample(each, random_state=seed).sort_values("image_id")
+    if count > len(frame):
+        raise InputError(f"{count} originals asked for, the cohort has {len(frame)}: lower the count or give 0 for all")
+    return frame.sample(count, random_state=seed).sort_values("image_id")
+
+
+def seeds_for(image_ids: pd.Series, seed: int) -> list[int]:
+    """One 32-bit seed an image, from the study's seed and the original's name: the same in any subset or order."""
+    return [int(sha256_text(f"{seed} {image_id}")[:8], 16) for image_id in image_ids]
+
+
+def synthesise(base, upsampler, originals: pd.DataFrame, folder: str | Path, seed: int, guidance_scale: float,
+               base_steps: int | str, upsample_steps: int | str, batch: int = 16, recipe: str = "") -> Path:
+    """Sample one image for each row of `originals` (image_id, dx, caption) and write the synthetic dataset.
+
+    Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
+    A run that was cut short goes on where it stopped as long as `recipe` and the settings are the same; the folder
+    appears under its name only when whole. Prints a line a batch.
+    """
+    folder = Path(folder)
+    settings = sha256_text(f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} "
+                           f"{' '.join(originals['image_id'])}")
+    part = folder.with_name(f".{folder.name}.{settings[:12]}")
+    part.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.*"):
+        if stale != part:
+            _remove(stale)
+    index = pd.DataFrame({
+        "image_id": [f"synthetic_{name}" for name in originals["image_id"]],
+        "dx": originals["dx"].to_numpy(),
+        "file": [f"synthetic_{name}.png" for name in originals["image_id"]],
+        "caption": originals["caption"].to_numpy(),
+        "source_image_id": originals["image_id"].to_numpy(),
+        "seed": seeds_for(originals["image_id"], seed),
+    }, columns=COLUMNS)
+    missing = index[[not (part / file).is_file() for file in index["file"]]]
+    for pipeline in (base, upsampler):
+        pipeline.set_progress_bar_config(disable=True)
+    started, done = time.monotonic(), 0
+    for start in range(0, len(missing), batch):
+        rows = missing.iloc[start:start + batch]
+        captions, seeds = rows["caption"].tolist(), rows["seed"].tolist()
+        small = base(captions, guidance_scale=guidance_scale, num_inference_steps=base_steps, seeds=seeds)
+        large = enlarged(upsampler, small, captions, seeds, upsample_steps)
+        for image, row in zip(large, rows.itertuples(), strict=True):
+            write_text(part / f"{row.image_id}.txt", row.caption + "\n")
+            with atomic_path(part / row.file) as path:
+                Image.fromarray(image).save(path, format="PNG")
+        done += len(rows)
+        seconds = time.monotonic() - started
+        print(f"{len(index) - len(missing) + done} of {len(index)} images, {done / seconds:.2f} a second", flush=True)
+    with atomic_path(part / "index.csv") as path:
+        index.to_csv(path, index=False, lineterminator="\n")
+    if folder.exists():
+        _remove(folder)
+    part.rename(folder)
+    return folder
+
+
+def enlarged(upsampler, small: np.ndarray, captions: list[str], seeds: list[int], steps: int | str,
+             batch: int = 4) -> np.ndarray:
+    """`small` uint8 [n, h, w, 3] through the upsampler in small batches, with seeds of their own: [n, side, side, 3]."""
+    parts = []
+    for start in range(0, len(small), batch):
+        part = slice(start, start + batch)
+        # A second stream for the second stage: the same seed twice would tie its noise to the base model's.
+        own = [int(sha256_text(f"upsample {value}")[:8], 16) for value in seeds[part]]
+        parts.append(upsampler(captions[part], small[part], num_inference_steps=steps, seeds=own))
+    return np.concatenate(parts)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)
