@@ -1,3 +1,8 @@
 """Text-to-image synthesis of dermatoscopic images with GLIDE: a reproducible study."""
 
+import warnings
+
+# diffusers' progress bars ask for a notebook widget that headless runs cannot show; the study prints plain lines.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 __version__ = "0.1.0"

@@ -56,8 +56,14 @@ def source_matrices() -> list[tuple[tuple[int, int], tuple[int, int]]]:
             continue
         precisions, recalls = (a / (a + c), d / (b + d)), (a / 70, d / 70)
         f1 = [2 * p * r / (p + r) if p + r else 0.0 for p, r in zip(precisions, recalls, strict=True)]
-        values = {"accuracy": (a + d) / 140, "precision original": precisions[0], "precision AI": precisions[1],
-                  "recall original": recalls[0], "recall AI": recalls[1], "macro F1": sum(f1) / 2}
+        values = {
+            "accuracy": (a + d) / 140,
+            "precision original": precisions[0],
+            "precision AI": precisions[1],
+            "recall original": recalls[0],
+            "recall AI": recalls[1],
+            "macro F1": sum(f1) / 2,
+        }
         if all(prints_as(value, printed[name, place]) for name, value in values.items()):
             found.append(((a, b), (c, d)))
     return found
@@ -71,7 +77,8 @@ def entity_margins() -> dict[str, list[tuple[int, int]]]:
             (correct, predicted)
             for correct in range(1, 21)
             for predicted in range(correct, 121 + correct)
-            if prints_as(correct / predicted, row["precision"]) and prints_as(correct / 20, row["recall"])
+            if prints_as(correct / predicted, row["precision"])
+            and prints_as(correct / 20, row["recall"])
             and prints_as(2 * correct / (20 + predicted), row["f1"])
         ]
         for code, row in table.iterrows()
@@ -118,19 +125,42 @@ def _quality() -> list[Finding]:
     correlation = spearmanr(rows["fid"], [HAM10000_IMAGES[code] for code in rows.index]).statistic
     ranks = rows["ssim"].rank(ascending=False).astype(int)
     return [
-        Finding("overall metrics", "Table 1", "unweighted mean of the seven rows against the printed overall row",
-                f"largest difference {gap.max():.4f}", "The overall row is the unweighted mean of the entities."),
-        Finding("PSNR of 60 to 64 dB", "Table 1", "20 log10(255) - 10 log10(MSE) row by row",
-                f"printed minus computed {(rows['psnr'] - from_mse).min():+.2f} to {(rows['psnr'] - from_mse).max():+.2f} dB",
-                "PSNR sets a peak of 255 against errors on the unit scale, which adds 48.13 dB; true PSNR is "
-                f"{(rows['psnr'] - 20 * np.log10(255)).min():.1f} to {(rows['psnr'] - 20 * np.log10(255)).max():.1f} dB."),
-        Finding("FID ranks the entities", "Table 1, section 3.1", "Spearman's rank correlation of FID with class size",
-                f"{correlation:.2f}", "FID follows the number of images an entity has, as its small-sample bias does."),
-        Finding("vascular lesions require further improvement, melanoma and nevi perform better", "section 3.1",
-                "rank of SSIM among the seven entities", ", ".join(f"{NAMES[c]} {ranks[c]}" for c in ("nv", "mel", "vasc", "df")),
-                f"By SSIM vascular lesions stand in place {ranks['vasc']} of 7, ahead of basal cell carcinoma."),
-        Finding("basal cell carcinoma has the highest PSNR", "section 3.1", "largest PSNR of Table 1",
-                f"{NAMES[rows['psnr'].idxmax()]}, {rows['psnr'].max():.2f} dB", "Holds."),
+        Finding(
+            "overall metrics",
+            "Table 1",
+            "unweighted mean of the seven rows against the printed overall row",
+            f"largest difference {gap.max():.4f}",
+            "The overall row is the unweighted mean of the entities.",
+        ),
+        Finding(
+            "PSNR of 60 to 64 dB",
+            "Table 1",
+            "20 log10(255) - 10 log10(MSE) row by row",
+            f"printed minus computed {(rows['psnr'] - from_mse).min():+.2f} to {(rows['psnr'] - from_mse).max():+.2f} dB",
+            "PSNR sets a peak of 255 against errors on the unit scale, which adds 48.13 dB; true PSNR is "
+            f"{(rows['psnr'] - 20 * np.log10(255)).min():.1f} to {(rows['psnr'] - 20 * np.log10(255)).max():.1f} dB.",
+        ),
+        Finding(
+            "FID ranks the entities",
+            "Table 1, section 3.1",
+            "Spearman's rank correlation of FID with class size",
+            f"{correlation:.2f}",
+            "FID follows the number of images an entity has, as its small-sample bias does.",
+        ),
+        Finding(
+            "vascular lesions require further improvement, melanoma and nevi perform better",
+            "section 3.1",
+            "rank of SSIM among the seven entities",
+            ", ".join(f"{NAMES[c]} {ranks[c]}" for c in ("nv", "mel", "vasc", "df")),
+            f"By SSIM vascular lesions stand in place {ranks['vasc']} of 7, ahead of basal cell carcinoma.",
+        ),
+        Finding(
+            "basal cell carcinoma has the highest PSNR",
+            "section 3.1",
+            "largest PSNR of Table 1",
+            f"{NAMES[rows['psnr'].idxmax()]}, {rows['psnr'].max():.2f} dB",
+            "Holds.",
+        ),
     ]
 
 
@@ -139,29 +169,51 @@ def _reader() -> list[Finding]:
     table = paper.table_2()
     lowest = table["f1"].idxmin()
     return [
-        Finding("AI against original, 96 % accuracy", "section 3.2", "search over all 71 x 71 matrices with 70 images a row",
-                f"{len(matrices)} matrix prints all figures: {matrices}",
-                "The matrix is determined." if matrices == [SOURCE_MATRIX] else "The matrix is not determined."),
-        Finding("precision, recall and F1 by entity", "Table 2, dermatologist",
-                "search over (correct, predicted) with 20 images an entity and 140 predictions in all",
-                f"{len(margins)} solution: correct {[c for c, _ in margins[0]]}, predicted {[p for _, p in margins[0]]}",
-                "Both margins are determined; the cells off the diagonal are not."
-                if margins == [tuple(zip(CORRECT, PREDICTED, strict=True))] else "The margins are not determined."),
-        Finding("89 % on AI images, 40 % on originals", "section 3.2", "whole numbers of 70 that print so, adding to 90 right",
-                f"{subset_counts()}", f"{CORRECT_ON_AI} of 70 and {sum(CORRECT) - CORRECT_ON_AI} of 70."),
-        Finding("macro and weighted F1 of 0.88 and 0.89 (AI), 0.37 and 0.40 (original)", "section 3.2",
-                "with 10 images an entity all weights are 1/7", "macro F1 = weighted F1, whatever the answers",
-                "Both pairs contradict the stated 10 images an entity."),
-        Finding("class 2 has the lowest F1, 0.56", "section 3.2", "smallest F1 of Table 2's dermatologist column",
-                f"class {list(CODES).index(lowest) + 1} ({NAMES[lowest]}), {table.loc[lowest, 'f1']:.2f}",
-                "The text contradicts Table 2."),
+        Finding(
+            "AI against original, 96 % accuracy",
+            "section 3.2",
+            "search over all 71 x 71 matrices with 70 images a row",
+            f"{len(matrices)} matrix prints all figures: {matrices}",
+            "The matrix is determined." if matrices == [SOURCE_MATRIX] else "The matrix is not determined.",
+        ),
+        Finding(
+            "precision, recall and F1 by entity",
+            "Table 2, dermatologist",
+            "search over (correct, predicted) with 20 images an entity and 140 predictions in all",
+            f"{len(margins)} solution: correct {[c for c, _ in margins[0]]}, predicted {[p for _, p in margins[0]]}",
+            "Both margins are determined; the cells off the diagonal are not."
+            if margins == [tuple(zip(CORRECT, PREDICTED, strict=True))]
+            else "The margins are not determined.",
+        ),
+        Finding(
+            "89 % on AI images, 40 % on originals",
+            "section 3.2",
+            "whole numbers of 70 that print so, adding to 90 right",
+            f"{subset_counts()}",
+            f"{CORRECT_ON_AI} of 70 and {sum(CORRECT) - CORRECT_ON_AI} of 70.",
+        ),
+        Finding(
+            "macro and weighted F1 of 0.88 and 0.89 (AI), 0.37 and 0.40 (original)",
+            "section 3.2",
+            "with 10 images an entity all weights are 1/7",
+            "macro F1 = weighted F1, whatever the answers",
+            "Both pairs contradict the stated 10 images an entity.",
+        ),
+        Finding(
+            "class 2 has the lowest F1, 0.56",
+            "section 3.2",
+            "smallest F1 of Table 2's dermatologist column",
+            f"class {list(CODES).index(lowest) + 1} ({NAMES[lowest]}), {table.loc[lowest, 'f1']:.2f}",
+            "The text contradicts Table 2.",
+        ),
     ]
 
 
 def subset_counts() -> list[tuple[int, int]]:
     """(right on AI, right on original) of 70 each that print 0.89 and 0.40 and add up to the 90 right answers."""
-    return [(a, sum(CORRECT) - a) for a in range(71)
-            if prints_as(a / 70, 0.89) and prints_as((sum(CORRECT) - a) / 70, 0.40)]
+    return [
+        (a, sum(CORRECT) - a) for a in range(71) if prints_as(a / 70, 0.89) and prints_as((sum(CORRECT) - a) / 70, 0.40)
+    ]
 
 
 def _classifier() -> list[Finding]:
@@ -171,18 +223,37 @@ def _classifier() -> list[Finding]:
     floor = HAM10000_IMAGES["nv"] / sum(HAM10000_IMAGES.values())
     fit = {name: float((both[name] - both["printed"]).abs().max()) for name in ("legend", "label_encoder")}
     return [
-        Finding("classes 1 to 7 are melanoma, nevi, actinic keratoses …", "legends of Tables 2 and 3, AI columns",
-                "accuracy from the printed recalls and HAM10000's class shares, in the legend's and in LabelEncoder's order",
-                "; ".join(f"{arm} printed {row['printed']:.2f}, legend {row['legend']:.2f}, "
-                          f"LabelEncoder {row['label_encoder']:.2f}" for arm, row in both.iterrows()),
-                f"LabelEncoder's order fits within {fit['label_encoder']:.2f}, the legend misses by up to "
-                f"{fit['legend']:.2f}: class 5 is melanocytic nevi and the AI rows carry another order than the legend."),
-        Finding("combining enhanced precision and recall across all classes", "section 3.4",
-                "recall of the combined arm against the synthetic-only arm",
-                f"synthetic-only recall is higher in classes {', '.join(map(str, higher))}", "The tables contradict the text."),
-        Finding("original-only accuracy 0.65", "Table 3", "accuracy of always answering nevus at HAM10000's share",
-                f"{floor:.2f}", "The published baseline is worse than a classifier that looks at nothing."),
-        Finding("AI 0.86 against dermatologist 0.64", "section 3.3", "balanced accuracy (mean recall) of both",
-                f"AI {combined['recall'].mean():.2f}, dermatologist {paper.table_2()['recall'].mean():.2f}",
-                "The AI's accuracy is weighted by HAM10000's shares, the reader's images are balanced: compare the means."),
+        Finding(
+            "classes 1 to 7 are melanoma, nevi, actinic keratoses …",
+            "legends of Tables 2 and 3, AI columns",
+            "accuracy from the printed recalls and HAM10000's class shares, in the legend's and in LabelEncoder's order",
+            "; ".join(
+                f"{arm} printed {row['printed']:.2f}, legend {row['legend']:.2f}, "
+                f"LabelEncoder {row['label_encoder']:.2f}"
+                for arm, row in both.iterrows()
+            ),
+            f"LabelEncoder's order fits within {fit['label_encoder']:.2f}, the legend misses by up to "
+            f"{fit['legend']:.2f}: class 5 is melanocytic nevi and the AI rows carry another order than the legend.",
+        ),
+        Finding(
+            "combining enhanced precision and recall across all classes",
+            "section 3.4",
+            "recall of the combined arm against the synthetic-only arm",
+            f"synthetic-only recall is higher in classes {', '.join(map(str, higher))}",
+            "The tables contradict the text.",
+        ),
+        Finding(
+            "original-only accuracy 0.65",
+            "Table 3",
+            "accuracy of always answering nevus at HAM10000's share",
+            f"{floor:.2f}",
+            "The published baseline is worse than a classifier that looks at nothing.",
+        ),
+        Finding(
+            "AI 0.86 against dermatologist 0.64",
+            "section 3.3",
+            "balanced accuracy (mean recall) of both",
+            f"AI {combined['recall'].mean():.2f}, dermatologist {paper.table_2()['recall'].mean():.2f}",
+            "The AI's accuracy is weighted by HAM10000's shares, the reader's images are balanced: compare the means.",
+        ),
     ]

@@ -103,8 +103,10 @@ def load_folder(folder: str | Path, name: str | None = None) -> Cohort:
             found.setdefault(path.stem, path.relative_to(folder).as_posix())
     missing = [image_id for image_id in frame["image_id"] if image_id not in found]
     if missing:
-        raise InputError(f"{len(missing)} of {len(frame)} images of {metadata.name} are not in {folder}: "
-                         f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; complete the download")
+        raise InputError(
+            f"{len(missing)} of {len(frame)} images of {metadata.name} are not in {folder}: "
+            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; complete the download"
+        )
     frame["file"] = frame["image_id"].map(found)
     frame["caption"] = frame["dx"].map(NAMES)
     return Cohort(name or folder.name, folder, frame, _data_hash(folder, frame))
@@ -128,12 +130,16 @@ def _read_metadata(path: Path) -> pd.DataFrame:
     unknown = frame.index[~frame["dx"].isin(CODES)]
     if len(unknown):
         row = unknown[0]
-        raise InputError(f"{path}, line {row + 2}: unknown dx {frame['dx'][row]!r} of {frame['image_id'][row]}; "
-                         f"known are {', '.join(CODES)}")
+        raise InputError(
+            f"{path}, line {row + 2}: unknown dx {frame['dx'][row]!r} of {frame['image_id'][row]}; "
+            f"known are {', '.join(CODES)}"
+        )
     double = frame.index[frame["image_id"].duplicated()]
     if len(double):
-        raise InputError(f"{path}, line {double[0] + 2}: image_id {frame['image_id'][double[0]]} stands twice; "
-                         "remove one of the rows")
+        raise InputError(
+            f"{path}, line {double[0] + 2}: image_id {frame['image_id'][double[0]]} stands twice; "
+            "remove one of the rows"
+        )
     frame["age"] = pd.to_numeric(frame["age"], errors="coerce")
     return frame.sort_values("image_id").reset_index(drop=True)
 
@@ -168,8 +174,9 @@ def verify_images(cohort: Cohort) -> dict[str, int]:
     return {"images": len(cohort), "greyscale": greyscale}
 
 
-def open_source(data: str | Path, phantom_folder: Path, phantom_images: int, phantom_side: int,
-                max_per_entity: int, seed: int) -> Cohort:
+def open_source(
+    data: str | Path, phantom_folder: Path, phantom_images: int, phantom_side: int, max_per_entity: int, seed: int
+) -> Cohort:
     """The cohort that a study starts from: the embedded phantom (`data` = "phantom"), or a folder.
 
     max_per_entity caps a folder's entities by whole lesions (0 keeps everything); the phantom's size is its own.
@@ -232,62 +239,9 @@ def _caption(row: pd.Series, seed: int) -> str:
 # Splits
 
 
-def look_alikes(cohort: Cohort, max_distance: int = 6, min_correlation: float = 0.97) -> pd.DataFrame:
-    """Pairs of images of different lesions that show the same skin: columns image_id, other_image_id, distance, correlation.
-
-    A 64-bit perceptual hash (ImageHash) of each image under its eight flips and quarter turns proposes the pairs; the
-    correlation of their 48 x 48 luminance at the same turn confirms them.
-    """
-    import imagehash
-
-    thumbnails = cohort.images(48)  # [n, 48, 48, 3]
-    grey = thumbnails.astype(np.float32).mean(axis=-1)
-    plain = np.stack([imagehash.phash(Image.fromarray(image)).hash.ravel() for image in thumbnails])
-    packed = _packed(plain)
-    lesions = cohort.frame["lesion_id"].to_numpy()
-    ids = cohort.frame["image_id"].to_numpy()
-    pairs: dict[tuple[int, int], tuple[int, float]] = {}
-    for flip in (False, True):
-        for turn in range(4):
-            turned = np.rot90(thumbnails[:, :, ::-1] if flip else thumbnails, turn, (1, 2))
-            turned_grey = turned.astype(np.float32).mean(axis=-1)
-            hashes = plain if not flip and turn == 0 else np.stack(
-                [imagehash.phash(Image.fromarray(np.ascontiguousarray(image))).hash.ravel() for image in turned]
-            )
-            other = _packed(hashes)
-            for start in range(0, len(packed), 512):
-                distance = np.bitwise_count(packed[start:start + 512, None] ^ other[None, :])
-                rows, columns = np.nonzero(distance <= max_distance)
-                for row, column in zip(rows + start, columns, strict=True):
-                    if row < column and lesions[row] != lesions[column]:
-                        value = float(np.corrcoef(grey[row].ravel(), turned_grey[column].ravel())[0, 1])
-                        if value >= min_correlation and value > pairs.get((row, column), (0, -1.0))[1]:
-                            pairs[row, column] = (int(distance[row - start, column]), value)
-    records = [(ids[a], ids[b], distance, round(value, 4)) for (a, b), (distance, value) in sorted(pairs.items())]
-    return pd.DataFrame(records, columns=["image_id", "other_image_id", "distance", "correlation"])
-
-
-def _packed(hashes: np.ndarray) -> np.ndarray:
-    return np.packbits(hashes, axis=1).view(np.uint64).ravel()
-
-
-def join_groups(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """The group of each row: its lesion, joined with every lesion that a look-alike pair ties to it."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    lesions = pd.Index(np.sort(frame["lesion_id"].unique()))
-    lesion_of = frame.set_index("image_id")["lesion_id"]
-    left = lesions.get_indexer(pairs["image_id"].map(lesion_of))
-    right = lesions.get_indexer(pairs["other_image_id"].map(lesion_of))
-    graph = coo_matrix((np.ones(len(pairs)), (left, right)), shape=(len(lesions), len(lesions)))
-    _, labels = connected_components(graph, directed=False)
-    first = pd.Series(lesions).groupby(labels).first()
-    return pd.Series(first.loc[labels[lesions.get_indexer(frame["lesion_id"])]].to_numpy(), index=frame.index)
-
-
-def lesion_split(frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2),
-                 minimum_test_lesions: int = 10) -> pd.Series:
+def lesion_split(
+    frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), minimum_test_lesions: int = 10
+) -> pd.Series:
     """The audited split: "train", "validation" or "test" for each row, whole groups together, by entity.
 
     A group's entity is its first image's. Each entity gives its share of groups, at least `minimum_test_lesions` to
@@ -323,8 +277,10 @@ def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
     split = frame["image_id"].map(shipped)
     unknown = frame["image_id"][~split.isin(SPLITS)]
     if len(unknown):
-        raise InputError(f"{path} gives no split for {len(unknown)} images, {unknown.iloc[0]} first: "
-                         "use the split file that belongs to this cohort")
+        raise InputError(
+            f"{path} gives no split for {len(unknown)} images, {unknown.iloc[0]} first: "
+            "use the split file that belongs to this cohort"
+        )
     return split
 
 

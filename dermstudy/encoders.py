@@ -59,8 +59,9 @@ ENCODERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
 }
 
 
-def encode(cohort: Cohort, cache_folder: str | Path, encoder: str = FID_INCEPTION, side: int = 256,
-           batch: int = 16) -> np.ndarray:
+def encode(
+    cohort: Cohort, cache_folder: str | Path, encoder: str = FID_INCEPTION, side: int = 256, batch: int = 16
+) -> np.ndarray:
     """Features float32 [n, d] of every image of `cohort`, each brought to side x side first.
 
     Features are kept in `cache_folder` by the hash of an image's pixels, so an image met again costs its decoding
@@ -74,7 +75,7 @@ def encode(cohort: Cohort, cache_folder: str | Path, encoder: str = FID_INCEPTIO
     rows, fresh, told = [], 0, time.monotonic()
     started = told
     for start in range(0, len(cohort), batch):
-        images = cohort.images(side, list(cohort.frame["image_id"].iloc[start:start + batch]))
+        images = cohort.images(side, list(cohort.frame["image_id"].iloc[start : start + batch]))
         keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
         unseen = [index for index, key in enumerate(keys) if key not in known]
         if unseen:

@@ -27,16 +27,35 @@ class Entity:
 ENTITIES = (
     Entity("mel", "melanoma", 1, "Melanoma", "melanoma", "#332288"),
     Entity("nv", "melanocytic nevus", 2, "Melanocytic nevi", "melanocytic nevus", "#DDCC77"),
-    Entity("akiec", "actinic keratosis", 3,
-           "Actinic keratoses and intraepithelial carcinoma/Bowen's disease", "actinic keratosis", "#CC6677"),
-    Entity("bkl", "benign keratosis", 4,
-           "Benign keratosis-like lesions (solar lentigines/seborrheic keratoses and lichen-planus like keratoses)",
-           "benign keratosis", "#117733"),
+    Entity(
+        "akiec",
+        "actinic keratosis",
+        3,
+        "Actinic keratoses and intraepithelial carcinoma/Bowen's disease",
+        "actinic keratosis",
+        "#CC6677",
+    ),
+    Entity(
+        "bkl",
+        "benign keratosis",
+        4,
+        "Benign keratosis-like lesions (solar lentigines/seborrheic keratoses and lichen-planus like keratoses)",
+        "benign keratosis",
+        "#117733",
+    ),
     Entity("bcc", "basal cell carcinoma", 5, "Basal cell carcinoma", "basal cell carcinoma", "#88CCEE"),
     Entity("df", "dermatofibroma", 6, "Dermatofibroma", "dermatofibroma", "#999933"),
     Entity("vasc", "vascular lesion", 7, "Vascular lesions (angiomas)", "vascular lesion", "#AA4499"),
 )
-HAM10000_IMAGES = {"mel": 1113, "nv": 6705, "akiec": 327, "bkl": 1099, "bcc": 514, "df": 115, "vasc": 142}  # 10,015 in all
+HAM10000_IMAGES = {
+    "mel": 1113,
+    "nv": 6705,
+    "akiec": 327,
+    "bkl": 1099,
+    "bcc": 514,
+    "df": 115,
+    "vasc": 142,
+}  # 10,015 in all
 CODES = tuple(entity.code for entity in ENTITIES)
 NAMES = {entity.code: entity.name for entity in ENTITIES}
 COLOURS = {entity.code: entity.colour for entity in ENTITIES}

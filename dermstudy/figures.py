@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
+NOT_DRAWN = "Real images are drawn only in your own run (DRAW_REAL)."
 
 
 def use_style() -> None:
@@ -24,7 +25,7 @@ def use_style() -> None:
         font="DejaVu Sans",
         rc={
             "figure.figsize": (WIDTH, WIDTH * 0.45),
-            "figure.dpi": 110,
+            "figure.dpi": 100,
             "savefig.dpi": 150,
             "savefig.bbox": "tight",
             "font.size": 9,
@@ -57,15 +58,23 @@ def image_grid(
     height = cell * len(rows) + head
     figure = plt.figure(figsize=(WIDTH, height))
     axes = figure.subplots(
-        len(rows), columns, squeeze=False,
-        gridspec_kw={"left": margin / WIDTH, "right": 1.0, "bottom": 0.0, "top": 1.0 - head / height,
-                     "wspace": 0.03, "hspace": 0.03},
+        len(rows),
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": margin / WIDTH,
+            "right": 1.0,
+            "bottom": 0.0,
+            "top": 1.0 - head / height,
+            "wspace": 0.03,
+            "hspace": 0.03,
+        },
     )
     for ax in axes.flat:
         ax.set_axis_off()
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
-            axes[r, c].imshow(image, interpolation="nearest", aspect="auto")
+            axes[r, c].imshow(image, interpolation="antialiased", aspect="auto")
         if row_labels:
             label = row_labels[r].replace(" ", "\n", 1)
             axes[r, 0].text(-0.06, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=8)
@@ -94,9 +103,22 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = Non
         side = 0.5 * len(labels) + 1.6
         _, ax = plt.subplots(figsize=(side + 0.6, side))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    seaborn.heatmap(share, annot=matrix, fmt="d", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True,
-                    linewidths=0.5, linecolor="white", xticklabels=labels, yticklabels=labels, ax=ax,
-                    annot_kws={"fontsize": 8})
+    seaborn.heatmap(
+        share,
+        annot=matrix,
+        fmt="d",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        cbar=False,
+        square=True,
+        linewidths=0.5,
+        linecolor="white",
+        xticklabels=labels,
+        yticklabels=labels,
+        ax=ax,
+        annot_kws={"fontsize": 8},
+    )
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right")

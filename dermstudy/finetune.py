@@ -210,8 +210,9 @@ def _draw(count: int, config: TrainingConfig, step: int, strata: np.ndarray | No
         kinds = random.integers(0, strata.max() + 1, config.batch)
         return np.array([random.choice(np.flatnonzero(strata == kind)) for kind in kinds])
     places = np.arange(step * config.batch, (step + 1) * config.batch)
-    epochs = {epoch: np.random.default_rng([config.seed, epoch, 4]).permutation(count)
-              for epoch in set(places // count)}
+    epochs = {
+        epoch: np.random.default_rng([config.seed, epoch, 4]).permutation(count) for epoch in set(places // count)
+    }
     return np.array([epochs[place // count][place % count] for place in places])
 
 
@@ -221,10 +222,12 @@ def _batch(images: np.ndarray, config: TrainingConfig, step: int, generator: tor
     if config.augment:
         turns = torch.randint(0, 4, (len(pixels),), generator=generator).tolist()
         flips = torch.rand(len(pixels), generator=generator) < 0.5
-        pixels = torch.stack([
-            torch.rot90(image.flip(-1) if flip else image, turn, (-2, -1))
-            for image, turn, flip in zip(pixels, turns, flips, strict=True)
-        ])
+        pixels = torch.stack(
+            [
+                torch.rot90(image.flip(-1) if flip else image, turn, (-2, -1))
+                for image, turn, flip in zip(pixels, turns, flips, strict=True)
+            ]
+        )
     if step < config.half_side_steps:
         pixels = functional.interpolate(pixels, scale_factor=0.5, mode="area")
     low = None
@@ -294,8 +297,13 @@ def _save_state(folder, config, step, log, best, parameters, optimizer, average)
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
     if average is not None:
         tensors |= {f"average.{index}": value for index, value in enumerate(average.shadow_params)}
-    notes = {"step": step, "log": log, "best": best, "config": asdict(config),
-             "average_step": average.optimization_step if average is not None else 0}
+    notes = {
+        "step": step,
+        "log": log,
+        "best": best,
+        "config": asdict(config),
+        "average_step": average.optimization_step if average is not None else 0,
+    }
     _save_tensors(folder / "state.safetensors", tensors, {"dermstudy": json.dumps(notes)})
 
 

@@ -23,6 +23,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from torch.nn import functional
 from transformers import GPT2Tokenizer
@@ -147,7 +148,10 @@ def tokenize(tokenizer: GPT2Tokenizer, captions: Sequence[str], length: int) -> 
     """Token ids and mask, each [n, length]: lower case as upstream, no begin or end mark, padded and cut to length."""
     encoded = tokenizer(
         [caption.lower() for caption in captions],
-        padding="max_length", truncation=True, max_length=length, return_tensors="pt",
+        padding="max_length",
+        truncation=True,
+        max_length=length,
+        return_tensors="pt",
     )
     return encoded["input_ids"], encoded["attention_mask"]
 
@@ -161,8 +165,12 @@ SAMPLERS = ("ancestral", "ddim", "dpm-solver")
 def scheduler_from(preset: Preset, prediction: str = "epsilon") -> DDPMScheduler:
     """The training and ancestral-sampling scheduler: 1,000 steps, learned variance range, x0 clipped to [-1, 1]."""
     return DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule=preset.beta_schedule, prediction_type=prediction,
-        variance_type="learned_range", clip_sample=True, timestep_spacing="linspace",
+        num_train_timesteps=1000,
+        beta_schedule=preset.beta_schedule,
+        prediction_type=prediction,
+        variance_type="learned_range",
+        clip_sample=True,
+        timestep_spacing="linspace",
     )
 
 
@@ -178,8 +186,12 @@ def sampler_from(scheduler, name: str):
         return DDIMScheduler.from_config(scheduler.config, timestep_spacing="linspace", clip_sample=True)
     if name == "dpm-solver":
         return DPMSolverMultistepScheduler.from_config(
-            scheduler.config, algorithm_type="dpmsolver++", lambda_min_clipped=-5.1, thresholding=True,
-            sample_max_value=1.0, timestep_spacing="linspace",
+            scheduler.config,
+            algorithm_type="dpmsolver++",
+            lambda_min_clipped=-5.1,
+            thresholding=True,
+            sample_max_value=1.0,
+            timestep_spacing="linspace",
         )
     raise InputError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
 
@@ -237,16 +249,19 @@ class _Glide(DiffusionPipeline):
         sample = (sample * temperature).to(self.device, self.unet.dtype)  # [n, 3, side, side]
         guided = guidance_scale != 1.0
         hidden, pooled = self.encode(captions + [""] * len(captions) if guided else captions)
-        if isinstance(steps, str):
+        ancestral = isinstance(self.scheduler, DDPMScheduler)
+        if ancestral and isinstance(steps, str):
             self.scheduler.set_timesteps(timesteps=respaced_timesteps(steps), device=self.device)
         else:
-            self.scheduler.set_timesteps(steps, device=self.device)
-        learned = isinstance(self.scheduler, DDPMScheduler) and self.scheduler.config.variance_type == "learned_range"
-        options = {"generator": generators} if isinstance(self.scheduler, DDPMScheduler) else {}
+            self.scheduler.set_timesteps(_step_count(steps), device=self.device)
+        learned = ancestral and self.scheduler.config.variance_type == "learned_range"
+        options = {"generator": generators} if ancestral else {}
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             noisy = sample if condition is None else torch.cat([sample, condition], dim=1)
             output = self.unet(
-                torch.cat([noisy, noisy]) if guided else noisy, timestep, encoder_hidden_states=hidden,
+                torch.cat([noisy, noisy]) if guided else noisy,
+                timestep,
+                encoder_hidden_states=hidden,
                 class_labels=pooled,
             ).sample  # [n or 2n, 6, side, side]
             if guided:
@@ -326,6 +341,15 @@ class GlideUpsamplePipeline(_Glide):
         return self._finish(sample, output_type)
 
 
+def _step_count(steps: int | str) -> int:
+    if not str(steps).isdigit() or not 1 <= int(steps) <= 1000:
+        raise InputError(
+            f"{steps!r} sampling steps: give a number from 1 to 1000; a respacing such as 'fast27' is for "
+            "the ancestral sampler"
+        )
+    return int(steps)
+
+
 def enlarge(images: torch.Tensor, side: int) -> torch.Tensor:
     """Bilinear enlargement to [n, 3, side, side], upstream's conditioning of the upsampler."""
     return functional.interpolate(images, (side, side), mode="bilinear")
@@ -357,11 +381,14 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
     """Open a saved pipeline from a local folder; InputError where it is missing or incomplete."""
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
-        raise InputError(f"no GLIDE weights in {folder}: convert OpenAI's checkpoint with "
-                         f"'dermstudy convert CHECKPOINT.pt {folder}', or choose a profile that brings its own")
+        raise InputError(
+            f"no GLIDE weights in {folder}: convert OpenAI's checkpoint with "
+            f"'dermstudy convert CHECKPOINT.pt {folder}', or choose a profile that brings its own"
+        )
+    diffusers_logging.disable_progress_bar()
     try:
         pipeline = kind.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, EnvironmentError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder} is not a complete GLIDE folder: {' '.join(str(error).split())}") from error
     pipeline.unet.eval()
     pipeline.text_encoder.eval()

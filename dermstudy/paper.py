@@ -34,12 +34,33 @@ _TABLE_2_DERMATOLOGIST = """
 7 0.82 0.90 0.86
 """
 _TABLE_3 = {
-    "combined": ("1 0.81 0.60 0.69", "2 0.83 0.70 0.76", "3 0.80 0.63 0.71", "4 0.91 0.55 0.69", "5 0.87 0.97 0.92",
-                 "6 0.82 0.61 0.70", "7 0.96 0.76 0.85"),
-    "original": ("1 0.40 0.35 0.37", "2 0.60 0.55 0.57", "3 0.58 0.50 0.54", "4 0.30 0.23 0.26", "5 0.70 0.75 0.73",
-                 "6 0.50 0.40 0.44", "7 0.60 0.50 0.55"),
-    "synthetic": ("1 0.75 0.65 0.70", "2 0.78 0.70 0.74", "3 0.80 0.75 0.77", "4 0.70 0.60 0.65", "5 0.85 0.87 0.86",
-                  "6 0.76 0.68 0.72", "7 0.70 0.60 0.65"),
+    "combined": (
+        "1 0.81 0.60 0.69",
+        "2 0.83 0.70 0.76",
+        "3 0.80 0.63 0.71",
+        "4 0.91 0.55 0.69",
+        "5 0.87 0.97 0.92",
+        "6 0.82 0.61 0.70",
+        "7 0.96 0.76 0.85",
+    ),
+    "original": (
+        "1 0.40 0.35 0.37",
+        "2 0.60 0.55 0.57",
+        "3 0.58 0.50 0.54",
+        "4 0.30 0.23 0.26",
+        "5 0.70 0.75 0.73",
+        "6 0.50 0.40 0.44",
+        "7 0.60 0.50 0.55",
+    ),
+    "synthetic": (
+        "1 0.75 0.65 0.70",
+        "2 0.78 0.70 0.74",
+        "3 0.80 0.75 0.77",
+        "4 0.70 0.60 0.65",
+        "5 0.85 0.87 0.86",
+        "6 0.76 0.68 0.72",
+        "7 0.70 0.60 0.65",
+    ),
 }
 _SUMMARY = {  # accuracy; macro precision, recall, F1; weighted precision, recall, F1; None where nothing is printed
     "dermatologist": (0.64, (0.68, 0.64, 0.64), (0.68, 0.64, 0.64)),
@@ -112,9 +133,11 @@ def summary(arm: str) -> dict[str, float | None]:
     """Accuracy and the macro and weighted averages printed for an arm of Table 3 or the dermatologist of Table 2."""
     accuracy, macro, weighted = _SUMMARY[arm]
     names = ("precision", "recall", "f1")
-    return {"accuracy": accuracy} | {f"macro {n}": v for n, v in zip(names, macro, strict=True)} | {
-        f"weighted {n}": v for n, v in zip(names, weighted, strict=True)
-    }
+    return (
+        {"accuracy": accuracy}
+        | {f"macro {n}": v for n, v in zip(names, macro, strict=True)}
+        | {f"weighted {n}": v for n, v in zip(names, weighted, strict=True)}
+    )
 
 
 def table_2() -> pd.DataFrame:

@@ -44,8 +44,15 @@ class Layers:
         return np.stack([self.epidermal, self.dermal, self.blood, self.white])  # [4, n, n]
 
 
-def write_cohort(folder: str | Path, images: int = 1000, seed: int = 0, side: int = 256, shares: str = "ham10000",
-                 minimum_lesions: int = 20, workers: int = 2) -> Path:
+def write_cohort(
+    folder: str | Path,
+    images: int = 1000,
+    seed: int = 0,
+    side: int = 256,
+    shares: str = "ham10000",
+    minimum_lesions: int = 20,
+    workers: int = 2,
+) -> Path:
     """Draw a cohort and write it in HAM10000's layout: two image folders and HAM10000_metadata.csv.
 
     images: how many in all; shares: "ham10000" (its class imbalance, each entity with at least `minimum_lesions`
@@ -59,8 +66,13 @@ def write_cohort(folder: str | Path, images: int = 1000, seed: int = 0, side: in
             (temporary / f"HAM10000_images_part_{part}").mkdir(parents=True)
         half = (len(table) + 1) // 2
         tasks = [
-            (row.dx, row.lesion_seed, row.view, side,
-             str(temporary / f"HAM10000_images_part_{1 if place < half else 2}" / f"{row.image_id}.jpg"))
+            (
+                row.dx,
+                row.lesion_seed,
+                row.view,
+                side,
+                str(temporary / f"HAM10000_images_part_{1 if place < half else 2}" / f"{row.image_id}.jpg"),
+            )
             for place, row in enumerate(table.itertuples())
         ]
         if workers > 1:
@@ -82,8 +94,10 @@ def plan(images: int, seed: int, shares: str, minimum_lesions: int) -> pd.DataFr
     if shares not in SHARES:
         raise InputError(f"unknown shares {shares!r}: choose one of {', '.join(SHARES)}")
     if images < 7 * minimum_lesions:
-        raise InputError(f"{images} phantom images cannot hold {minimum_lesions} lesions for each of 7 entities: "
-                         f"ask for at least {7 * minimum_lesions}")
+        raise InputError(
+            f"{images} phantom images cannot hold {minimum_lesions} lesions for each of 7 entities: "
+            f"ask for at least {7 * minimum_lesions}"
+        )
     random = np.random.default_rng([seed, 7])
     if shares == "balanced":
         counts = {entity.code: images // 7 + (place < images % 7) for place, entity in enumerate(ENTITIES)}
@@ -92,7 +106,9 @@ def plan(images: int, seed: int, shares: str, minimum_lesions: int) -> pd.DataFr
         counts = {code: max(minimum_lesions, round(images * n / total)) for code, n in HAM10000_IMAGES.items()}
         counts["nv"] += images - sum(counts.values())
         if counts["nv"] < minimum_lesions:
-            raise InputError(f"{images} phantom images are too few for {minimum_lesions} lesions an entity: ask for more")
+            raise InputError(
+                f"{images} phantom images are too few for {minimum_lesions} lesions an entity: ask for more"
+            )
     weights = np.array(HAM10000_LESIONS_BY_IMAGES) / sum(HAM10000_LESIONS_BY_IMAGES)
     rows = []
     for entity in ENTITIES:
@@ -113,18 +129,27 @@ def plan(images: int, seed: int, shares: str, minimum_lesions: int) -> pd.DataFr
     table = table.iloc[random.permutation(len(table))].reset_index(drop=True)
     table["image_id"] = [f"PHANTOM_{number:07d}" for number in range(len(table))]
     table["dataset"] = "phantom"
-    return table[["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset", "lesion_seed",
-                  "view"]]
+    return table[
+        ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset", "lesion_seed", "view"]
+    ]
 
 
 def _person(code: str, random: np.random.Generator) -> dict:
     middle = {"nv": 45, "mel": 60, "bkl": 64, "bcc": 66, "akiec": 66, "vasc": 51, "df": 51}[code]
-    sites = {"akiec": ("face", "scalp", "hand"), "bcc": ("face", "back", "chest"), "df": ("lower extremity",),
-             "vasc": ("trunk", "abdomen", "chest")}.get(code, ("back", "trunk", "lower extremity", "upper extremity"))
+    sites = {
+        "akiec": ("face", "scalp", "hand"),
+        "bcc": ("face", "back", "chest"),
+        "df": ("lower extremity",),
+        "vasc": ("trunk", "abdomen", "chest"),
+    }.get(code, ("back", "trunk", "lower extremity", "upper extremity"))
     age = float(np.clip(round(random.normal(middle, 14) / 5) * 5, 5, 85))
     confirmed = "histo" if code in ("mel", "bcc", "akiec") or random.random() < 0.35 else "follow_up"
-    return {"dx_type": confirmed, "age": "" if random.random() < 0.006 else age,
-            "sex": str(random.choice(["male", "female"])), "localization": str(random.choice(sites))}
+    return {
+        "dx_type": confirmed,
+        "age": "" if random.random() < 0.006 else age,
+        "sex": str(random.choice(["male", "female"])),
+        "localization": str(random.choice(sites)),
+    }
 
 
 def _write_image(task: tuple) -> None:
@@ -148,12 +173,13 @@ def draw(code: str, lesion_seed: int, view_seed: int = 0, side: int = 256) -> np
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom * (n / side)
     centre = np.array([n / 2, n / 2]) + view.uniform(-0.07, 0.07, 2) * n
     offset = centre - turn @ np.array([side / 2, side / 2])
-    placed = np.stack([
-        affine_transform(layer, turn, offset, (side, side), order=1, mode="reflect") for layer in (*layers, *skin)
-    ])
+    placed = np.stack(
+        [affine_transform(layer, turn, offset, (side, side), order=1, mode="reflect") for layer in (*layers, *skin)]
+    )
     epidermal, dermal, blood, white, skin_melanin, skin_blood, relief = placed
     density = (
-        (epidermal + skin_melanin)[..., None] * EPIDERMAL + dermal[..., None] * DERMAL
+        (epidermal + skin_melanin)[..., None] * EPIDERMAL
+        + dermal[..., None] * DERMAL
         + (blood + skin_blood)[..., None] * BLOOD
     )
     colour = np.array([0.93, 0.84, 0.80]) * np.exp(-density)
@@ -217,8 +243,15 @@ class Outline:
     size: float
 
 
-def _outline(random: np.random.Generator, n: int, size: tuple[float, float], ragged: float, blur: float,
-             stretch: float = 0.25, lopsided: float = 0.0) -> Outline:
+def _outline(
+    random: np.random.Generator,
+    n: int,
+    size: tuple[float, float],
+    ragged: float,
+    blur: float,
+    stretch: float = 0.25,
+    lopsided: float = 0.0,
+) -> Outline:
     """An irregular outline: an ellipse bent by low harmonics and by warped noise; `ragged` scales both."""
     x, y = _grid(n)
     turn = random.uniform(0, np.pi)
@@ -248,8 +281,16 @@ def _network(random: np.random.Generator, n: int, cells: float, irregular: float
     return np.clip(1 - 1.55 * holes, 0, 1) ** 0.8
 
 
-def _spots(random: np.random.Generator, n: int, count: int, size: tuple[float, float], where: np.ndarray,
-           soft: float = 0.35, stretch: float = 0.3, spacing: float = 0.0) -> np.ndarray:
+def _spots(
+    random: np.random.Generator,
+    n: int,
+    count: int,
+    size: tuple[float, float],
+    where: np.ndarray,
+    soft: float = 0.35,
+    stretch: float = 0.3,
+    spacing: float = 0.0,
+) -> np.ndarray:
     """Soft ellipses 0..1 of radius `size` (in half fields) at places drawn from the density map `where`."""
     field = np.zeros((n, n), np.float32)
     weight = np.clip(where, 0, None).ravel()
@@ -266,12 +307,12 @@ def _spots(random: np.random.Generator, n: int, count: int, size: tuple[float, f
         ratio, turn = np.exp(random.uniform(-stretch, stretch)), random.uniform(0, np.pi)
         reach = int(np.ceil(radius * 2.2)) + 1
         top, left = max(0, row - reach), max(0, column - reach)
-        yy, xx = np.mgrid[top:min(n, row + reach), left:min(n, column + reach)].astype(np.float32)
+        yy, xx = np.mgrid[top : min(n, row + reach), left : min(n, column + reach)].astype(np.float32)
         dx, dy = xx - column, yy - row
         u, v = dx * np.cos(turn) + dy * np.sin(turn), -dx * np.sin(turn) + dy * np.cos(turn)
         wobble = 1 + 0.12 * np.cos(3 * np.arctan2(v, u) + turn)
         blob = _step(1 - np.hypot(u * ratio, v / ratio) / (radius * wobble), soft * 2)
-        window = field[top:top + blob.shape[0], left:left + blob.shape[1]]
+        window = field[top : top + blob.shape[0], left : left + blob.shape[1]]
         np.maximum(window, blob * random.uniform(0.65, 1.0), out=window)
     return field
 
@@ -289,15 +330,17 @@ def _lines(n: int, strokes: list[tuple[np.ndarray, np.ndarray]], blur: float) ->
     return gaussian_filter(mask, blur * n / 256)
 
 
-def _curve(random: np.random.Generator, start: np.ndarray, heading: float, length: float, bend: float,
-           steps: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def _curve(
+    random: np.random.Generator, start: np.ndarray, heading: float, length: float, bend: float, steps: int = 24
+) -> tuple[np.ndarray, np.ndarray]:
     headings = heading + np.cumsum(random.normal(0, bend, steps)) + random.normal(0, bend) * np.arange(steps) * 0.3
     moves = np.stack([np.cos(headings), np.sin(headings)], axis=1) * length / steps
     return np.vstack([start, start + np.cumsum(moves, axis=0)]), headings
 
 
-def _vessel_tree(random: np.random.Generator, start: np.ndarray, heading: float, length: float, width: float,
-                 depth: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+def _vessel_tree(
+    random: np.random.Generator, start: np.ndarray, heading: float, length: float, width: float, depth: int = 3
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """An arborising vessel: a winding trunk that thins and forks."""
     points, headings = _curve(random, start, heading, length, 0.16)
     strokes = [(points, np.linspace(width, width * 0.55, len(points)))]
@@ -305,8 +348,9 @@ def _vessel_tree(random: np.random.Generator, start: np.ndarray, heading: float,
         for _ in range(random.integers(2, 4)):
             place = int(random.integers(5, len(headings)))
             turned = headings[place] + random.choice([-1, 1]) * random.uniform(0.5, 1.1)
-            strokes += _vessel_tree(random, points[place], turned, length * random.uniform(0.4, 0.65), width * 0.58,
-                                    depth - 1)
+            strokes += _vessel_tree(
+                random, points[place], turned, length * random.uniform(0.4, 0.65), width * 0.58, depth - 1
+            )
     return strokes
 
 
@@ -326,8 +370,9 @@ def _bubbles(view: np.random.Generator, side: int) -> np.ndarray:
     for _ in range(view.integers(1, 5)):
         cx, cy, radius = view.uniform(-0.9, 0.9), view.uniform(-0.9, 0.9), view.uniform(0.02, 0.08)
         ring = np.hypot(x - cx, y - cy) / radius
-        field += 0.12 * np.exp(-(((ring - 1) * 6) ** 2)) + 0.3 * np.exp(-(((x - cx) / radius + 0.4) ** 2
-                                                                         + ((y - cy) / radius + 0.4) ** 2) * 30)
+        field += 0.12 * np.exp(-(((ring - 1) * 6) ** 2)) + 0.3 * np.exp(
+            -(((x - cx) / radius + 0.4) ** 2 + ((y - cy) / radius + 0.4) ** 2) * 30
+        )
     return field
 
 
@@ -346,7 +391,8 @@ def _skin(random: np.random.Generator, n: int) -> np.ndarray:
     if random.random() < 0.3:  # sun-damaged skin: light freckles
         everywhere = np.ones((n, n), np.float32)
         melanin = melanin + random.uniform(0.05, 0.14) * gaussian_filter(
-            _spots(random, n, 14, (0.03, 0.10), everywhere, 0.7), n / 128)
+            _spots(random, n, 14, (0.03, 0.10), everywhere, 0.7), n / 128
+        )
     return np.stack([np.clip(melanin, 0, None), np.clip(blood, 0, None), relief]).astype(np.float32)
 
 
@@ -405,12 +451,22 @@ def _basal_cell_carcinoma(random: np.random.Generator, n: int) -> Layers:
     for _ in range(random.integers(2, 5)):
         heading = random.uniform(0, 2 * np.pi)
         start = np.array([np.cos(heading), np.sin(heading)]) * shape.size * random.uniform(0.5, 1.0)
-        strokes += _vessel_tree(random, start, heading + np.pi + random.normal(0, 0.5), random.uniform(0.5, 0.9),
-                                random.uniform(0.014, 0.026))
+        strokes += _vessel_tree(
+            random,
+            start,
+            heading + np.pi + random.normal(0, 0.5),
+            random.uniform(0.5, 0.9),
+            random.uniform(0.014, 0.026),
+        )
     vessels = _lines(n, strokes, 0.9)
-    nests = _spots(random, n, random.integers(4, 15), (0.045, 0.13), shape.inside * (shape.depth > 0.05), 0.55, 0.5, 0.8)
+    nests = _spots(
+        random, n, random.integers(4, 15), (0.045, 0.13), shape.inside * (shape.depth > 0.05), 0.55, 0.5, 0.8
+    )
     nests = gaussian_filter(nests, 1.6 * n / 256)
-    blood = shape.inside * random.uniform(0.1, 0.4) * (1 + 0.2 * _fractal(random, n, 1.6, 3)) + random.uniform(0.6, 1.1) * vessels
+    blood = (
+        shape.inside * random.uniform(0.1, 0.4) * (1 + 0.2 * _fractal(random, n, 1.6, 3))
+        + random.uniform(0.6, 1.1) * vessels
+    )
     pigmented = random.choice([0.35, 0.75, 1.1])
     rim = _spots(random, n, random.integers(0, 8), (0.03, 0.07), shape.inside * (shape.depth < 0.35), 0.4, 0.9)
     white = 0.2 * shape.inside * _step(_fractal(random, n, 1.7, 3) - 0.3, 0.9)
@@ -445,7 +501,9 @@ def _actinic_keratosis(random: np.random.Generator, n: int) -> Layers:
     plugs = gaussian_filter(follicles, n / 256) * shape.inside
     pigment = random.choice([0.0, 0.25, 0.55], p=[0.4, 0.35, 0.25])
     epidermal = 0.12 * shape.inside + pigment * shape.inside * (1 - follicles) * _step(_fractal(random, n, 1.8, 2), 0.8)
-    return Layers(epidermal, np.zeros_like(blood), np.clip(blood, 0, None), 0.26 * plugs + random.uniform(0.2, 0.55) * scale)
+    return Layers(
+        epidermal, np.zeros_like(blood), np.clip(blood, 0, None), 0.26 * plugs + random.uniform(0.2, 0.55) * scale
+    )
 
 
 def _dermatofibroma(random: np.random.Generator, n: int) -> Layers:
@@ -465,7 +523,9 @@ def _dermatofibroma(random: np.random.Generator, n: int) -> Layers:
 def _vascular_lesion(random: np.random.Generator, n: int) -> Layers:
     """Vascular lesion: sharply set red to purple lacunae, parted by whitish septa, sometimes a dark thrombosed part."""
     shape = _outline(random, n, (0.32, 0.62), 0.4, random.uniform(0.05, 0.12))
-    lacunae = _spots(random, n, random.integers(30, 90), (0.06, 0.13), shape.inside * (shape.depth > 0.02), 0.3, 0.35, 0.72)
+    lacunae = _spots(
+        random, n, random.integers(30, 90), (0.06, 0.13), shape.inside * (shape.depth > 0.02), 0.3, 0.35, 0.72
+    )
     tone = random.uniform(0.0, 1.0)  # red to purple
     depth_map = 1 + 0.35 * _fractal(random, n, 1.6, 3)
     blood = shape.inside * random.uniform(0.35, 0.7) + lacunae * random.uniform(0.7, 1.5) * np.clip(depth_map, 0.3, 2)
@@ -479,6 +539,11 @@ def _vascular_lesion(random: np.random.Generator, n: int) -> Layers:
 
 
 _PAINTERS = {
-    "mel": _melanoma, "nv": _nevus, "akiec": _actinic_keratosis, "bkl": _benign_keratosis,
-    "bcc": _basal_cell_carcinoma, "df": _dermatofibroma, "vasc": _vascular_lesion,
+    "mel": _melanoma,
+    "nv": _nevus,
+    "akiec": _actinic_keratosis,
+    "bkl": _benign_keratosis,
+    "bcc": _basal_cell_carcinoma,
+    "df": _dermatofibroma,
+    "vasc": _vascular_lesion,
 }

@@ -10,7 +10,6 @@ import time
 
 from papermill.engines import NBClientEngine, papermill_engines
 
-
 ENGINE = "dermstudy"
 
 

@@ -108,9 +108,16 @@ def kid(first: np.ndarray, second: np.ndarray, subsets: int = 50, subset_size: i
     if not subset_size and len(first) == len(second):
         subsets = 1
     result = kid_features_to_metric(
-        torch.from_numpy(first.astype(np.float64)), torch.from_numpy(second.astype(np.float64)),
-        kid_subsets=subsets, kid_subset_size=size, rng_seed=seed, verbose=False, kid_kernel="poly",
-        kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0,
+        torch.from_numpy(first.astype(np.float64)),
+        torch.from_numpy(second.astype(np.float64)),
+        kid_subsets=subsets,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+        kid_kernel="poly",
+        kid_kernel_poly_degree=3,
+        kid_kernel_poly_gamma=None,
+        kid_kernel_poly_coef0=1.0,
     )
     return 1000 * result["kernel_inception_distance_mean"]
 
@@ -124,8 +131,14 @@ def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, fl
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     _features(generated, real, NEIGHBOURS + 1, "precision and recall")
-    result = prc_features_to_metric(torch.from_numpy(generated), torch.from_numpy(real), prc_neighborhood=NEIGHBOURS,
-                                    prc_batch_size=10_000, save_cpu_ram=False, verbose=False)
+    result = prc_features_to_metric(
+        torch.from_numpy(generated),
+        torch.from_numpy(real),
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=10_000,
+        save_cpu_ram=False,
+        verbose=False,
+    )
     return result["precision"], result["recall"]
 
 
@@ -147,10 +160,14 @@ def _features(first: np.ndarray, second: np.ndarray, smallest: int, metric: str)
         if features.ndim != 2 or features.shape[1] != first.shape[1]:
             raise InputError(f"{metric} needs features [n, d] of one encoder, got {first.shape} and {second.shape}")
         if len(features) < smallest:
-            raise InputError(f"{metric} needs at least {smallest} images on each side, got {len(first)} and "
-                             f"{len(second)}: synthesise or keep more images")
+            raise InputError(
+                f"{metric} needs at least {smallest} images on each side, got {len(first)} and "
+                f"{len(second)}: synthesise or keep more images"
+            )
         if not np.isfinite(features).all():
-            raise InputError(f"{metric}: the features hold NaN or infinity; delete the features folder and encode again")
+            raise InputError(
+                f"{metric}: the features hold NaN or infinity; delete the features folder and encode again"
+            )
 
 
 # Tables
@@ -175,8 +192,14 @@ def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: di
     return table.astype({"n": int}).rename_axis("entity")
 
 
-def audited(synthetic: dict[str, np.ndarray], train: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame],
-            n: int, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
+def audited(
+    synthetic: dict[str, np.ndarray],
+    train: dict[str, pd.DataFrame],
+    test: dict[str, pd.DataFrame],
+    n: int,
+    repeats: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
     """KID, FID, precision and recall at one n an entity, with interval and real-vs-real floor.
 
     synthetic: features [k, d] by entity; train, test: frames by entity with a column `group` (the lesion) and a
@@ -193,8 +216,10 @@ def audited(synthetic: dict[str, np.ndarray], train: dict[str, pd.DataFrame], te
         short = {name: count for name, count in sides.items() if count < n}
         if short:
             name, count = next(iter(short.items()))
-            raise InputError(f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
-                             "lower AUDIT_N or add images")
+            raise InputError(
+                f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
+                "lower AUDIT_N or add images"
+            )
         random = np.random.default_rng([seed, CODES.index(code)])
         values: dict[str, list[float]] = {name: [] for name in FEATURE_METRICS}
         floors: dict[str, list[float]] = {name: [] for name in FEATURE_METRICS}
@@ -207,8 +232,17 @@ def audited(synthetic: dict[str, np.ndarray], train: dict[str, pd.DataFrame], te
                     store[name].append(value)
         for name in FEATURE_METRICS:
             low, high = np.quantile(values[name], [0.025, 0.975])
-            rows.append({"entity": code, "n": n, "metric": name, "value": np.mean(values[name]), "low": low,
-                         "high": high, "floor": np.mean(floors[name])})
+            rows.append(
+                {
+                    "entity": code,
+                    "n": n,
+                    "metric": name,
+                    "value": np.mean(values[name]),
+                    "low": low,
+                    "high": high,
+                    "floor": np.mean(floors[name]),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -230,8 +264,14 @@ def largest_n(wanted: int, *sides: dict[str, object]) -> int:
     return min([wanted, *(len(side[code]) for side in sides for code in side)])
 
 
-def fid_by_size(first: np.ndarray, second: np.ndarray, sizes: list[int], repeats: int = 5, seed: int = 0,
-                distance: Callable[[np.ndarray, np.ndarray], float] = fid) -> pd.DataFrame:
+def fid_by_size(
+    first: np.ndarray,
+    second: np.ndarray,
+    sizes: list[int],
+    repeats: int = 5,
+    seed: int = 0,
+    distance: Callable[[np.ndarray, np.ndarray], float] = fid,
+) -> pd.DataFrame:
     """The distance of random subsets against their size: columns n, value (one row a repetition)."""
     random = np.random.default_rng(seed)
     rows = []

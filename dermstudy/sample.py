@@ -28,8 +28,10 @@ def choose_originals(frame: pd.DataFrame, count: int, seed: int, equal: bool = F
         entities = sorted(frame["dx"].unique())
         each, rest = divmod(count, len(entities))
         if rest:
-            raise InputError(f"{count} synthetic images do not divide over {len(entities)} entities: "
-                             f"choose a multiple of {len(entities)}")
+            raise InputError(
+                f"{count} synthetic images do not divide over {len(entities)} entities: "
+                f"choose a multiple of {len(entities)}"
+            )
         smallest = frame["dx"].value_counts().min()
         if each > smallest:
             rare = frame["dx"].value_counts().idxmin()
@@ -45,8 +47,18 @@ def seeds_for(image_ids: pd.Series, seed: int) -> list[int]:
     return [int(sha256_text(f"{seed} {image_id}")[:8], 16) for image_id in image_ids]
 
 
-def synthesise(base, upsampler, originals: pd.DataFrame, folder: str | Path, seed: int, guidance_scale: float,
-               base_steps: int | str, upsample_steps: int | str, batch: int = 16, recipe: str = "") -> Path:
+def synthesise(
+    base,
+    upsampler,
+    originals: pd.DataFrame,
+    folder: str | Path,
+    seed: int,
+    guidance_scale: float,
+    base_steps: int | str,
+    upsample_steps: int | str,
+    batch: int = 16,
+    recipe: str = "",
+) -> Path:
     """Sample one image for each row of `originals` (image_id, dx, caption) and write the synthetic dataset.
 
     Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
@@ -54,27 +66,31 @@ def synthesise(base, upsampler, originals: pd.DataFrame, folder: str | Path, see
     appears under its name only when whole. Prints a line a batch.
     """
     folder = Path(folder)
-    settings = sha256_text(f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} "
-                           f"{' '.join(originals['image_id'])}")
+    settings = sha256_text(
+        f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} {' '.join(originals['image_id'])}"
+    )
     part = folder.with_name(f".{folder.name}.{settings[:12]}")
     part.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob(f".{folder.name}.*"):
         if stale != part:
             _remove(stale)
-    index = pd.DataFrame({
-        "image_id": [f"synthetic_{name}" for name in originals["image_id"]],
-        "dx": originals["dx"].to_numpy(),
-        "file": [f"synthetic_{name}.png" for name in originals["image_id"]],
-        "caption": originals["caption"].to_numpy(),
-        "source_image_id": originals["image_id"].to_numpy(),
-        "seed": seeds_for(originals["image_id"], seed),
-    }, columns=COLUMNS)
+    index = pd.DataFrame(
+        {
+            "image_id": [f"synthetic_{name}" for name in originals["image_id"]],
+            "dx": originals["dx"].to_numpy(),
+            "file": [f"synthetic_{name}.png" for name in originals["image_id"]],
+            "caption": originals["caption"].to_numpy(),
+            "source_image_id": originals["image_id"].to_numpy(),
+            "seed": seeds_for(originals["image_id"], seed),
+        },
+        columns=COLUMNS,
+    )
     missing = index[[not (part / file).is_file() for file in index["file"]]]
     for pipeline in (base, upsampler):
         pipeline.set_progress_bar_config(disable=True)
     started, done = time.monotonic(), 0
     for start in range(0, len(missing), batch):
-        rows = missing.iloc[start:start + batch]
+        rows = missing.iloc[start : start + batch]
         captions, seeds = rows["caption"].tolist(), rows["seed"].tolist()
         small = base(captions, guidance_scale=guidance_scale, num_inference_steps=base_steps, seeds=seeds)
         large = enlarged(upsampler, small, captions, seeds, upsample_steps)
@@ -93,8 +109,9 @@ def synthesise(base, upsampler, originals: pd.DataFrame, folder: str | Path, see
     return folder
 
 
-def enlarged(upsampler, small: np.ndarray, captions: list[str], seeds: list[int], steps: int | str,
-             batch: int = 4) -> np.ndarray:
+def enlarged(
+    upsampler, small: np.ndarray, captions: list[str], seeds: list[int], steps: int | str, batch: int = 4
+) -> np.ndarray:
     """`small` uint8 [n, h, w, 3] through the upsampler in small batches, with seeds of their own: [n, side, side, 3]."""
     parts = []
     for start in range(0, len(small), batch):

@@ -16,8 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def phantom_folder(tmp_path_factory) -> Path:
     from dermstudy import phantom
 
-    return phantom.write_cohort(tmp_path_factory.mktemp("phantom") / "cohort", images=140, seed=0, side=128,
-                                shares="balanced", minimum_lesions=4)
+    return phantom.write_cohort(
+        tmp_path_factory.mktemp("phantom") / "cohort",
+        images=140,
+        seed=0,
+        side=128,
+        shares="balanced",
+        minimum_lesions=4,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -69,8 +69,11 @@ def source_curve(answers: pd.DataFrame) -> dict:
 
 def _curve(true: pd.Series, answer: pd.Series) -> dict:
     false_positive, true_positive, _ = roc_curve(true, answer.astype(int))
-    return {"false_positive_rate": false_positive, "true_positive_rate": true_positive,
-            "auc": float(roc_auc_score(true, answer.astype(int)))}
+    return {
+        "false_positive_rate": false_positive,
+        "true_positive_rate": true_positive,
+        "auc": float(roc_auc_score(true, answer.astype(int))),
+    }
 
 
 def figures_of_section_3_2(answers: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -85,8 +88,11 @@ def figures_of_section_3_2(answers: pd.DataFrame) -> dict[tuple[str, str], float
         ("macro F1", "AI against original"): source.loc["macro avg", "f1"],
         ("weighted F1", "AI against original"): source.loc["weighted avg", "f1"],
     }
-    for place, part in (("entities", answers), ("entities, AI images", answers[answers["source"] == "AI"]),
-                        ("entities, original images", answers[answers["source"] == "original"])):
+    for place, part in (
+        ("entities", answers),
+        ("entities, AI images", answers[answers["source"] == "AI"]),
+        ("entities, original images", answers[answers["source"] == "original"]),
+    ):
         table = entity_report(part)
         values[("accuracy", place)] = table.loc["accuracy", "recall"]
         values[("macro F1", place)] = table.loc["macro avg", "f1"]
@@ -99,9 +105,14 @@ def proportions(answers: pd.DataFrame) -> pd.DataFrame:
     right = answers["entity"] == answers["entity_answer"]
     on_ai = answers["source"] == "AI"
     source_right = answers["source"] == answers["source_answer"]
-    rows = [("source, all images", source_right), ("source, AI images", source_right[on_ai]),
-            ("source, original images", source_right[~on_ai]), ("entity, all images", right),
-            ("entity, AI images", right[on_ai]), ("entity, original images", right[~on_ai])]
+    rows = [
+        ("source, all images", source_right),
+        ("source, AI images", source_right[on_ai]),
+        ("source, original images", source_right[~on_ai]),
+        ("entity, all images", right),
+        ("entity, AI images", right[on_ai]),
+        ("entity, original images", right[~on_ai]),
+    ]
     rows += [(f"entity, {code}", right[answers["entity"] == code]) for code in CODES]
     return pd.DataFrame([{"what": name, **wilson(int(part.sum()), len(part))} for name, part in rows])
 
@@ -119,13 +130,21 @@ def source_difference(answers: pd.DataFrame) -> dict[str, float]:
     from scipy.stats import fisher_exact
 
     right = answers["entity"] == answers["entity_answer"]
-    table = [[int(part.sum()), int((~part).sum())] for part in (right[answers["source"] == s] for s in ("AI", "original"))]
+    table = [
+        [int(part.sum()), int((~part).sum())] for part in (right[answers["source"] == s] for s in ("AI", "original"))
+    ]
     shares = [row[0] / sum(row) for row in table]
-    return {"AI": shares[0], "original": shares[1], "difference": shares[0] - shares[1],
-            "p_value": float(fisher_exact(table).pvalue)}
+    return {
+        "AI": shares[0],
+        "original": shares[1],
+        "difference": shares[0] - shares[1],
+        "p_value": float(fisher_exact(table).pvalue),
+    }
 
 
 def kappa(answers: pd.DataFrame) -> dict[str, float]:
     """Cohen's kappa of a reader's answers with the truth, for entities and for AI against original."""
-    return {"entity": float(cohen_kappa_score(answers["entity"], answers["entity_answer"])),
-            "source": float(cohen_kappa_score(answers["source"], answers["source_answer"]))}
+    return {
+        "entity": float(cohen_kappa_score(answers["entity"], answers["entity_answer"])),
+        "source": float(cohen_kappa_score(answers["source"], answers["source_answer"])),
+    }

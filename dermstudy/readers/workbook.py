@@ -52,20 +52,29 @@ def read_workbook(path: str | Path) -> pd.DataFrame:
         empty = frame.index[cells.isna() | (cells == "")]
         if len(empty):
             raise InputError(f"{path}, row {empty[0] + 2}: {column} is empty; fill it in")
-        allowed = {"entity": codes, "entity_answer": codes, "source": dict.fromkeys(SOURCES),
-                   "source_answer": dict.fromkeys(SOURCE_ANSWERS)}.get(column)
+        allowed = {
+            "entity": codes,
+            "entity_answer": codes,
+            "source": dict.fromkeys(SOURCES),
+            "source_answer": dict.fromkeys(SOURCE_ANSWERS),
+        }.get(column)
         if allowed is not None:
             unknown = frame.index[~cells.isin(list(allowed))]
             if len(unknown):
-                known = SOURCES if column == "source" else SOURCE_ANSWERS if column == "source_answer" else NAMES.values()
-                raise InputError(f"{path}, row {unknown[0] + 2}: unknown {column} {cells[unknown[0]]!r}; "
-                                 f"known are {', '.join(known)}")
+                known = (
+                    SOURCES if column == "source" else SOURCE_ANSWERS if column == "source_answer" else NAMES.values()
+                )
+                raise InputError(
+                    f"{path}, row {unknown[0] + 2}: unknown {column} {cells[unknown[0]]!r}; "
+                    f"known are {', '.join(known)}"
+                )
         frame[column] = cells.map(codes) if column.startswith("entity") else cells
     double = frame.index[frame.duplicated(["reader", "image"])]
     if len(double):
         row = frame.loc[double[0]]
-        raise InputError(f"{path}, row {double[0] + 2}: reader {row['reader']} answered image {row['image']} twice; "
-                         "keep one row")
+        raise InputError(
+            f"{path}, row {double[0] + 2}: reader {row['reader']} answered image {row['image']} twice; keep one row"
+        )
     if "confidence" in frame:
         frame["confidence"] = pd.to_numeric(frame["confidence"], errors="coerce")
         wrong = frame.index[~frame["confidence"].between(1, 5)]
@@ -99,7 +108,7 @@ def reconstruct_published_reader(seed: int = 0) -> pd.DataFrame:
         right = {"AI": on_ai[place], "original": CORRECT[place] - on_ai[place]}
         for source in ("AI", "original"):
             answers = [place] * right[source] + list(wrong[: 10 - right[source]])
-            wrong = wrong[10 - right[source]:]
+            wrong = wrong[10 - right[source] :]
             rows += [{"source": source, "entity": code, "entity_answer": CODES[a]} for a in random.permutation(answers)]
     frame = pd.DataFrame(rows)
     for source, (original, ai) in zip(SOURCES, SOURCE_MATRIX, strict=True):

@@ -1,0 +1,29 @@
+# make study: the environment, then every notebook of the demo profile (DATA=DIR for real images)
+# make test:  the environment, then the tests
+PYTHON ?= python3.11
+PROFILE ?= demo
+DATA ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: study test lint clean
+.DELETE_ON_ERROR:
+
+study: $(STAMP)
+	$(VENV)/bin/dermstudy run $(PROFILE) $(if $(DATA),--data "$(DATA)")
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "dermstudy needs Python 3.11: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --no-compile --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) results/smoke results/*-data results/*/artifacts

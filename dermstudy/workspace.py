@@ -1,0 +1,145 @@
+"""What a notebook sees of the disk: tables, figures and artifacts of one results folder, and the versions that made them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermstudy.files import InputError, atomic_path
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "tensorflow",
+    "keras",
+    "torch-fidelity",
+    "scikit-learn",
+    "scikit-image",
+    "scipy",
+    "numpy",
+    "pandas",
+    "statsmodels",
+    "matplotlib",
+    "seaborn",
+    "papermill",
+)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One results folder: tables and figures to commit, artifacts (heavy, outside git) between notebooks."""
+
+    root: Path
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def save_table(self, frame, name: str):
+        """Write `frame` (without a default index) to tables/<name>.csv and return it."""
+        with atomic_path(self.tables / f"{name}.csv") as path:
+            frame.to_csv(
+                path,
+                index=any(label is not None for label in frame.index.names),
+                lineterminator="\n",
+                float_format="%.6g",
+            )
+        return frame
+
+    def save_figure(self, figure, name: str):
+        """Write `figure` to figures/<name>.png and return it."""
+        from dermstudy import figures
+
+        figures.save(figure, self.figures / f"{name}.png")
+        return figure
+
+    def out(self, name: str) -> Path:
+        """The path artifacts/<name>, for the notebook that makes it."""
+        return self.artifacts / name
+
+    def need(self, name: str, made_by: str) -> Path:
+        """The path artifacts/<name>; InputError names the notebook to run first where it is missing."""
+        path = self.artifacts / name
+        if not path.exists():
+            raise InputError(f"{shown(path)} is missing: run notebook {made_by} into the same RESULTS folder first")
+        return path
+
+
+def project_root() -> Path:
+    """The checkout that holds notebooks/, profiles/ and results/."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "notebooks").is_dir():
+        raise InputError(f"no notebooks/ beside the package in {root}: install it from a checkout (pip install -e .)")
+    return root
+
+
+def from_root(path: str | Path) -> Path:
+    """`path` itself when absolute, otherwise taken from the project root."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else project_root() / path
+
+
+def shown(path: str | Path) -> str:
+    """`path` as messages print it: relative to the project root where it lies inside."""
+    path = Path(path)
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(project_root()))
+    return str(path)
+
+
+def open_workspace(results: str | Path) -> Workspace:
+    """The workspace at `results` (a relative path is taken from the project root), its folders created."""
+    space = Workspace(from_root(results))
+    try:
+        for folder in (space.tables, space.figures, space.artifacts):
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(space.artifacts / ".writable") as probe:
+            probe.touch()
+    except (OSError, InputError) as error:
+        reason = getattr(error, "strerror", None) or "not writable"
+        raise InputError(
+            f"cannot write to the results folder {shown(space.root)} ({reason}): "
+            "choose another with --results or mend its permissions"
+        ) from error
+    return space
+
+
+def commit() -> str:
+    """The checkout's commit, with "+changes" where tracked files outside results/ differ; "unknown" without git."""
+    try:
+        git = ["git", "-C", str(project_root())]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions by distribution name (all of the study's main packages by default)."""
+    return {name: importlib.metadata.version(name) for name in packages or PACKAGES}
+
+
+def version_line(*packages: str) -> str:
+    """One line with the Python, dermstudy and package versions, for the end of a notebook."""
+    parts = [f"Python {platform.python_version()}", f"dermstudy {importlib.metadata.version('dermstudy')}"]
+    return " · ".join(parts + [f"{name} {version}" for name, version in versions(*packages).items()])
