@@ -388,7 +388,7 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
     diffusers_logging.disable_progress_bar()
     try:
         pipeline = kind.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} is not a complete GLIDE folder: {' '.join(str(error).split())}") from error
     pipeline.unet.eval()
     pipeline.text_encoder.eval()

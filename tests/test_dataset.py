@@ -1,0 +1,230 @@
+"""Cohorts: reading every layout, refusing bad input in one line, captions, and splits that keep lesions apart."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dermstudy import cli, dataset, lookalikes
+from dermstudy.dataset import Cohort
+from dermstudy.entities import CODES, HAM10000_IMAGES
+from dermstudy.files import InputError
+
+HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Fourteen tiny images, two of each entity, in two image folders."""
+    root = tmp_path / "download"
+    random = np.random.default_rng(0)
+    rows = [HEADER]
+    for number, code in enumerate(CODES * 2):
+        part = root / f"HAM10000_images_part_{number % 2 + 1}"
+        part.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(part / f"ISIC_{number:07d}.jpg")
+        age = "" if number == 3 else "45.0"
+        rows.append(f"HAM_{number % 7:07d},ISIC_{number:07d},{code},histo,{age},male,back,vidir")
+    (root / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def edit(folder, old, new):
+    path = folder / "HAM10000_metadata.csv"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_every_layout_of_one_download_reads_the_same(folder, tmp_path):
+    first = dataset.load_folder(folder)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in folder.rglob("*.jpg"):
+        shutil.copy(path, flat)
+    table = pd.read_csv(folder / "HAM10000_metadata.csv", dtype=str, keep_default_na=False)
+    table.sample(frac=1, random_state=1).to_csv(flat / "HAM10000_metadata", sep="\t", index=False, quoting=1)
+    second = dataset.load_folder(flat)
+    assert first.data_hash == second.data_hash
+    assert first.frame.drop(columns="file").equals(second.frame.drop(columns="file"))
+    (flat / "HAM10000_metadata").rename(flat / "HAM10000_metadata.tab")
+    assert dataset.load_folder(flat).data_hash == first.data_hash
+    edit(folder, "45.0,male", "50.0,male")
+    assert dataset.load_folder(folder).data_hash != first.data_hash
+
+
+def test_images_are_centre_squares(folder):
+    cohort = dataset.load_folder(folder)
+    pixels = cohort.images(16)
+    assert pixels.shape == (14, 16, 16, 3) and pixels.dtype == np.uint8
+    whole = np.asarray(Image.open(cohort.root / cohort.frame["file"][0]).convert("RGB"))
+    assert np.array_equal(cohort.images(30)[0], whole[:, 5:35])
+    chosen = cohort.images(16, ["ISIC_0000003", "ISIC_0000001"])
+    assert np.array_equal(chosen, pixels[[3, 1]])
+
+
+def damaged_truncate(folder):
+    path = next(folder.rglob("ISIC_0000002.jpg"))
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def damaged_text(folder):
+    next(folder.rglob("ISIC_0000002.jpg")).write_text("no image")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "no folder"),
+        (lambda f: (f / "HAM10000_metadata.csv").unlink(), "no metadata in"),
+        (lambda f: edit(f, "localization", "site"), "has no column localization"),
+        (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,xyz"), "line 6: unknown dx 'xyz' of ISIC_0000004"),
+        (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,"), "line 6: dx is empty"),
+        (lambda f: edit(f, "ISIC_0000005", "ISIC_0000004"), "line 7: image_id ISIC_0000004 stands twice"),
+        (lambda f: next(f.rglob("ISIC_0000002.jpg")).unlink(), "1 of 14 images .* not in .*ISIC_0000002"),
+        (damaged_truncate, "ISIC_0000002.jpg is broken"),
+        (damaged_text, "ISIC_0000002.jpg is not an image"),
+    ],
+)
+def test_bad_downloads_end_in_one_line(folder, damage, message, capsys):
+    damage(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        dataset.verify_images(dataset.load_folder(folder))
+    assert "\n" not in str(caught.value)
+    assert cli.main(["data", "check", str(folder)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
+    damaged_truncate(folder)
+    results = tmp_path / "results"
+    assert cli.main(["run", "smoke", "--data", str(folder), "--results", str(results), "--only", "00"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "ISIC_0000002.jpg is broken" in error
+    assert not list(results.glob("*.ipynb")) and not (results / "artifacts" / "cohort").exists()
+
+
+def test_greyscale_is_converted_and_said(folder, capsys):
+    path = next(folder.rglob("ISIC_0000002.jpg"))
+    Image.open(path).convert("L").save(path)
+    cohort = dataset.load_folder(folder)
+    assert dataset.verify_images(cohort) == {"images": 14, "greyscale": 1}
+    assert "1 greyscale images are read as RGB" in capsys.readouterr().out
+    assert cohort.images(16).shape[-1] == 3
+
+
+def test_captions_name_the_entity_and_never_the_confirmation(cohort):
+    plain = dataset.captions(cohort.frame, "entity")
+    assert set(plain) == {"melanoma", "melanocytic nevus", "actinic keratosis", "benign keratosis",
+                          "basal cell carcinoma", "dermatofibroma", "vascular lesion"}  # fmt: skip
+    rich = dataset.captions(cohort.frame, "metadata", seed=3)
+    assert all(name in caption for name, caption in zip(plain, rich, strict=True))
+    assert not rich.str.contains("histo|follow|nan|unknown").any() and rich.nunique() > 20
+    shuffled = cohort.frame.sample(frac=1, random_state=0)
+    assert dataset.captions(shuffled, "metadata", seed=3).sort_index().equals(rich)
+
+
+lesions = st.lists(st.tuples(st.sampled_from(CODES), st.integers(1, 4)), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lesions, st.integers(0, 99), st.integers(1, 3))
+def test_no_group_stands_on_both_sides(lesions, seed, minimum):
+    rows = [(code, f"L{n:03d}", f"I{n:03d}{k}") for n, (code, images) in enumerate(lesions) for k in range(images)]
+    frame = pd.DataFrame(rows, columns=["dx", "lesion_id", "image_id"])
+    counts = frame.groupby("dx")["lesion_id"].nunique()
+    needed = counts.map(lambda n: max(minimum, round(0.2 * n)) + max(1, round(0.1 * n)))
+    if (needed >= counts).any():
+        with pytest.raises(InputError, match="MIN_TEST_LESIONS"):
+            dataset.lesion_split(frame, seed, minimum_test_lesions=minimum)
+        return
+    split = dataset.lesion_split(frame, seed, minimum_test_lesions=minimum)
+    assert split.groupby(frame["lesion_id"]).nunique().eq(1).all()
+    tested = frame[split == "test"].groupby("dx")["lesion_id"].nunique()
+    assert (tested.reindex(counts.index) >= minimum).all()
+    assert set(frame["dx"][split == "train"]) == set(counts.index)
+    mixed = frame.sample(frac=1, random_state=1)
+    assert dataset.lesion_split(mixed, seed, minimum_test_lesions=minimum).sort_index().equals(split)
+
+
+def test_an_entity_with_too_few_lesions_is_named(cohort):
+    with pytest.raises(InputError, match=r"melanoma \(mel\) has \d+ lesions; the split needs 40 for test"):
+        dataset.lesion_split(cohort.frame, 0, minimum_test_lesions=40)
+
+
+def test_a_shipped_split_serves_subsets_and_refuses_strangers(cohort, tmp_path):
+    path = tmp_path / "split.csv"
+    cohort.frame[["image_id", "split"]].to_csv(path, index=False)
+    part = cohort.frame.head(20)
+    assert dataset.apply_split(part, path).tolist() == part["split"].tolist()
+    with pytest.raises(InputError, match="gives no split for 1 images, STRANGER"):
+        dataset.apply_split(part.assign(image_id=["STRANGER", *part["image_id"][1:]]), path)
+
+
+def test_leak_counts_sister_images_by_hand():
+    frame = pd.DataFrame({
+        "image_id": list("abcdef"), "dx": ["nv", "nv", "nv", "mel", "mel", "mel"],
+        "lesion_id": ["1", "1", "2", "3", "3", "3"], "published": ["train", "test", "test", "test", "test", "train"],
+    })  # fmt: skip
+    leak = dataset.sister_leak(frame, "published")
+    assert leak.loc["nv", ["test_images", "leaked"]].tolist() == [2, 1]
+    assert leak.loc["mel", ["test_images", "leaked"]].tolist() == [2, 2]
+    assert leak.loc["all", "share"] == 0.75
+
+
+def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(phantom_folder, root)
+    frame = dataset.load_folder(root).frame
+    first, second = frame.drop_duplicates("lesion_id").head(2).itertuples()
+    with Image.open(root / first.file) as image:  # the same skin, turned, brighter, recompressed, under another lesion
+        turned = image.transpose(Image.Transpose.ROTATE_90).point(lambda value: min(255, int(value * 1.1)))
+    turned.save(root / second.file, quality=80)
+    cohort = dataset.load_folder(root)
+    pairs = lookalikes.look_alikes(cohort)
+    assert pairs[["image_id", "other_image_id"]].to_numpy().tolist() == [[first.image_id, second.image_id]]
+    groups = lookalikes.join_groups(cohort.frame, pairs)
+    joined = groups[cohort.frame["lesion_id"].isin([first.lesion_id, second.lesion_id])]
+    assert joined.nunique() == 1 and groups.nunique() == cohort.frame["lesion_id"].nunique() - 1
+
+
+def test_cohort_survives_saving(cohort, tmp_path):
+    dataset.save_cohort(cohort, tmp_path / "cohort")
+    again = dataset.open_cohort(tmp_path / "cohort")
+    assert again.data_hash == cohort.data_hash and again.frame["image_id"].equals(cohort.frame["image_id"])
+    assert np.array_equal(again.images(16), cohort.images(16))
+    with pytest.raises(InputError, match="run notebook 00_dataset again"):
+        dataset.open_cohort(tmp_path)
+
+
+def test_synthetic_folder_without_labels(tmp_path):
+    with pytest.raises(InputError, match="no index.csv with labels"):
+        dataset.open_synthetic(tmp_path)
+    (tmp_path / "index.csv").write_text("image_id,file\na,a.png\n")
+    with pytest.raises(InputError, match="has no column dx, caption, source_image_id, seed"):
+        dataset.open_synthetic(tmp_path)
+
+
+def test_subsample_takes_whole_lesions(cohort):
+    part = dataset.subsample(cohort, 10, seed=1)
+    assert isinstance(part, Cohort) and part.frame["dx"].value_counts().eq(10).all()
+    assert part.data_hash != cohort.data_hash and dataset.subsample(cohort, 0, 1) is cohort
+
+
+def test_ham10000_as_published(ham10000):
+    cohort = dataset.load_folder(ham10000)
+    assert len(cohort) == 10_015 and cohort.frame["lesion_id"].nunique() == 7_470
+    assert cohort.frame["dx"].value_counts().to_dict() == HAM10000_IMAGES
+    assert cohort.frame["age"].isna().sum() == 57
+    frame = cohort.frame.assign(
+        published=dataset.published_split(cohort.frame, 0), split=dataset.lesion_split(cohort.frame, 0)
+    )
+    assert 0.36 < dataset.sister_leak(frame, "published").loc["all", "share"] < 0.42
+    assert dataset.sister_leak(frame, "split").loc["all", "leaked"] == 0
+    tested = frame[frame["split"] == "test"].groupby("dx")["lesion_id"].nunique()
+    assert tested.min() >= 10 and len(tested) == 7

@@ -1,0 +1,72 @@
+"""The synthetic dataset: pairing, seeds, resuming, whole or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dermstudy import dataset, glide, sample
+from dermstudy.files import InputError
+
+
+@pytest.fixture(scope="module")
+def models():
+    tokenizer = glide.train_tokenizer(["melanoma"])
+    made = glide.build("tiny-base", tokenizer), glide.build("tiny-upsampler", tokenizer)
+    for model in made:
+        model.scheduler = glide.sampler_from(model.scheduler, "ddim")
+    return made
+
+
+def make(models, originals, folder, **changes):
+    options = {"seed": 0, "guidance_scale": 2.0, "base_steps": 2, "upsample_steps": 1, "batch": 2} | changes
+    return sample.synthesise(*models, originals, folder, **options)
+
+
+def test_pairs_captions_and_seeds(cohort, models, tmp_path):
+    originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True)
+    assert originals["dx"].nunique() == 7
+    synthetic = dataset.open_synthetic(make(models, originals, tmp_path / "synthetic"))
+    assert synthetic.frame["source_image_id"].tolist() == originals["image_id"].tolist()
+    assert synthetic.images(256).shape == (7, 256, 256, 3)
+    for row in synthetic.frame.itertuples():
+        assert (synthetic.root / f"{row.image_id}.txt").read_text() == row.caption + "\n"
+    fewer = dataset.open_synthetic(make(models, originals.tail(2), tmp_path / "fewer", batch=1))
+    ids = fewer.frame["image_id"].tolist()
+    assert np.abs(fewer.images(256).astype(int) - synthetic.images(256, ids).astype(int)).max() <= 1
+
+
+def test_an_interrupted_run_goes_on(cohort, models, tmp_path, monkeypatch, capsys):
+    originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True)
+    whole = make(models, originals, tmp_path / "whole")
+    calls = iter([None, None, KeyboardInterrupt])
+    real = sample.enlarged
+
+    def interrupted(*arguments):
+        if next(calls) is not None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(sample, "enlarged", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(models, originals, tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(sample, "enlarged", real)
+    capsys.readouterr()
+    cut = make(models, originals, tmp_path / "cut")
+    assert capsys.readouterr().out.startswith("6 of 7 images")  # four were there
+    for path in whole.glob("*.png"):
+        difference = dataset.read_image(path).astype(int) - dataset.read_image(cut / path.name).astype(int)
+        assert np.abs(difference).max() <= 1, path.name
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("count", "equal", "message"),
+    [(8, True, "do not divide over 7 entities"), (700, True, "100 originals an entity asked for"),
+     (999, False, "999 originals asked for, the cohort has 140")],
+)  # fmt: skip
+def test_too_many_or_uneven(cohort, count, equal, message):
+    with pytest.raises(InputError, match=message):
+        sample.choose_originals(cohort.frame, count, 0, equal)
+    assert len(sample.choose_originals(cohort.frame, 0, 0)) == 140

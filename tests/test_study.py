@@ -1,0 +1,216 @@
+"""The runner: profiles, parameters, skipping, failing notebooks, and the whole walk through papermill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from dermstudy import cli, profiles, study, workspace
+from dermstudy.files import InputError, atomic_path
+
+STEMS = [
+    "00_dataset", "01_finetune", "02_upsample", "03_sample", "04_metrics", "05_dermatologist_study",
+    "06_cnn_classifier", "07_ablation",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """The smoke profile, executed once from the first notebook to the last."""
+    results = tmp_path_factory.mktemp("smoke") / "results"
+    return study.run("smoke", results=str(results))
+
+
+def test_every_notebook_runs_without_an_error_cell(smoke):
+    for stem in STEMS:
+        notebook = nbformat.read(smoke / f"{stem}.ipynb", as_version=4)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        assert outputs, stem
+        assert not [output for output in outputs if output.output_type == "error"], stem
+        loud = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+        assert not loud, (stem, loud)
+
+
+def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
+    for name in ("cohort", "split", "leak", "finetune_log", "quality_as_published", "quality_audited",
+                 "reader_figures", "classifier_report", "ablation", "ablation_summary"):  # fmt: skip
+        assert len(pd.read_csv(smoke / "tables" / f"{name}.csv")), name
+    for name in ("montage", "synthetic_grid", "figure_1", "quality_floor", "roc", "classifier_confusion",
+                 "ablation_summary"):  # fmt: skip
+        assert (smoke / "figures" / f"{name}.png").stat().st_size > 5_000, name
+    manifest = json.loads((smoke / "manifest.json").read_text())
+    assert list(manifest["notebooks"]) == STEMS
+    assert manifest["profile"] == "smoke" and manifest["packages"]["torch"]
+    assert len(manifest["data_hash"]) == 64
+    assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
+    assert manifest["notebooks"]["01_finetune"]["parameters"]["STEPS"] == 12
+    assert manifest["notebooks"]["01_finetune"]["parameters"]["WEIGHT_DECAY"] == 0.0
+
+
+def test_no_machine_path_in_an_executed_notebook(smoke):
+    for stem in STEMS:
+        text = (smoke / f"{stem}.ipynb").read_text()
+        assert str(ROOT / ".venv") not in text and "/tmp/ipykernel" not in text, stem
+
+
+def test_synthetic_images_lie_beside_their_captions(smoke):
+    folder = smoke / "artifacts" / "synthetic"
+    index = pd.read_csv(folder / "index.csv")
+    assert len(index) == 42 and index["dx"].value_counts().eq(6).all()
+    for row in index.itertuples():
+        assert (folder / f"{row.image_id}.txt").read_text().strip() == row.caption
+    assert index["seed"].is_unique
+
+
+def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
+    study.run("smoke", results=str(smoke))
+    assert capsys.readouterr().out.count("up to date") == len(STEMS)
+    (smoke / "artifacts" / "reader_workbook.xlsx").unlink()
+    study.run("smoke", results=str(smoke), only="05")
+    assert "up to date" not in capsys.readouterr().out
+
+
+def test_fingerprints_follow_parameters_and_dependencies():
+    parameters = profiles.resolve(profiles.load_profile("smoke"), "results/x")
+    before = study.fingerprints(parameters, "phantom")
+    parameters["01_finetune"]["STEPS"] = 13
+    after = study.fingerprints(parameters, "phantom")
+    changed = {stem for stem in before if before[stem] != after[stem]}
+    assert changed == {"01_finetune", "02_upsample", "03_sample", "04_metrics", "06_cnn_classifier", "07_ablation"}
+
+
+def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_path, capsys):
+    kept = (smoke / "05_dermatologist_study.ipynb").read_bytes()
+    broken = smoke / "artifacts" / "cohort" / "cohort.json"
+    text = broken.read_text()
+    broken.write_text("{")
+    try:
+        assert cli.main(["run", "smoke", "--results", str(smoke), "--only", "01", "--force"]) == 1
+    finally:
+        broken.write_text(text)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "01_finetune, cell" in error and "run notebook 00_dataset again" in error
+    assert (smoke / "artifacts" / "failed" / "01_finetune.ipynb").is_file()
+    assert (smoke / "05_dermatologist_study.ipynb").read_bytes() == kept
+
+
+def test_a_killed_run_goes_on_from_the_last_finished_notebook(tmp_path):
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "dermstudy.cli", "run", "smoke", "--results", str(results)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("[01_finetune] cell 5"):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    assert (results / "00_dataset.ipynb").is_file() and not (results / "01_finetune.ipynb").exists()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("[01_finetune] cell 4"):
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            break
+    rest, error = process.communicate(timeout=60)
+    assert any(line.startswith("[00_dataset] up to date") for line in seen)
+    assert process.returncode == 130 and "goes on from the last finished notebook" in error
+    assert error.count("\n") == 1, error
+    assert not (results / "01_finetune.ipynb").exists()
+
+
+def test_papermill_runs_a_notebook_by_hand(tmp_path):
+    import papermill
+
+    notebook = ROOT / "notebooks" / "05_dermatologist_study.ipynb"
+    papermill.execute_notebook(
+        str(notebook), str(tmp_path / "out.ipynb"), parameters={"RESULTS": str(tmp_path / "results")},
+        kernel_name="python3", cwd=str(ROOT / "notebooks"), progress_bar=False,
+    )  # fmt: skip
+    assert (tmp_path / "results" / "tables" / "reader_report.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nope"], "unknown profile 'nope'"),
+        (["run", "smoke", "--data", "/no/such/folder"], "no folder /no/such/folder"),
+        (["run", "smoke", "--only", "42"], "no notebook '42'"),
+        (["data", "check", "/no/such/folder"], "no folder /no/such/folder"),
+        (["data", "phantom", "/tmp/x", "--images", "20"], "20 phantom images cannot hold"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["run", "smoke", "--results", str(tmp_path / "file")]) == 2
+    assert "cannot write to the results folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"01_finetune": {"STEPPS": 3}}, "01_finetune the parameter STEPPS"),
+        ({"01_finetune": {"STEPS": "many"}}, "of another type"),
+        ({"all": {"NOBODY": 1}}, "which none of them declares"),
+    ],
+)
+def test_unknown_parameters_are_errors(own, message):
+    shared = own.pop("all", {})
+    stems = {notebook.stem: own.get(notebook.stem, {}) for notebook in profiles.notebooks()}
+    with pytest.raises(InputError, match=message):
+        profiles.resolve(profiles.Profile("trial", "", shared, stems), "results/x")
+
+
+def test_every_shipped_profile_resolves():
+    for name in profiles.profile_names():
+        profiles.resolve(profiles.load_profile(name), f"results/{name}")
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    space = workspace.open_workspace(tmp_path / "results")
+    with study._locked(space), pytest.raises(InputError, match="another run"):
+        with study._locked(space):
+            pass
+
+
+def test_atomic_path_leaves_nothing_behind(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_notebooks_are_sources_with_the_papers_values():
+    from dermstudy import paper
+
+    for notebook in profiles.notebooks():
+        content = nbformat.read(notebook, as_version=4)
+        assert not [cell for cell in content.cells if cell.get("outputs")], notebook.name
+        assert not [cell for cell in content.cells if cell.cell_type == "code" and "def " in cell.source], notebook.name
+    base = profiles.declared_parameters(ROOT / "notebooks" / "01_finetune.ipynb")
+    network = profiles.declared_parameters(ROOT / "notebooks" / "06_cnn_classifier.ipynb")
+    for name, parameter in (("learning rate", "LEARNING_RATE"), ("epochs", "EPOCHS"), ("batch size", "BATCH"),
+                            ("weight decay", "WEIGHT_DECAY"), ("unconditional probability", "CAPTION_DROPOUT")):  # fmt: skip
+        assert base[parameter] == paper.METHODS[name][0]
+    for name, parameter in (("epochs", "EPOCHS"), ("patience", "PATIENCE"), ("batch size", "BATCH"),
+                            ("test share", "TEST_FRACTION")):  # fmt: skip
+        assert network[parameter] == paper.METHODS[f"classifier {name}"][0]
