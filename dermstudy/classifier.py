@@ -1,6 +1,6 @@
-"""The paper's convolutional network in Keras: data arms, training, reports and lesion-clustered intervals.
+"""The paper's convolutional network in Keras: data arms, training, kept runs.
 
-Source: Shavlokhova et al., section 2.4 (network, augmentation, early stopping) and Tables 2 and 3 (reports).
+Source: Shavlokhova et al., section 2.4 (network, augmentation, early stopping).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
 from sklearn.preprocessing import LabelEncoder
 
 from dermstudy.dataset import Cohort
@@ -25,7 +24,6 @@ from dermstudy.files import InputError, atomic_path, sha256_text
 
 PROTOCOLS = ("as published", "audited")
 ARMS = ("original", "synthetic", "combined")
-METRICS = ("accuracy", "balanced accuracy", "macro F1", "AUC")
 
 
 @dataclass(frozen=True)
@@ -248,83 +246,3 @@ def train_once(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path
         result.predictions.to_csv(temporary / "predictions.csv", index=False)
         result.history.to_csv(temporary / "history.csv", index=False)
     return result
-
-
-# Reports
-
-
-def report(predictions: pd.DataFrame) -> pd.DataFrame:
-    """sklearn's classification report by entity in the paper's class order, with accuracy and the averages."""
-    content = classification_report(
-        predictions["dx"], predictions["answer"], labels=list(CODES), output_dict=True, zero_division=0.0
-    )
-    accuracy = float((predictions["dx"] == predictions["answer"]).mean())
-    content.pop("accuracy", None)
-    content.pop("micro avg", None)
-    averages = {name: content.pop(name) for name in ("macro avg", "weighted avg")}
-    content["accuracy"] = dict.fromkeys(("precision", "recall", "f1-score"), accuracy) | {"support": len(predictions)}
-    table = pd.DataFrame.from_dict(content | averages, orient="index")
-    return table.rename(columns={"f1-score": "f1"}).astype({"support": int}).rename_axis("entity")
-
-
-def confusion(predictions: pd.DataFrame) -> np.ndarray:
-    """Counts [7, 7], rows true, columns answered, in the paper's class order."""
-    return confusion_matrix(predictions["dx"], predictions["answer"], labels=list(CODES))
-
-
-def scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """Accuracy, balanced accuracy (mean recall of the entities in the test set), macro F1 and macro one-vs-rest AUC."""
-    table = report(predictions)
-    present = [code for code in CODES if table.loc[code, "support"]]
-    areas = [
-        roc_auc_score(predictions["dx"] == code, predictions[code])
-        for code in present
-        if table.loc[code, "support"] < len(predictions)
-    ]
-    return {
-        "accuracy": float(table.loc["accuracy", "recall"]),
-        "balanced accuracy": float(table.loc[present, "recall"].mean()),
-        "macro F1": float(table.loc[present, "f1"].mean()),
-        "AUC": float(np.mean(areas)) if areas else float("nan"),
-    }
-
-
-def floors(predictions: pd.DataFrame) -> dict[str, float]:
-    """What always answering the nevus scores on this test set."""
-    return scores(predictions.assign(answer="nv", **{code: float(code == "nv") for code in CODES}))
-
-
-def clustered_bootstrap(
-    predictions: list[pd.DataFrame],
-    statistic: Callable[[pd.DataFrame], float],
-    repeats: int = 200,
-    seed: int = 0,
-    other: list[pd.DataFrame] | None = None,
-) -> tuple[float, float]:
-    """95 % percentile interval of `statistic`, by resampling test lesions (column group) and, with them, seeds.
-
-    predictions: one frame a training seed over the same test images. other: a second model's frames, paired by seed;
-    then the interval is that of the difference. Resampling whole lesions keeps sister images together; the interval
-    is conditional on one generator.
-    """
-    random = np.random.default_rng(seed)
-    first = predictions[0]
-    members = [np.flatnonzero(first["group"].to_numpy() == group) for group in pd.unique(first["group"])]
-    values = []
-    for _ in range(repeats):
-        rows = np.concatenate([members[index] for index in random.integers(0, len(members), len(members))])
-        chosen = random.integers(0, len(predictions))
-        value = statistic(predictions[chosen].iloc[rows])
-        values.append(value - statistic(other[chosen].iloc[rows]) if other else value)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def balanced_accuracy(predictions: pd.DataFrame) -> float:
-    """The mean recall of the entities in the test set."""
-    return float((predictions["dx"] == predictions["answer"]).groupby(predictions["dx"].to_numpy()).mean().mean())
-
-
-def accuracy(predictions: pd.DataFrame) -> float:
-    """The share of test images answered rightly."""
-    return float((predictions["dx"] == predictions["answer"]).mean())

@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `dermstudy data`."""
+"""The command line: `dermstudy run`, `data`, `convert`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=0)
     phantom.add_argument("--shares", default="ham10000", help="ham10000 or balanced")
     phantom.set_defaults(act=_phantom)
+
+    convert = commands.add_parser("convert", help="OpenAI's GLIDE checkpoint to a diffusers folder, or back")
+    convert.add_argument("source", help="CHECKPOINT.pt (or a diffusers folder with --to-openai)")
+    convert.add_argument("target", help="the folder (or the checkpoint) to write")
+    convert.add_argument(
+        "--tokenizer", metavar="DIR", help="folder with GPT-2's vocab.json and merges.txt, or upstream's files"
+    )
+    convert.add_argument(
+        "--head-width", type=int, default=64, help="channels of an attention head (default: 64, upstream's)"
+    )
+    convert.add_argument("--to-openai", action="store_true", help="write an OpenAI checkpoint from a diffusers folder")
+    convert.set_defaults(act=_convert)
     return parser
 
 
@@ -77,6 +89,17 @@ def _phantom(options: argparse.Namespace) -> None:
 
     folder = phantom.write_cohort(options.folder, options.images, options.seed, options.side, options.shares)
     print(f"{options.images} phantom images in {folder}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from dermstudy import convert
+
+    if options.to_openai:
+        print(f"wrote {convert.convert_back(options.source, options.target)}")
+        return
+    if options.tokenizer is None:
+        raise InputError("give --tokenizer DIR: a folder with GPT-2's vocab.json and merges.txt, or upstream's files")
+    print(f"wrote {convert.convert(options.source, options.target, options.tokenizer, options.head_width)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,223 @@
+"""Conversion of upstream checkpoints: exact round trips, named faults, and parity with a copy of upstream."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dermstudy import cli, convert, glide
+from dermstudy.files import InputError
+
+SMALL = replace(glide.PRESETS["tiny-base"], channels=32, multipliers=(1, 2), blocks=2, attention_sides=(32,),
+                head_width=16, text_width=32, text_layers=2, text_heads=2)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return glide.train_tokenizer(["melanoma", "dermatofibroma"])
+
+
+def pipeline_of(preset, tokenizer):
+    torch.manual_seed(0)
+    kind = glide.GlidePipeline if preset.in_channels in (3, 7) else glide.GlideUpsamplePipeline
+    modules = glide.unet_from(preset), glide.text_encoder_from(preset, len(tokenizer))
+    for module in modules:
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return kind(modules[0].eval(), modules[1].eval(), tokenizer, glide.scheduler_from(preset))
+
+
+@pytest.mark.parametrize("channels", sorted(convert.KINDS))
+def test_round_trip_is_exact(tokenizer, channels, tmp_path):
+    preset = replace(SMALL, in_channels=channels, side=64 if channels in (3, 7) else 256,
+                     attention_sides=(32,) if channels in (3, 7) else (128,))  # fmt: skip
+    pipeline = pipeline_of(preset, tokenizer)
+    state = convert.to_openai(pipeline)
+    assert "input_blocks.4.1.qkv.weight" in state and state["input_blocks.4.1.qkv.weight"].shape == (192, 64, 1)
+    again = convert.to_diffusers(state, tokenizer, head_width=16)
+    assert convert.preset_of(again) == replace(convert.infer_preset(state, 16), dropout=0.1)
+    for part in ("unet", "text_encoder"):
+        left, right = getattr(pipeline, part).state_dict(), getattr(again, part).state_dict()
+        assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    back = convert.to_openai(again)
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_files_both_ways(tokenizer, tmp_path):
+    state = convert.to_openai(pipeline_of(SMALL, tokenizer))
+    torch.save(state, tmp_path / "base.pt")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    vocabulary = tmp_path / "vocabulary"
+    write_vocabulary(tokenizer, vocabulary)
+    arguments = [
+        "convert",
+        str(tmp_path / "base.pt"),
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(vocabulary),
+        "--head-width",
+        "16",
+    ]
+    assert cli.main(arguments) == 0
+    assert cli.main(["convert", str(tmp_path / "out"), str(tmp_path / "back.pt"), "--to-openai"]) == 0
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+    opened = glide.load(tmp_path / "out")
+    assert opened.tokenizer("melanoma")["input_ids"] == tokenizer("melanoma")["input_ids"]
+
+
+def write_vocabulary(tokenizer, folder):
+    import json
+
+    folder.mkdir()
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+
+
+def spoiled(state, change):
+    state = dict(state)
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("middle_block.1.qkv.bias"), "lacks 1 tensors, middle_block.1.qkv.bias first"),
+        (lambda s: s.update(extra=torch.zeros(1)), "has unknown 1 tensors, extra first"),
+        (lambda s: s.update({"out.2.bias": torch.zeros(5)}), r"out.2.bias has the shape \(5,\), expected \(6,\)"),
+        (lambda s: s.pop("time_embed.0.weight"), "lacks time_embed.0.weight"),
+        (lambda s: s.update({"token_embedding.weight": torch.zeros(9, 32)}), "knows 9 tokens"),
+    ],
+)
+def test_faults_are_named(tokenizer, change, message):
+    state = spoiled(convert.to_openai(pipeline_of(SMALL, tokenizer)), change)
+    with pytest.raises(InputError, match=message) as caught:
+        convert.to_diffusers(state, tokenizer, head_width=16)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files(tmp_path, capsys):
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, message in (
+        ("none.pt", "no checkpoint"),
+        ("text.pt", "not a PyTorch checkpoint"),
+        ("list.pt", "no plain state dict"),
+    ):
+        assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "out"), "--tokenizer", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="no vocabulary in"):
+        convert.read_tokenizer(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    """A copy of openai/glide-text2im, its folder given in GLIDE_TEXT2IM."""
+    folder = os.environ.get("GLIDE_TEXT2IM")
+    if not folder:
+        pytest.skip("set GLIDE_TEXT2IM=/path/to/glide-text2im to compare with upstream")
+    sys.path.insert(0, folder)
+    try:
+        import glide_text2im.model_creation as creation
+        from glide_text2im.text2im_model import (
+            InpaintText2ImUNet,
+            SuperResInpaintText2ImUnet,
+            SuperResText2ImUNet,
+            Text2ImUNet,
+        )
+        from glide_text2im.tokenizer.bpe import get_encoder
+    finally:
+        sys.path.remove(folder)
+    classes = {3: Text2ImUNet, 7: InpaintText2ImUNet, 6: SuperResText2ImUNet, 10: SuperResInpaintText2ImUnet}
+    return {"creation": creation, "classes": classes, "encoder": get_encoder(),
+            "tokenizer": convert.read_tokenizer(os.path.join(folder, "glide_text2im", "tokenizer"))}  # fmt: skip
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("channels", sorted(convert.KINDS))
+def test_outputs_equal_upstreams(upstream, channels):
+    """Small models, random weights of normal scale: relative error of the output below 1e-5 in fp32."""
+    side = 64 if channels in (3, 7) else 256
+    torch.manual_seed(channels)
+    model = upstream["classes"][channels](
+        text_ctx=16, xf_width=64, xf_layers=2, xf_heads=1, xf_final_ln=True, xf_padding=True, tokenizer=upstream["encoder"],
+        in_channels=3, model_channels=64, out_channels=6, num_res_blocks=1, attention_resolutions=(4,), dropout=0.0,
+        channel_mult=(1, 1, 2), num_heads=1, num_head_channels=64, num_heads_upsample=-1, use_scale_shift_norm=True,
+        resblock_updown=True,
+    ).eval()  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5)
+        elif not name.endswith("weight"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    pipeline = convert.to_diffusers(model.state_dict(), upstream["tokenizer"])
+    back = convert.to_openai(pipeline)
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+    tokens, mask = zip(*[upstream["encoder"].padded_tokens_and_mask(upstream["encoder"].encode(text), 16)
+                         for text in ("melanoma on the back", "")], strict=True)  # fmt: skip
+    tokens, mask = torch.tensor(tokens), torch.tensor(mask)
+    noisy, timesteps = torch.randn(2, 3, side, side), torch.tensor([7, 930])
+    extra, parts = {}, [noisy]
+    if channels in (7, 10):
+        extra |= {
+            "inpaint_image": torch.randn(2, 3, side, side),
+            "inpaint_mask": (torch.rand(2, 1, side, side) > 0.5).float(),
+        }
+        parts += [extra["inpaint_image"] * extra["inpaint_mask"], extra["inpaint_mask"]]
+    if channels in (6, 10):
+        extra["low_res"] = torch.randn(2, 3, 64, 64)
+        parts.append(glide.enlarge(extra["low_res"], side))
+    with torch.inference_mode():
+        theirs = model(noisy, timesteps, tokens=tokens, mask=mask, **extra)
+        ids, attention = glide.tokenize(upstream["tokenizer"], ["melanoma on the back", ""], 16)
+        assert torch.equal(ids, tokens) and torch.equal(attention.bool(), mask)
+        hidden, pooled = pipeline.text_encoder(ids, attention)
+        ours = pipeline.unet(
+            torch.cat(parts, dim=1), timesteps, encoder_hidden_states=hidden, class_labels=pooled
+        ).sample
+    error = ((ours - theirs).norm() / theirs.norm()).item()
+    print(f"{convert.KINDS[channels]}: relative error {error:.1e}")
+    assert theirs.std() > 0.05 and error < 1e-5
+
+
+@pytest.mark.upstream
+def test_tokens_equal_upstreams_for_a_thousand_prompts(upstream):
+    import random
+
+    words = random.Random(0)
+    alphabet = "abcdefghijklmnopqrstuvwxyz     ABC'.,;-0123456789éßñ日"
+    prompts = ["".join(words.choice(alphabet) for _ in range(words.randint(0, 80))) for _ in range(990)]
+    prompts += [
+        "melanoma",
+        "Basal cell carcinoma",
+        "it's the patient's nevus",
+        "  two  spaces ",
+        "\n",
+        "日本",
+        "é",
+        "a",
+        "",
+        "!?",
+    ]
+    ids, mask = glide.tokenize(upstream["tokenizer"], prompts, 128)
+    for prompt, row, kept in zip(prompts, ids, mask, strict=True):
+        tokens, padding = upstream["encoder"].padded_tokens_and_mask(upstream["encoder"].encode(prompt), 128)
+        assert row.tolist() == tokens and kept.bool().tolist() == padding, prompt
+    assert ids[990][mask[990].bool()].tolist() == [17694, 272, 6086]
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("respacing", ["100", "fast27", "25,25,50", "250"])
+def test_respacing_equals_upstreams(upstream, respacing):
+    from glide_text2im.respace import space_timesteps
+
+    assert sorted(space_timesteps(1000, respacing), reverse=True) == glide.respaced_timesteps(respacing)
