@@ -53,16 +53,17 @@ def image_grid(
     """
     columns = max(len(row) for row in rows)
     margin = 1.25 if row_labels else 0.0
-    cell = (WIDTH - margin) / columns
-    head = (0.3 if title else 0.0) + (0.22 if column_labels else 0.0)
+    cell = min((WIDTH - margin) / columns, 1.1)
+    width = margin + cell * columns
+    head = (0.3 if title else 0.0) + (0.36 if column_labels else 0.0)
     height = cell * len(rows) + head
-    figure = plt.figure(figsize=(WIDTH, height))
+    figure = plt.figure(figsize=(width, height))
     axes = figure.subplots(
         len(rows),
         columns,
         squeeze=False,
         gridspec_kw={
-            "left": margin / WIDTH,
+            "left": margin / width,
             "right": 1.0,
             "bottom": 0.0,
             "top": 1.0 - head / height,
@@ -80,7 +81,7 @@ def image_grid(
             axes[r, 0].text(-0.06, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=8)
     if column_labels:
         for ax, label in zip(axes[0], column_labels, strict=False):
-            ax.set_title(label, fontsize=8, loc="center", fontweight="normal", pad=3)
+            ax.set_title(label.replace(" ", "\n", 1), fontsize=8, loc="center", fontweight="normal", pad=3)
     if title:
         figure.text(0.0, 1.0, title, ha="left", va="top", fontsize=9, fontweight="bold")
     return figure

@@ -5,6 +5,8 @@ Source: perceptual hashes by the ImageHash library propose pairs; the cross-corr
 
 from __future__ import annotations
 
+import time
+
 import imagehash
 import numpy as np
 import pandas as pd
@@ -33,8 +35,14 @@ def look_alikes(
     plain = _hashes(images)
     lesions, ids = cohort.frame["lesion_id"].to_numpy(), cohort.frame["image_id"].to_numpy()
     pairs: dict[tuple[int, int], tuple[int, float, float]] = {}
+    started = time.monotonic()
     for flip in (False, True):
         for turn in range(4):
+            if time.monotonic() - started > 10:
+                print(
+                    f"compared at {4 * flip + turn} of 8 flips and turns, {time.monotonic() - started:.0f} s",
+                    flush=True,
+                )
             turned = np.rot90(images[:, :, ::-1] if flip else images, turn, (1, 2))
             turned_grey = np.rot90(grey[:, :, ::-1] if flip else grey, turn, (1, 2))
             turned_flat, hashes = _standardised(turned_grey), _hashes(turned) if flip or turn else plain
