@@ -32,7 +32,7 @@ def test_table_2_to_the_printed_digit(answers):
     report = analysis.entity_report(answers)
     for code, row in paper.table_2().iterrows():
         for column, printed in row.items():
-            assert round(report.loc[code, column] + 1e-9, 2) == printed, (code, column)
+            assert f"{report.loc[code, column]:.2f}" == f"{printed:.2f}", (code, column)  # as sklearn prints it
     summary = paper.summary("dermatologist")
     assert round(report.loc["accuracy", "recall"], 2) == summary["accuracy"]
     for average in ("macro", "weighted"):
@@ -54,7 +54,8 @@ def test_section_3_2_agrees_but_for_the_three_that_contradict_the_design(answers
 @pytest.mark.parametrize("seed", range(5))
 def test_any_seed_prints_the_same_margins(seed):
     report = analysis.entity_report(workbook.reconstruct_published_reader(seed))
-    assert report.loc["macro avg", "f1"] == pytest.approx(0.6413, abs=1e-4)
+    by_hand = np.mean([2 * c / (20 + p) for c, p in zip(workbook.CORRECT, workbook.PREDICTED, strict=True)])
+    assert report.loc["macro avg", "f1"] == pytest.approx(by_hand)
 
 
 def test_reports_by_hand(answers):
