@@ -260,8 +260,11 @@ def draw_lesions(frame: pd.DataFrame, n: int, random: np.random.Generator) -> np
 
 
 def largest_n(wanted: int, *sides: dict[str, object]) -> int:
-    """The largest number of images, at most `wanted`, that every entity has on every side."""
-    return min([wanted, *(len(side[code]) for side in sides for code in side)])
+    """The number of images to compare, at most `wanted` and half of what the smallest entity has on any side.
+
+    Half, because subsamples of nearly everything hardly differ and their spread would say nothing.
+    """
+    return min([wanted, *(len(side[code]) // 2 for side in sides for code in side)])
 
 
 def fid_by_size(

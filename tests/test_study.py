@@ -66,7 +66,7 @@ def test_no_machine_path_in_an_executed_notebook(smoke):
 def test_synthetic_images_lie_beside_their_captions(smoke):
     folder = smoke / "artifacts" / "synthetic"
     index = pd.read_csv(folder / "index.csv")
-    assert len(index) == 42 and index["dx"].value_counts().eq(6).all()
+    assert len(index) == 56 and index["dx"].value_counts().eq(8).all()
     for row in index.itertuples():
         assert (folder / f"{row.image_id}.txt").read_text().strip() == row.caption
     assert index["seed"].is_unique
