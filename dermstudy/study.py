@@ -104,7 +104,7 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
             progress_bar=False,
             autosave_cell_every=0,
             stdout_file=IndentedOutput(),
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         failed.parent.mkdir(exist_ok=True)
