@@ -61,7 +61,8 @@ def run(
             _save_state(space, state)
             before = _artifact_names(space)
             seconds = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
-            made = sorted(_artifact_names(space) - before | set(_made_by(notebook)))
+            present = _artifact_names(space)
+            made = sorted(present - before | present & set(_made_by(notebook)))
             state[notebook.stem] = {"fingerprint": prints[notebook.stem], "seconds": seconds, "artifacts": made}
             _save_state(space, state)
             _write_manifest(space, chosen, parameters, prints, state)
