@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from dermstudy.files import InputError, atomic_path, sha256_text
 METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
 SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+NO_AGE = ("", "unknown", "NA", "nan")
 SPLITS = ("train", "validation", "test")
 THREADS = 4
 
@@ -70,7 +72,9 @@ def read_image(path: Path, side: int | None = None) -> np.ndarray:
         raise InputError(f"image {path} is missing: complete the download") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image: replace it from the download") from error
-    except (OSError, SyntaxError) as error:
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, not an image: replace it from the download") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"image {path} is broken ({error}): replace it from the download") from error
     if side is None:
         return np.asarray(image)
@@ -99,7 +103,7 @@ def load_folder(folder: str | Path, name: str | None = None) -> Cohort:
     frame = _read_metadata(metadata)
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith("."):
             found.setdefault(path.stem, path.relative_to(folder).as_posix())
     missing = [image_id for image_id in frame["image_id"] if image_id not in found]
     if missing:
@@ -114,14 +118,18 @@ def load_folder(folder: str | Path, name: str | None = None) -> Cohort:
 
 def _read_metadata(path: Path) -> pd.DataFrame:
     try:
-        text = path.read_text(encoding="utf-8")
-        separator = "\t" if "\t" in text.splitlines()[0] else ","
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, IndexError, pd.errors.ParserError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        separator = "\t" if "\t" in text.partition("\n")[0] else ","
+        # index_col=False: a row with a cell too many would otherwise shift every column by one.
+        frame = pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+    frame = frame.rename(columns=str.strip).map(str.strip, na_action="ignore").fillna("")
     lacking = [column for column in COLUMNS if column not in frame.columns]
     if lacking:
         raise InputError(f"{path} has no column {', '.join(lacking)}: HAM10000's metadata has {', '.join(COLUMNS)}")
+    if frame.empty:
+        raise InputError(f"{path} has a header but no row: download it again")
     frame = frame[list(COLUMNS)].copy()
     for column in ("lesion_id", "image_id", "dx"):
         empty = frame.index[frame[column] == ""]
@@ -140,7 +148,19 @@ def _read_metadata(path: Path) -> pd.DataFrame:
             f"{path}, line {double[0] + 2}: image_id {frame['image_id'][double[0]]} stands twice; "
             "remove one of the rows"
         )
-    frame["age"] = pd.to_numeric(frame["age"], errors="coerce")
+    age = pd.to_numeric(frame["age"], errors="coerce")
+    wrong = frame.index[(age.isna() & ~frame["age"].isin(NO_AGE)) | (age < 0) | (age > 120)]
+    if len(wrong):
+        raise InputError(
+            f"{path}, line {wrong[0] + 2}: age {frame['age'][wrong[0]]!r} is not a number of years; "
+            "mend it, or leave the cell empty"
+        )
+    frame["age"] = age
+    mixed = frame.groupby("lesion_id")["dx"].nunique()
+    if (mixed > 1).any():
+        lesion_id = mixed.index[mixed > 1][0]
+        entities = ", ".join(sorted(set(frame.loc[frame["lesion_id"] == lesion_id, "dx"])))
+        raise InputError(f"{path}: lesion {lesion_id} has images of several entities ({entities}); mend its dx")
     return frame.sort_values("image_id").reset_index(drop=True)
 
 
@@ -175,7 +195,13 @@ def verify_images(cohort: Cohort) -> dict[str, int]:
 
 
 def open_source(
-    data: str | Path, phantom_folder: Path, phantom_images: int, phantom_side: int, max_per_entity: int, seed: int
+    data: str | Path,
+    phantom_folder: Path,
+    phantom_images: int,
+    phantom_side: int,
+    phantom_min_lesions: int,
+    max_per_entity: int,
+    seed: int,
 ) -> Cohort:
     """The cohort that a study starts from: the embedded phantom (`data` = "phantom"), or a folder.
 
@@ -184,22 +210,42 @@ def open_source(
     if str(data) == "phantom":
         from dermstudy import phantom
 
-        phantom.write_cohort(phantom_folder, images=phantom_images, seed=seed, side=phantom_side)
+        phantom.write_cohort(
+            phantom_folder, phantom_images, seed=seed, side=phantom_side, minimum_lesions=phantom_min_lesions
+        )
         return load_folder(phantom_folder, name="phantom")
     cohort = load_folder(data, name="HAM10000")
     return subsample(cohort, max_per_entity, seed)
 
 
 def subsample(cohort: Cohort, max_per_entity: int, seed: int) -> Cohort:
-    """At most `max_per_entity` images an entity, in whole lesions drawn at random; 0 keeps everything."""
+    """At most `max_per_entity` images an entity, in whole lesions drawn at random; 0 keeps everything.
+
+    InputError where the cap is negative, or so small that an entity keeps no lesion.
+    """
+    if max_per_entity < 0:
+        raise InputError(f"{max_per_entity} images an entity: give a positive cap, or 0 to keep every image")
     if max_per_entity == 0:
         return cohort
     order = np.random.default_rng(seed).permutation(np.sort(cohort.frame["lesion_id"].unique()))
-    rank = pd.Series(np.arange(len(order)), index=order)
-    frame = cohort.frame.assign(_rank=cohort.frame["lesion_id"].map(rank)).sort_values(["_rank", "image_id"])
-    kept = frame[frame.groupby("dx").cumcount() < max_per_entity]
-    kept = kept.drop(columns="_rank").sort_values("image_id").reset_index(drop=True)
+    lesions = cohort.frame.groupby("lesion_id", sort=False)["dx"].agg(["first", "size"]).loc[order]
+    room = dict.fromkeys(CODES, max_per_entity)
+    kept_lesions = set()
+    for lesion_id, dx, size in lesions.itertuples():
+        if size <= room[dx]:
+            room[dx] -= size
+            kept_lesions.add(lesion_id)
+    kept = cohort.frame[cohort.frame["lesion_id"].isin(kept_lesions)].reset_index(drop=True)
+    lost = set(cohort.frame["dx"]) - set(kept["dx"])
+    if lost:
+        raise InputError(f"no lesion of {', '.join(sorted(lost))} has as few as {max_per_entity} images: raise the cap")
     return replace(cohort, frame=kept, data_hash=sha256_text(cohort.data_hash + " ".join(kept["image_id"])))
+
+
+def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """`count` rows of `frame` (all where it has fewer), dealt over the entities in turn, in the frame's order."""
+    turn = frame.groupby("dx").cumcount().rename("turn")
+    return frame.loc[turn.sort_values(kind="stable").index[:count]].sort_index()
 
 
 # Captions
@@ -272,8 +318,11 @@ def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
     """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
     try:
         shipped = pd.read_csv(path, dtype=str).set_index("image_id")["split"]
-    except (OSError, KeyError, pd.errors.ParserError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a split file: it needs the columns image_id and split") from error
+    if shipped.index.has_duplicates:
+        double = shipped.index[shipped.index.duplicated()][0]
+        raise InputError(f"{path} names {double} twice: keep one of the rows")
     split = frame["image_id"].map(shipped)
     unknown = frame["image_id"][~split.isin(SPLITS)]
     if len(unknown):
@@ -325,8 +374,9 @@ def open_cohort(folder: str | Path) -> Cohort:
     folder = Path(folder)
     try:
         notes = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
-        frame = pd.read_csv(folder / "cohort.csv", keep_default_na=False, na_values={"age": [""]})
-    except (OSError, ValueError) as error:
+        frame = pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False)
+        frame["age"] = pd.to_numeric(frame["age"])
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} holds no saved cohort: run notebook 00_dataset again") from error
     if not Path(notes["root"]).is_dir():
         raise InputError(f"the images of the cohort have moved from {notes['root']}: run notebook 00_dataset again")
@@ -337,7 +387,7 @@ def open_synthetic(folder: str | Path) -> Cohort:
     """The synthetic dataset that sample.py wrote (index.csv, one PNG and one caption file an image)."""
     folder = Path(folder)
     try:
-        frame = pd.read_csv(folder / "index.csv", keep_default_na=False)
+        frame = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} has no index.csv with labels: run notebook 03_sample again") from error
     lacking = [column for column in SYNTHETIC_COLUMNS if column not in frame.columns]
@@ -346,4 +396,7 @@ def open_synthetic(folder: str | Path) -> Cohort:
     unknown = frame.index[~frame["dx"].isin(CODES)]
     if len(unknown):
         raise InputError(f"{folder / 'index.csv'}, line {unknown[0] + 2}: unknown dx {frame['dx'][unknown[0]]!r}")
+    if not frame["seed"].str.fullmatch("[0-9]+").all():
+        raise InputError(f"{folder / 'index.csv'} has a seed that is no whole number: run notebook 03_sample again")
+    frame["seed"] = frame["seed"].astype("int64")
     return Cohort("synthetic", folder, frame, sha256_text((folder / "index.csv").read_text(encoding="utf-8")))

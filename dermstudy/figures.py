@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def image_grid(
     margin = 1.25 if row_labels else 0.0
     cell = min((WIDTH - margin) / columns, 1.1)
     width = margin + cell * columns
-    head = (0.3 if title else 0.0) + (0.36 if column_labels else 0.0)
+    lines = max(_broken(label).count("\n") + 1 for label in column_labels) if column_labels else 0
+    head = (0.3 if title else 0.0) + (0.1 + 0.14 * lines if lines else 0.0)
     height = cell * len(rows) + head
     figure = plt.figure(figsize=(width, height))
     axes = figure.subplots(
@@ -77,14 +79,19 @@ def image_grid(
         for c, image in enumerate(row):
             axes[r, c].imshow(image, interpolation="antialiased", aspect="auto")
         if row_labels:
-            label = row_labels[r].replace(" ", "\n", 1)
-            axes[r, 0].text(-0.06, 0.5, label, transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=8)
+            place = {"transform": axes[r, 0].transAxes, "ha": "right", "va": "center"}
+            axes[r, 0].text(-0.06, 0.5, _broken(row_labels[r]), fontsize=8, **place)
     if column_labels:
         for ax, label in zip(axes[0], column_labels, strict=False):
-            ax.set_title(label.replace(" ", "\n", 1), fontsize=8, loc="center", fontweight="normal", pad=3)
+            ax.set_title(_broken(label), fontsize=8, loc="center", fontweight="normal", pad=3)
     if title:
         figure.text(0.0, 1.0, title, ha="left", va="top", fontsize=9, fontweight="bold")
     return figure
+
+
+def _broken(label: str) -> str:
+    """`label` over several lines, so that neighbouring heads do not touch."""
+    return textwrap.fill(label, 14, break_long_words=False)
 
 
 def note(text: str) -> Figure:

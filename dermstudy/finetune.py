@@ -1,7 +1,9 @@
 """One training loop for GLIDE's base model and its upsampler.
 
 The loss is the mean squared error of the noise (Shavlokhova et al., section 2.1, through glide-finetune), or of the
-velocity with min-SNR weighting (Hang et al., arXiv 2303.09556) where the scheduler predicts velocity. Every random
+velocity where the scheduler predicts it (Salimans and Ho, arXiv 2202.00512), with the weight of nearly clean images
+capped (after Hang et al., arXiv 2303.09556): unlike theirs the weight stays one where noise prevails, since it is there
+that an image's overall colour is decided. Every random
 number is a function of the seed, the step and the place in the batch, so a resumed run repeats an unbroken one.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,14 +44,13 @@ class TrainingConfig:
     warmup_steps: int = 0
     gradient_clip: float = 0.0  # norm; 0 leaves gradients as they are
     ema_decay: float = 0.0  # 0 keeps no average
-    snr_gamma: float = 5.0  # only for velocity prediction
+    snr_gamma: float = 5.0  # velocity prediction: the loss counts min(1, snr_gamma / (SNR + 1))
     balanced: bool = False  # every entity equally often
     augment: bool = False  # flips and quarter turns
     crop: int = 0  # side of a random crop; 0 trains on whole images
     half_side_steps: int = 0  # the first steps at half the side
     noise_augmentation: float = 0.0  # standard deviation added to the low-resolution image
-    validate_every: int = 0
-    save_every: int = 0
+    validate_every: int = 0  # steps between records; 0 records ten times
     seed: int = 0
 
 
@@ -61,29 +62,32 @@ def train(
     folder: str | Path,
     validation: tuple[np.ndarray, list[str]] | None = None,
     low_side: int = 0,
+    entities: Sequence[str] | None = None,
     preview: Callable[[int, object], None] | None = None,
 ) -> pd.DataFrame:
     """Train `pipeline` in place, keep its best weights, and return the log.
 
     images: uint8 [n, side, side, 3] at the model's side, with one caption each. low_side: for the upsampler, the side
-    to which images are reduced as its condition. The log has one row a record: step, loss (mean since the last
-    record), validation loss over all timesteps and by band of timesteps, seconds. After every record the state is
-    saved in `folder`, from which the same call goes on. The weights left in the pipeline are the averaged ones
-    where ema_decay is set, of the record with the lowest validation loss.
+    to which images are reduced as its condition. entities: one name an image, which `balanced` deals evenly. The log
+    has one row a record: step, loss (mean since the last record), validation loss over all timesteps and by band of
+    timesteps, seconds. After every record the state is saved in `folder`, from which the same call goes on. The
+    weights left in the pipeline are the averaged ones where ema_decay is set, of the record with the lowest
+    validation loss.
     Raises InputError for sizes, captions or settings that do not fit.
     """
-    _check(pipeline, images, captions, config, low_side)
+    _check(pipeline, images, captions, config, low_side, entities)
     folder = Path(folder)
     modules = {"unet": pipeline.unet, "text": pipeline.text_encoder}
     trained = {name: module for name, module in modules.items() if config.trains in ("all", name)}
     for name, module in modules.items():
         module.requires_grad_(name in trained)
+        module.to(memory_format=torch.contiguous_format)
         module.train(name in trained)
     parameters = [parameter for module in trained.values() for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     average = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True) if config.ema_decay else None
     ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
-    strata = pd.factorize(np.asarray(captions))[0] if config.balanced else None
+    strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
     record = config.validate_every or max(1, config.steps // 10)
     state = _load_state(folder, config, parameters, optimizer, average)
     log, step, best = state["log"], state["step"], state["best"]
@@ -151,7 +155,7 @@ def diffusion_loss(pipeline, pixels, ids, mask, generator, low=None, config=None
         target = scheduler.get_velocity(pixels, noise, timesteps)
         snr = compute_snr(scheduler, timesteps)
         gamma = config.snr_gamma if config is not None else 5.0
-        weight = torch.clamp(snr, max=gamma) / (snr + 1)
+        weight = torch.clamp(gamma / (snr + 1), max=1.0)
     else:
         target, weight = noise, torch.ones(count)
     return functional.mse_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3)) * weight
@@ -179,12 +183,14 @@ def validation_loss(pipeline, images, captions, low_side=0, seed=0, draws=2, bat
     return row | {f"validation_{b * total // BANDS}_{(b + 1) * total // BANDS - 1}": float(v) for b, v in frame.items()}
 
 
-def _check(pipeline, images, captions, config, low_side) -> None:
+def _check(pipeline, images, captions, config, low_side, entities) -> None:
     side = pipeline.unet.config.sample_size
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise InputError(f"training images must be uint8 [n, {side}, {side}, 3], got {images.dtype} {images.shape}")
     if len(captions) != len(images):
         raise InputError(f"{len(images)} training images need as many captions, got {len(captions)}")
+    if config.balanced and (entities is None or len(entities) != len(images)):
+        raise InputError(f"balanced training needs the entity of each of the {len(images)} images")
     if len(images) == 0:
         raise InputError("no training image: the training split is empty; check the cohort that 00_dataset saved")
     if config.trains not in TRAINS:
@@ -317,7 +323,11 @@ def _load_state(folder, config, parameters, optimizer, average) -> dict:
         return fresh
     with safe_open(path, "pt") as stream:
         notes = json.loads(stream.metadata()["dermstudy"])
-    if notes["config"] != asdict(config) or not (folder / "best.safetensors").is_file():
+    # A setting that is newer than the state had its default then.
+    if (
+        asdict(TrainingConfig(steps=0)) | notes["config"] != asdict(config)
+        or not (folder / "best.safetensors").is_file()
+    ):
         return fresh
     tensors = load_file(path)
     with torch.no_grad():

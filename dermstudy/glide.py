@@ -7,7 +7,6 @@ Ho and Salimans (arXiv 2207.12598) for classifier-free guidance; Lu et al. (arXi
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +243,7 @@ class _Glide(DiffusionPipeline):
         if len(seeds) != len(captions):
             raise InputError(f"{len(captions)} images need as many seeds, got {len(seeds)}")
         side = self.unet.config.sample_size
+        self.unet.to(memory_format=torch.channels_last)  # half as fast again on a processor, and no slower elsewhere
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         sample = torch.stack([torch.randn(3, side, side, generator=generator) for generator in generators])
         sample = (sample * temperature).to(self.device, self.unet.dtype)  # [n, 3, side, side]
@@ -398,10 +398,3 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
 def parameter_count(pipeline: _Glide) -> int:
     """Trainable numbers in the U-Net and its text encoder."""
     return sum(p.numel() for module in (pipeline.unet, pipeline.text_encoder) for p in module.parameters())
-
-
-def round_trip(pipeline: _Glide) -> _Glide:
-    """`pipeline` saved to and opened from a temporary folder: what a reader of the saved weights gets."""
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline.save_pretrained(folder)
-        return load(folder, type(pipeline))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dermstudy import cli, dataset, lookalikes
-from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, HAM10000_IMAGES
 from dermstudy.files import InputError
 
+METADATA = "HAM10000_metadata.csv"
 HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"
 
 
@@ -87,6 +88,13 @@ def damaged_text(folder):
         (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,"), "line 6: dx is empty"),
         (lambda f: edit(f, "ISIC_0000005", "ISIC_0000004"), "line 7: image_id ISIC_0000004 stands twice"),
         (lambda f: next(f.rglob("ISIC_0000002.jpg")).unlink(), "1 of 14 images .* not in .*ISIC_0000002"),
+        (lambda f: (f / METADATA).write_text(""), "cannot be read as a table"),
+        (lambda f: (f / METADATA).write_text(HEADER + "\n"), "a header but no row"),
+        (lambda f: (f / METADATA).write_bytes(b"\xff\xfe\x00lesion"), "cannot be read as a table"),
+        (lambda f: edit(f, "bcc,histo", "bcc,histo,extra"), "cannot be read as a table|several entities|unknown dx"),
+        (lambda f: edit(f, "45.0", "old"), "line 2: age 'old' is not a number of years"),
+        (lambda f: edit(f, "45.0", "-45"), "line 2: age '-45' is not a number of years"),
+        (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,mel"), "HAM_0000004 has images of several entities"),
         (damaged_truncate, "ISIC_0000002.jpg is broken"),
         (damaged_text, "ISIC_0000002.jpg is not an image"),
     ],
@@ -98,6 +106,44 @@ def test_bad_downloads_end_in_one_line(folder, damage, message, capsys):
     assert "\n" not in str(caught.value)
     assert cli.main(["data", "check", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_harmless_oddities_are_read(folder):
+    first = dataset.load_folder(folder)
+    path = folder / METADATA
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace(",", " , ").replace("\n", "\r\n").encode())
+    (folder / "HAM10000_images_part_1" / "._ISIC_0000002.jpg").write_text("left by another system")
+    assert dataset.load_folder(folder).data_hash == first.data_hash
+
+
+def test_names_of_digits_keep_their_zeros(folder, tmp_path):
+    for path in folder.rglob("ISIC_*.jpg"):
+        path.rename(path.with_name(path.name.removeprefix("ISIC_")))
+    edit(folder, "ISIC_", "")
+    edit(folder, "HAM_", "")
+    cohort = dataset.load_folder(folder)
+    opened = dataset.open_cohort(dataset.save_cohort(cohort, tmp_path / "cohort"))
+    assert opened.frame.equals(cohort.frame) and opened.frame["image_id"][0] == "0000000"
+
+
+def test_a_cap_keeps_whole_lesions(cohort):
+    kept = dataset.subsample(cohort, 9, seed=3)
+    assert kept.frame["dx"].value_counts().between(6, 9).all()
+    whole = cohort.frame[cohort.frame["lesion_id"].isin(kept.frame["lesion_id"])]
+    assert kept.frame["image_id"].tolist() == whole["image_id"].tolist()
+    assert kept.data_hash != cohort.data_hash and kept.frame["image_id"].is_monotonic_increasing
+    assert dataset.subsample(cohort, 0, seed=3) is cohort
+    for cap, message in ((-1, "-1 images an entity"), (1, "no lesion of")):
+        pairs = cohort.frame.groupby("dx").head(2).assign(lesion_id=lambda frame: frame["dx"])
+        with pytest.raises(InputError, match=message):
+            dataset.subsample(replace(cohort, frame=pairs), cap, seed=3)
+
+
+def test_a_few_images_are_dealt_over_the_entities(cohort):
+    assert set(dataset.spread(cohort.frame, 7)["dx"]) == set(CODES)
+    assert dataset.spread(cohort.frame, 15)["dx"].value_counts().max() == 3
+    assert dataset.spread(cohort.frame, 10**6).equals(cohort.frame)
 
 
 def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
@@ -208,12 +254,6 @@ def test_synthetic_folder_without_labels(tmp_path):
     (tmp_path / "index.csv").write_text("image_id,file\na,a.png\n")
     with pytest.raises(InputError, match="has no column dx, caption, source_image_id, seed"):
         dataset.open_synthetic(tmp_path)
-
-
-def test_subsample_takes_whole_lesions(cohort):
-    part = dataset.subsample(cohort, 10, seed=1)
-    assert isinstance(part, Cohort) and part.frame["dx"].value_counts().eq(10).all()
-    assert part.data_hash != cohort.data_hash and dataset.subsample(cohort, 0, 1) is cohort
 
 
 def test_ham10000_as_published(ham10000):

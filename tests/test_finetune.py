@@ -37,7 +37,7 @@ def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, c
     model = glide.build("tiny-base", tokenizer, "v_prediction", 0)
     log = finetune.train(
         model, images, CAPTIONS, config(steps=60, validate_every=20, ema_decay=0.9, balanced=True, augment=True),
-        tmp_path, validation=(images, CAPTIONS),
+        tmp_path, validation=(images, CAPTIONS), entities=CAPTIONS,
     )  # fmt: skip
     assert log["step"].tolist() == [20, 40, 60]
     assert log["validation_loss"].iloc[-1] < 0.6 * log["validation_loss"].iloc[0]
@@ -104,7 +104,7 @@ def test_the_loss_by_hand(tokenizer):
     timesteps = torch.tensor([10, 300, 600, 990])
     loss = finetune.diffusion_loss(velocity, pixels, ids, mask, torch.Generator().manual_seed(9), timesteps=timesteps)
     signal = velocity.scheduler.alphas_cumprod[timesteps]
-    weight = torch.clamp(signal / (1 - signal), max=5) * (1 - signal)  # min(SNR, 5) / (SNR + 1)
+    weight = torch.clamp(5 * (1 - signal), max=1)  # min(1, 5 / (SNR + 1))
     assert torch.allclose(loss, weight * signal * noise.square().mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
