@@ -17,6 +17,7 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/nbstripout --verify --keep-id notebooks/*.ipynb
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "dermstudy needs Python 3.11: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
