@@ -1,12 +1,13 @@
 # make study: the environment, then every notebook of the demo profile (DATA=DIR for real images)
 # make test:  the environment, then the tests
+# make bench: GLIDE at full size beside openai/glide-text2im, a copy of it in GLIDE_TEXT2IM
 PYTHON ?= python3.11
 PROFILE ?= demo
 DATA ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: study test lint clean
+.PHONY: study test bench lint clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
@@ -14,6 +15,9 @@ study: $(STAMP)
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m dermstudy.bench
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

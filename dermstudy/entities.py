@@ -58,6 +58,7 @@ HAM10000_IMAGES = {
 }  # 10,015 in all
 CODES = tuple(entity.code for entity in ENTITIES)
 NAMES = {entity.code: entity.name for entity in ENTITIES}
+PROMPTS = tuple(entity.prompt for entity in ENTITIES)
 COLOURS = {entity.code: entity.colour for entity in ENTITIES}
 
 

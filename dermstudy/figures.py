@@ -11,6 +11,7 @@ import numpy as np
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dermstudy.files import atomic_path
 
@@ -92,6 +93,12 @@ def image_grid(
 def _broken(label: str) -> str:
     """`label` over several lines, so that neighbouring heads do not touch."""
     return textwrap.fill(label, 14, break_long_words=False)
+
+
+def tiles(path: str | Path, count: int) -> list[np.ndarray]:
+    """The `count` images, uint8 [h, w, 3], that stand side by side in one file."""
+    with Image.open(path) as image:
+        return np.split(np.asarray(image.convert("RGB")), count, axis=1)
 
 
 def note(text: str) -> Figure:

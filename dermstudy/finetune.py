@@ -9,22 +9,27 @@ number is a function of the seed, the step and the place in the batch, so a resu
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel, compute_snr
-from safetensors.torch import load_file, save_file
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional
 
+from dermstudy.architecture import tokenize
+from dermstudy.checkpoints import load_state, named, read_notes, save_state, save_tensors
 from dermstudy.files import InputError, atomic_path
-from dermstudy.glide import enlarge, to_float, tokenize
+from dermstudy.glide import enlarge, sampler_from, to_float
 
 TRAINS = ("all", "unet", "text")
 BANDS = 4  # the validation loss is kept for as many equal bands of the 1,000 timesteps
@@ -50,6 +55,8 @@ class TrainingConfig:
     crop: int = 0  # side of a random crop; 0 trains on whole images
     half_side_steps: int = 0  # the first steps at half the side
     noise_augmentation: float = 0.0  # standard deviation added to the low-resolution image
+    micro_batch: int = 0  # images at once in a process, gradients added up over the batch; 0: its whole share
+    gradient_checkpointing: bool = False  # less memory for one more forward pass
     validate_every: int = 0  # steps between records; 0 records ten times
     seed: int = 0
 
@@ -73,114 +80,199 @@ def train(
     timesteps, seconds. After every record the state is saved in `folder`, from which the same call goes on. The
     weights left in the pipeline are the averaged ones where ema_decay is set, of the record with the lowest
     validation loss.
+    Under `accelerate launch` the processes share each batch and the first one validates, saves and prints.
     Raises InputError for sizes, captions or settings that do not fit.
     """
     _check(pipeline, images, captions, config, low_side, entities)
     folder = Path(folder)
+    accelerator = Accelerator()
+    own = _share(config, accelerator)
     modules = {"unet": pipeline.unet, "text": pipeline.text_encoder}
     trained = {name: module for name, module in modules.items() if config.trains in ("all", name)}
     for name, module in modules.items():
         module.requires_grad_(name in trained)
         module.to(memory_format=torch.contiguous_format)
         module.train(name in trained)
+    if config.gradient_checkpointing:
+        pipeline.unet.enable_gradient_checkpointing()
+    pipeline.to(accelerator.device)
     parameters = [parameter for module in trained.values() for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     average = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True) if config.ema_decay else None
     ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
     strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
     record = config.validate_every or max(1, config.steps // 10)
-    state = _load_state(folder, config, parameters, optimizer, average)
+    state = load_state(folder, config, parameters, optimizer, average, accelerator)
+    denoiser = accelerator.prepare(Denoiser(pipeline.unet, pipeline.text_encoder))
     log, step, best = state["log"], state["step"], state["best"]
     losses, started = [], time.monotonic() - (log[-1]["seconds"] if log else 0.0)
     while step < config.steps:
         chosen = _draw(len(images), config, step, strata)
-        generator = _generator(config.seed, step)
-        pixels, low = _batch(images[chosen], config, step, generator, low_side)
-        dropped = torch.rand(len(chosen), generator=generator) < config.caption_dropout
-        rows = torch.where(dropped, len(captions), torch.as_tensor(chosen))
-        torch.manual_seed(_seed(config.seed, step, 1))  # dropout
+        batch = _batch(images[chosen], config, step, pipeline.scheduler, low_side)
+        batch.rows = torch.where(batch.dropped, len(captions), torch.as_tensor(chosen))
+        torch.manual_seed(_seed(config.seed, step, 1, accelerator.process_index))  # dropout
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = diffusion_loss(pipeline, pixels, ids[rows], mask[rows], generator, low, config).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=accelerator.device)
+        for place, part in enumerate(own):
+            last = place == len(own) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(denoiser), _precision(config, accelerator):
+                some = batch.part(part, accelerator.device)
+                rows = batch.rows[part]
+                values = diffusion_loss(
+                    denoiser, pipeline.scheduler, some, ids[rows].to(total.device), mask[rows].to(total.device), config
+                )
+                loss = values.sum() * accelerator.num_processes / config.batch
+            accelerator.backward(loss)
+            total += loss.detach()
         if config.gradient_clip:
             torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimizer.step()
         if average is not None:
             average.step(parameters)
-        losses.append(loss.item())
+        losses.append(accelerator.reduce(total, "mean").item())
         if not math.isfinite(losses[-1]):
             raise InputError(f"the loss is not finite at step {step}: lower the learning rate {config.learning_rate}")
         step += 1
         if step % record == 0 or step == config.steps:
-            row = {"step": step, "loss": float(np.mean(losses))}
+            if accelerator.is_main_process:
+                row = {"step": step, "loss": float(np.mean(losses))}
+                with _averaged(average, parameters), _evaluating(trained):
+                    if validation is not None:
+                        row |= validation_loss(pipeline, *validation, low_side, config)
+                    if row.get("validation_loss", row["loss"]) < best["loss"]:
+                        best = {"loss": row.get("validation_loss", row["loss"]), "step": step}
+                        save_tensors(folder / "best.safetensors", named(trained))
+                    if preview is not None:
+                        preview(step, pipeline)
+                pipeline.unet.to(memory_format=torch.contiguous_format)
+                log.append(row | {"seconds": round(time.monotonic() - started, 1)})
+                print(_line(log[-1], config.steps), flush=True)
+                save_state(folder, config, step, log, best, parameters, optimizer, average)
             losses = []
-            with _averaged(average, parameters), _evaluating(trained):
-                if validation is not None:
-                    row |= validation_loss(pipeline, *validation, low_side=low_side, seed=config.seed)
-                if row.get("validation_loss", row["loss"]) < best["loss"]:
-                    best = {"loss": row.get("validation_loss", row["loss"]), "step": step}
-                    _save_tensors(folder / "best.safetensors", _named(trained))
-                if preview is not None:
-                    preview(step, pipeline)
-            log.append(row | {"seconds": round(time.monotonic() - started, 1)})
-            print(_line(log[-1], config.steps), flush=True)
-            _save_state(folder, config, step, log, best, parameters, optimizer, average)
+            accelerator.wait_for_everyone()
     tensors = load_file(folder / "best.safetensors")
     for name, module in trained.items():
         module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    if config.gradient_checkpointing:
+        pipeline.unet.disable_gradient_checkpointing()
     for module in modules.values():
         module.eval().requires_grad_(False)
-    print(f"kept the weights of step {best['step']} (loss {best['loss']:.4f})", flush=True)
-    return pd.DataFrame(log)
+    kept = read_notes(folder)["best"]
+    accelerator.print(f"kept the weights of step {kept['step']} (loss {kept['loss']:.4f})", flush=True)
+    return pd.DataFrame(read_notes(folder)["log"])
 
 
-def diffusion_loss(pipeline, pixels, ids, mask, generator, low=None, config=None, timesteps=None) -> torch.Tensor:
-    """The training loss of each image, [n]: every timestep 0…999 equally likely unless `timesteps` [n] are given.
+class Denoiser(nn.Module):
+    """The text encoder and the U-Net as one module, so that a distributed wrapper sees each step whole."""
 
-    pixels: float [n, 3, h, w] in -1..1; low: the upsampler's condition, already enlarged, [n, 3, h, w].
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module):
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, entered, timesteps, ids, mask) -> torch.Tensor:
+        """The prediction [n, 3, h, w] for noisy images [n, 3 or 6, h, w], timesteps [n] and tokens [n, length]."""
+        hidden, pooled = self.text_encoder(ids, mask)
+        return self.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample[:, :3]
+
+
+@dataclass
+class Batch:
+    """What one step trains on: pixels, noise and the enlarged small image [n, 3, h, w] in -1..1, timesteps [n]."""
+
+    pixels: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    low: torch.Tensor | None = None
+    dropped: torch.Tensor | None = None  # whose caption is left out
+    rows: torch.Tensor | None = None  # which caption
+
+    def part(self, chosen: slice, device: torch.device) -> Batch:
+        """Some of the images, moved to `device`."""
+        tensors = (self.pixels, self.noise, self.timesteps, self.low)
+        return Batch(*(tensor if tensor is None else tensor[chosen].to(device) for tensor in tensors))
+
+
+def diffusion_loss(denoise, scheduler, batch: Batch, ids, mask, config: TrainingConfig) -> torch.Tensor:
+    """The training loss of each image, [n]: squared error of noise or velocity.
+
+    denoise: a Denoiser; ids and mask: the captions' tokens, each [n, length].
     """
-    scheduler = pipeline.scheduler
-    count = len(pixels)
-    noise = torch.randn(pixels.shape, generator=generator)
-    if timesteps is None:
-        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (count,), generator=generator)
-    noisy = scheduler.add_noise(pixels, noise, timesteps)
-    hidden, pooled = pipeline.text_encoder(ids, mask)
-    entered = noisy if low is None else torch.cat([noisy, low], dim=1)
-    output = pipeline.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample[:, :3]
+    noisy = scheduler.add_noise(batch.pixels, batch.noise, batch.timesteps)
+    entered = noisy if batch.low is None else torch.cat([noisy, batch.low], dim=1)
+    output = denoise(entered, batch.timesteps, ids, mask)
     if scheduler.config.prediction_type == "v_prediction":
-        target = scheduler.get_velocity(pixels, noise, timesteps)
-        snr = compute_snr(scheduler, timesteps)
-        gamma = config.snr_gamma if config is not None else 5.0
-        weight = torch.clamp(gamma / (snr + 1), max=1.0)
+        target = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps)
+        snr = compute_snr(scheduler, batch.timesteps)
+        weight = torch.clamp(config.snr_gamma / (snr + 1), max=1.0)
     else:
-        target, weight = noise, torch.ones(count)
+        target, weight = batch.noise, torch.ones_like(batch.pixels[:, 0, 0, 0])
     return functional.mse_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3)) * weight
 
 
 @torch.no_grad()
-def validation_loss(pipeline, images, captions, low_side=0, seed=0, draws=2, batch=16) -> dict[str, float]:
+def validation_loss(pipeline, images, captions, low_side: int, config: TrainingConfig, draws=2, each=16) -> dict:
     """Loss on held-out images with fixed noise, over all timesteps and by equal band of timesteps."""
     ids, mask = tokenize(pipeline.tokenizer, list(captions), pipeline.text_encoder.config.length)
-    total = pipeline.scheduler.config.num_train_timesteps
+    total, device = pipeline.scheduler.config.num_train_timesteps, pipeline.device
+    denoise = Denoiser(pipeline.unet, pipeline.text_encoder)
     values, bands = [], []
     for draw in range(draws):
-        for start in range(0, len(images), batch):
-            part = slice(start, start + batch)
+        for start in range(0, len(images), each):
+            part = slice(start, start + each)
             pixels = to_float(images[part])
-            generator = _generator(seed, start, 2 + draw)
+            noise = torch.randn(pixels.shape, generator=_generator(config.seed, start, 2 + draw))
             # Equally spaced over all images, so that each band holds its share however few the images are.
             place = torch.arange(start, start + len(pixels)) * draws + draw
             timesteps = (place * total) // (len(images) * draws)
-            low = _condition(pixels, low_side) if low_side else None
-            values += diffusion_loss(pipeline, pixels, ids[part], mask[part], generator, low, None, timesteps).tolist()
+            batch = Batch(pixels, noise, timesteps, _condition(pixels, low_side) if low_side else None)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss = diffusion_loss(
+                    denoise,
+                    pipeline.scheduler,
+                    batch.part(slice(None), device),
+                    ids[part].to(device),
+                    mask[part].to(device),
+                    config,
+                )
+            values += loss.tolist()
             bands += (timesteps * BANDS // total).tolist()
     frame = pd.Series(values).groupby(bands).mean()
     row = {"validation_loss": float(np.mean(values))}
     return row | {f"validation_{b * total // BANDS}_{(b + 1) * total // BANDS - 1}": float(v) for b, v in frame.items()}
+
+
+def preview_to(folder: str | Path, prompts: Sequence[str], steps: int = 20) -> Callable[[int, object], None]:
+    """A `preview` for `train`: after each record, one image a prompt (seed 0, no guidance), side by side as a PNG."""
+
+    def preview(step: int, pipeline) -> None:
+        scheduler = pipeline.scheduler
+        pipeline.scheduler = sampler_from(scheduler, "dpm-solver")
+        pipeline.set_progress_bar_config(disable=True)
+        images = pipeline(list(prompts), guidance_scale=1.0, num_inference_steps=steps, seeds=[0] * len(prompts))
+        pipeline.scheduler = scheduler
+        for later in Path(folder).glob("step_*.png"):  # of an earlier run
+            if int(later.stem.removeprefix("step_")) > step:
+                later.unlink()
+        with atomic_path(Path(folder) / f"step_{step:07d}.png") as path:
+            Image.fromarray(np.concatenate(list(images), axis=1)).save(path, format="PNG")
+
+    return preview
+
+
+def _share(config: TrainingConfig, accelerator: Accelerator) -> list[slice]:
+    """This process's part of each batch, cut into micro-batches."""
+    count = accelerator.num_processes
+    if config.batch % count:
+        raise InputError(f"a batch of {config.batch} does not divide over {count} processes: choose a multiple")
+    size = config.batch // count
+    start, micro = accelerator.process_index * size, config.micro_batch or size
+    return [slice(at, min(at + micro, start + size)) for at in range(start, start + size, micro)]
+
+
+def _precision(config: TrainingConfig, accelerator: Accelerator):
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def _check(pipeline, images, captions, config, low_side, entities) -> None:
@@ -222,8 +314,12 @@ def _draw(count: int, config: TrainingConfig, step: int, strata: np.ndarray | No
     return np.array([epochs[place // count][place % count] for place in places])
 
 
-def _batch(images: np.ndarray, config: TrainingConfig, step: int, generator: torch.Generator, low_side: int):
-    """Pixels [n, 3, h, w] in -1..1 after augmentation and crop, and the upsampler's enlarged condition or None."""
+def _batch(images: np.ndarray, config: TrainingConfig, step: int, scheduler, low_side: int) -> Batch:
+    """The images of `step` after augmentation and crop, with their noise; every timestep 0…999 is equally likely.
+
+    Drawn for the whole batch in every process, so that its images do not depend on how many processes share it.
+    """
+    generator = _generator(config.seed, step)
     pixels = to_float(images)
     if config.augment:
         turns = torch.randint(0, 4, (len(pixels),), generator=generator).tolist()
@@ -246,7 +342,10 @@ def _batch(images: np.ndarray, config: TrainingConfig, step: int, generator: tor
         top, left = torch.randint(0, side - config.crop + 1, (2,), generator=generator).tolist()
         window = (..., slice(top, top + config.crop), slice(left, left + config.crop))
         pixels, low = pixels[window], low[window] if low is not None else None
-    return pixels, low
+    dropped = torch.rand(len(pixels), generator=generator) < config.caption_dropout
+    noise = torch.randn(pixels.shape, generator=generator)
+    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
+    return Batch(pixels, noise, timesteps, low, dropped)
 
 
 def _condition(pixels: torch.Tensor, low_side: int) -> torch.Tensor:
@@ -285,65 +384,6 @@ class _evaluating:
     def __exit__(self, *exception):
         for module in self.modules.values():
             module.train()
-
-
-def _named(modules: dict) -> dict[str, torch.Tensor]:
-    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-
-
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    with atomic_path(path) as temporary:
-        save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, temporary, metadata)
-
-
-def _save_state(folder, config, step, log, best, parameters, optimizer, average) -> None:
-    """Everything a resumed run needs, in one file written whole: weights, average, optimizer moments, log."""
-    tensors = {f"weight.{index}": parameter for index, parameter in enumerate(parameters)}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
-    if average is not None:
-        tensors |= {f"average.{index}": value for index, value in enumerate(average.shadow_params)}
-    notes = {
-        "step": step,
-        "log": log,
-        "best": best,
-        "config": asdict(config),
-        "average_step": average.optimization_step if average is not None else 0,
-    }
-    _save_tensors(folder / "state.safetensors", tensors, {"dermstudy": json.dumps(notes)})
-
-
-def _load_state(folder, config, parameters, optimizer, average) -> dict:
-    """The saved state put back in place, or a fresh one; a state of another configuration is left alone."""
-    from safetensors import safe_open
-
-    path = folder / "state.safetensors"
-    fresh = {"step": 0, "log": [], "best": {"loss": math.inf, "step": 0}}
-    if not path.is_file():
-        return fresh
-    with safe_open(path, "pt") as stream:
-        notes = json.loads(stream.metadata()["dermstudy"])
-    # A setting that is newer than the state had its default then.
-    if (
-        asdict(TrainingConfig(steps=0)) | notes["config"] != asdict(config)
-        or not (folder / "best.safetensors").is_file()
-    ):
-        return fresh
-    tensors = load_file(path)
-    with torch.no_grad():
-        for index, parameter in enumerate(parameters):
-            parameter.copy_(tensors[f"weight.{index}"])
-    moments: dict = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    if average is not None:
-        average.shadow_params = [tensors[f"average.{index}"] for index in range(len(parameters))]
-        average.optimization_step = notes["average_step"]
-    print(f"going on from step {notes['step']}", flush=True)
-    return {"step": notes["step"], "log": notes["log"], "best": notes["best"]}
 
 
 def _line(row: dict, steps: int) -> str:

@@ -1,159 +1,25 @@
-"""GLIDE on diffusers: the text encoder, the presets of both U-Nets, and the two sampling pipelines.
+"""GLIDE's samplers and its two pipelines: text to image with classifier-free guidance, and 64 to 256 pixels.
 
-Sources: Nichol et al., "GLIDE" (arXiv 2112.10741) and the openai/glide-text2im release for the architecture;
-Ho and Salimans (arXiv 2207.12598) for classifier-free guidance; Lu et al. (arXiv 2211.01095) for DPM-Solver++.
+Sources: Nichol et al., "GLIDE" (arXiv 2112.10741) and the openai/glide-text2im release; Ho and Salimans
+(arXiv 2207.12598) for classifier-free guidance; Lu et al. (arXiv 2211.01095) for DPM-Solver++, whose first order is
+DDIM (Song et al., arXiv 2010.02502).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    ModelMixin,
-    UNet2DConditionModel,
-)
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from accelerate import PartialState
+from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
-from torch import nn
 from torch.nn import functional
 from transformers import GPT2Tokenizer
 
+from dermstudy.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
 from dermstudy.files import InputError
-
-PAD_TOKEN = "<|endoftext|>"
-
-
-# Architecture
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The sizes of one GLIDE model: a U-Net with the text encoder that conditions it."""
-
-    side: int  # pixels of the output image
-    in_channels: int  # 3, or 6 with the enlarged low-resolution image beside the noisy one
-    channels: int  # of the first level
-    multipliers: tuple[int, ...]  # of the levels
-    blocks: int  # residual blocks a level
-    attention_sides: tuple[int, ...]  # feature-map sides with attention to text and image
-    head_width: int
-    text_width: int
-    text_layers: int
-    text_heads: int
-    text_length: int  # tokens
-    beta_schedule: str
-    dropout: float
-
-
-# fmt: off
-PRESETS = {
-    # name                      side in chan multipliers         n  attention    head  text: w  l  h  n  betas             dropout
-    "openai-base":       Preset(64,  3, 192, (1, 2, 3, 4),       3, (32, 16, 8), 64, 512, 16, 8, 128, "squaredcos_cap_v2", 0.1),
-    "openai-upsampler":  Preset(256, 6, 192, (1, 1, 2, 2, 4, 4), 2, (32, 16, 8), 64, 512, 16, 8, 128, "linear",            0.1),
-    "mini-base":         Preset(64,  3, 32,  (1, 2, 2, 4),       1, (8,),        32, 128, 4,  4, 32,  "squaredcos_cap_v2", 0.0),
-    "mini-upsampler":    Preset(256, 6, 16,  (1, 1, 2, 2, 4),    1, (),          16, 64,  2,  2, 32,  "linear",            0.0),
-    "tiny-base":         Preset(64,  3, 8,   (1, 2, 2, 2),       1, (8,),        8,  32,  1,  2, 32,  "squaredcos_cap_v2", 0.0),
-    "tiny-upsampler":    Preset(256, 6, 8,   (1, 1, 2, 2),       1, (),          8,  32,  1,  2, 32,  "linear",            0.0),
-}  # fmt: skip
-# fmt: on
-
-
-def unet_from(preset: Preset) -> UNet2DConditionModel:
-    """The U-Net of `preset`, randomly initialised: six output channels, three of noise and three of variance range."""
-    attends = [preset.side >> level in preset.attention_sides for level in range(len(preset.multipliers))]
-    widths = tuple(preset.channels * multiplier for multiplier in preset.multipliers)
-    unet = UNet2DConditionModel(
-        sample_size=preset.side,
-        in_channels=preset.in_channels,
-        out_channels=6,
-        block_out_channels=widths,
-        layers_per_block=preset.blocks,
-        down_block_types=tuple("SimpleCrossAttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attends),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=tuple("SimpleCrossAttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in attends[::-1]),
-        attention_head_dim=preset.head_width,
-        cross_attention_dim=preset.text_width,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="identity",
-        dropout=preset.dropout,
-        norm_eps=1e-5,
-        norm_num_groups=min(32, preset.channels),
-    )
-    # As upstream: the last convolution starts at zero, so that an untrained model predicts the mean.
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
-    return unet
-
-
-class GlideTextEncoder(ModelMixin, ConfigMixin):
-    """GLIDE's caption encoder: a transformer over tokens whose padding has an embedding of its own."""
-
-    @register_to_config
-    def __init__(self, vocabulary: int, length: int, width: int, layers: int, heads: int, pooled_width: int):
-        super().__init__()
-        self.token_embedding = nn.Embedding(vocabulary, width)
-        self.positional_embedding = nn.Parameter(torch.randn(length, width) * 0.01)
-        self.padding_embedding = nn.Parameter(torch.randn(length, width) * 0.01)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.final_norm = nn.LayerNorm(width)
-        self.projection = nn.Linear(width, pooled_width)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode captions.
-
-        input_ids: int64 [n, length]; attention_mask: [n, length], 0 where a token is padding.
-        Returns hidden states [n, length, width] and the pooled projection [n, 4 * channels] of the last position.
-        """
-        embedded = self.token_embedding(input_ids) + self.positional_embedding  # [n, length, width]
-        embedded = torch.where(attention_mask.bool()[..., None], embedded, self.padding_embedding)
-        hidden = self.final_norm(self.transformer(embedded))
-        return hidden, self.projection(hidden[:, -1])
-
-
-def text_encoder_from(preset: Preset, vocabulary: int) -> GlideTextEncoder:
-    """The text encoder of `preset` for a tokenizer of `vocabulary` entries, randomly initialised."""
-    return GlideTextEncoder(
-        vocabulary, preset.text_length, preset.text_width, preset.text_layers, preset.text_heads, 4 * preset.channels
-    )
-
-
-def train_tokenizer(captions: Sequence[str], vocabulary: int = 512) -> GPT2Tokenizer:
-    """A byte-level BPE in GPT-2's form trained on `captions`; any text still encodes, byte by byte where unseen."""
-    from tokenizers import ByteLevelBPETokenizer
-
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(
-        sorted({caption.lower() for caption in captions}), vocab_size=vocabulary, min_frequency=1, show_progress=False
-    )
-    content = json.loads(trained.to_str())["model"]
-    vocab = dict(content["vocab"]) | {PAD_TOKEN: len(content["vocab"])}
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in content["merges"]]
-    return GPT2Tokenizer(vocab=vocab, merges=merges, pad_token=PAD_TOKEN)
-
-
-def tokenize(tokenizer: GPT2Tokenizer, captions: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, each [n, length]: lower case as upstream, no begin or end mark, padded and cut to length."""
-    encoded = tokenizer(
-        [caption.lower() for caption in captions],
-        padding="max_length",
-        truncation=True,
-        max_length=length,
-        return_tensors="pt",
-    )
-    return encoded["input_ids"], encoded["attention_mask"]
-
 
 # Samplers
 
@@ -176,18 +42,17 @@ def scheduler_from(preset: Preset, prediction: str = "epsilon") -> DDPMScheduler
 def sampler_from(scheduler, name: str):
     """The scheduler for sampling called `name`, one of SAMPLERS, over the noise schedule of `scheduler`.
 
-    DPM-Solver++ starts at a log signal-to-noise ratio of -5.1 and clips x0: started at t = 999 of the squared
-    cosine schedule it saturates.
+    All clip x0 to [-1, 1]. DDIM is DPM-Solver++ of the first order, which takes a respacing as well. The second order
+    starts at a log signal-to-noise ratio of -5.1: started at t = 999 of the squared cosine schedule it saturates.
     """
     if name == "ancestral":
         return DDPMScheduler.from_config(scheduler.config)
-    if name == "ddim":
-        return DDIMScheduler.from_config(scheduler.config, timestep_spacing="linspace", clip_sample=True)
-    if name == "dpm-solver":
+    if name in ("ddim", "dpm-solver"):
         return DPMSolverMultistepScheduler.from_config(
             scheduler.config,
             algorithm_type="dpmsolver++",
-            lambda_min_clipped=-5.1,
+            solver_order=1 if name == "ddim" else 2,
+            lambda_min_clipped=-float("inf") if name == "ddim" else -5.1,
             thresholding=True,
             sample_max_value=1.0,
             timestep_spacing="linspace",
@@ -239,39 +104,97 @@ class _Glide(DiffusionPipeline):
             raise InputError("give at least one prompt and num_images of at least 1")
         return [caption for caption in prompts for _ in range(num_images)]
 
-    def _denoise(self, captions, seeds, steps, guidance_scale, condition=None, temperature=1.0, callback=None):
+    def _denoise(
+        self,
+        captions: list[str],
+        seeds: list[int],
+        steps: int | str,
+        guidance_scale: float,
+        negative: str = "",
+        low: torch.Tensor | None = None,
+        known: tuple[torch.Tensor, torch.Tensor] | None = None,
+        temperature: float = 1.0,
+        callback: Callable[[int, int, torch.Tensor], None] | None = None,
+    ) -> torch.Tensor:
+        """Float32 [n, 3, side, side] in -1..1. low: the enlarged small image; known: an image and where it stays."""
         if len(seeds) != len(captions):
             raise InputError(f"{len(captions)} images need as many seeds, got {len(seeds)}")
-        side = self.unet.config.sample_size
+        side, count = self.unet.config.sample_size, len(captions)
         self.unet.to(memory_format=torch.channels_last)  # half as fast again on a processor, and no slower elsewhere
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         sample = torch.stack([torch.randn(3, side, side, generator=generator) for generator in generators])
-        sample = (sample * temperature).to(self.device, self.unet.dtype)  # [n, 3, side, side]
+        sample = (sample * temperature).to(self.device)  # float32 whatever the network's precision
         guided = guidance_scale != 1.0
-        hidden, pooled = self.encode(captions + [""] * len(captions) if guided else captions)
+        hidden, pooled = self.encode(captions + [negative] * count if guided else captions)
+        condition = [part for part in (*self._inpainting(known, sample), low) if part is not None]
+        self._set_timesteps(steps)
         ancestral = isinstance(self.scheduler, DDPMScheduler)
-        if ancestral and isinstance(steps, str):
-            self.scheduler.set_timesteps(timesteps=respaced_timesteps(steps), device=self.device)
-        else:
-            self.scheduler.set_timesteps(_step_count(steps), device=self.device)
         learned = ancestral and self.scheduler.config.variance_type == "learned_range"
         options = {"generator": generators} if ancestral else {}
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            noisy = sample if condition is None else torch.cat([sample, condition], dim=1)
+            entered = torch.cat([sample, *condition], dim=1).to(self.unet.dtype)
             output = self.unet(
-                torch.cat([noisy, noisy]) if guided else noisy,
+                torch.cat([entered, entered]) if guided else entered,
                 timestep,
                 encoder_hidden_states=hidden,
                 class_labels=pooled,
-            ).sample  # [n or 2n, 6, side, side]
+            ).sample.float()  # [n or 2n, 6, side, side]: the prediction, and where the variance lies in its range
             if guided:
-                conditional, empty = output.chunk(2)
-                mean = empty[:, :3] + guidance_scale * (conditional[:, :3] - empty[:, :3])
+                conditional, negated = output.chunk(2)
+                mean = negated[:, :3] + guidance_scale * (conditional[:, :3] - negated[:, :3])
                 output = torch.cat([mean, conditional[:, 3:]], dim=1)
+            if known is not None:
+                output = torch.cat([self._as_known(output[:, :3], sample, timestep, *known), output[:, 3:]], dim=1)
             sample = self.scheduler.step(output if learned else output[:, :3], timestep, sample, **options).prev_sample
             if callback is not None:
                 callback(index, int(timestep), sample)
         return sample.clamp(-1, 1)
+
+    def _set_timesteps(self, steps: int | str) -> None:
+        if isinstance(steps, str) and not (steps.isdigit() and isinstance(self.scheduler, DPMSolverMultistepScheduler)):
+            self.scheduler.set_timesteps(timesteps=respaced_timesteps(steps), device=self.device)
+        elif 1 <= int(steps) <= 1000:
+            self.scheduler.set_timesteps(int(steps), device=self.device)
+        else:
+            raise InputError(f"{steps} sampling steps: give a number from 1 to 1000")
+
+    def _inpainting(self, known, sample: torch.Tensor) -> list[torch.Tensor]:
+        """The extra input of weights that were trained to inpaint: the known pixels and their mask; zeros without."""
+        inpaints = self.unet.config.in_channels in (7, 10)
+        if not inpaints:
+            return []
+        if known is None:
+            return [torch.zeros_like(sample), torch.zeros_like(sample[:, :1])]
+        image, keep = known
+        return [image * keep, keep.to(sample.dtype)]
+
+    def _as_known(self, output, sample, timestep, image, keep) -> torch.Tensor:
+        """The prediction changed where the image is known, so that the x0 that follows from it is that image."""
+        signal = self.scheduler.alphas_cumprod.to(sample.device)[timestep]
+        noise = (sample - signal.sqrt() * image) / (1 - signal).sqrt()
+        if self.scheduler.config.prediction_type == "v_prediction":
+            noise = signal.sqrt() * noise - (1 - signal).sqrt() * image
+        return torch.where(keep, noise, output)
+
+    def _known(self, image, keep, count: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The image and the mask of what stays as tensors [n, 3 or 1, side, side]; None where nothing is given."""
+        if image is None and keep is None:
+            return None
+        if image is None or keep is None:
+            raise InputError("inpainting needs both the image and the mask of what stays")
+        side = self.unet.config.sample_size
+        image = image if torch.is_tensor(image) else to_float(image)
+        keep = torch.as_tensor(np.asarray(keep, bool))
+        if len(image) == 1:
+            image = image.expand(count, *image.shape[1:])
+        if keep.shape[-2:] == (side, side) and (keep.ndim == 2 or len(keep) == 1):
+            keep = keep.expand(count, side, side)
+        if image.shape != (count, 3, side, side) or keep.shape != (count, side, side):
+            raise InputError(
+                f"inpainting {count} images at {side} x {side} needs as many images and masks of that size, got "
+                f"{tuple(image.shape)} and {tuple(keep.shape)}"
+            )
+        return image.to(self.device, torch.float32), keep[:, None].to(self.device)
 
     def _finish(self, sample: torch.Tensor, output_type: str):
         if output_type == "pt":
@@ -295,18 +218,27 @@ class GlidePipeline(_Glide):
         guidance_scale: float = 8.0,
         num_inference_steps: int | str = "100",
         seeds: Sequence[int] | None = None,
+        negative_prompt: str = "",
+        inpaint_image: np.ndarray | torch.Tensor | None = None,
+        inpaint_keep: np.ndarray | torch.Tensor | None = None,
         output_type: str = "np",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
     ):
         """Sample `num_images` images a prompt.
 
-        num_inference_steps: a number of steps, or upstream's respacing as text for the ancestral sampler.
-        seeds: one an image (0, 1, 2 … by default); an image depends on its own seed alone, not on its batch.
+        num_inference_steps: a number of steps, or upstream's respacing as text ("25,25,50", "fast27").
+        seeds: one an image (0, 1, 2 … by default); an image depends on its own seed alone, not on its batch
+            (in fp32, to half of one of 256 levels: kernels add up in another order for another batch).
+        negative_prompt: what guidance leads away from, the empty caption by default.
+        inpaint_image, inpaint_keep: uint8 [n, side, side, 3] and a mask [n, side, side], true where the image stays.
         Returns uint8 [n, side, side, 3] ("np"), PIL images ("pil") or float [n, 3, side, side] in -1..1 ("pt").
         """
         captions = self._captions(prompt, num_images)
         seeds = range(len(captions)) if seeds is None else seeds
-        sample = self._denoise(captions, list(seeds), num_inference_steps, guidance_scale, callback=callback)
+        known = self._known(inpaint_image, inpaint_keep, len(captions))
+        sample = self._denoise(
+            captions, list(seeds), num_inference_steps, guidance_scale, negative_prompt, None, known, 1.0, callback
+        )
         return self._finish(sample, output_type)
 
 
@@ -322,32 +254,27 @@ class GlideUpsamplePipeline(_Glide):
         num_inference_steps: int | str = "fast27",
         seeds: Sequence[int] | None = None,
         temperature: float = 0.997,
+        inpaint_image: np.ndarray | torch.Tensor | None = None,
+        inpaint_keep: np.ndarray | torch.Tensor | None = None,
         output_type: str = "np",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
     ):
         """Enlarge `images`, uint8 [n, h, w, 3] or float [n, 3, h, w] in -1..1, one prompt each (or one for all).
 
-        temperature: factor on the first noise, upstream's upsample_temp. Returns as GlidePipeline does.
+        temperature: factor on the first noise, upstream's upsample_temp. inpaint_image and inpaint_keep, at the output's
+        side, as in GlidePipeline; so is what is returned.
         """
         low = images if torch.is_tensor(images) else to_float(images)
         captions = self._captions(prompt, len(low) if isinstance(prompt, str) else 1)
         if len(captions) != len(low):
             raise InputError(f"{len(low)} images need one prompt each, got {len(captions)}")
         seeds = range(len(captions)) if seeds is None else seeds
-        condition = enlarge(low.to(self.device, self.unet.dtype), self.unet.config.sample_size)
+        condition = enlarge(low.to(self.device, torch.float32), self.unet.config.sample_size)
+        known = self._known(inpaint_image, inpaint_keep, len(captions))
         sample = self._denoise(
-            captions, list(seeds), num_inference_steps, guidance_scale, condition, temperature, callback
+            captions, list(seeds), num_inference_steps, guidance_scale, "", condition, known, temperature, callback
         )
         return self._finish(sample, output_type)
-
-
-def _step_count(steps: int | str) -> int:
-    if not str(steps).isdigit() or not 1 <= int(steps) <= 1000:
-        raise InputError(
-            f"{steps!r} sampling steps: give a number from 1 to 1000; a respacing such as 'fast27' is for "
-            "the ancestral sampler"
-        )
-    return int(steps)
 
 
 def enlarge(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -392,7 +319,7 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
         raise InputError(f"{folder} is not a complete GLIDE folder: {' '.join(str(error).split())}") from error
     pipeline.unet.eval()
     pipeline.text_encoder.eval()
-    return pipeline
+    return pipeline.to(PartialState().device)
 
 
 def parameter_count(pipeline: _Glide) -> int:

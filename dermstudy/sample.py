@@ -5,11 +5,13 @@ Source: Shavlokhova et al., sections 2.2 (pairs, captions in text files) and 2.4
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 from PIL import Image
 
 from dermstudy.files import InputError, atomic_path, sha256_text, write_text
@@ -63,17 +65,20 @@ def synthesise(
 
     Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
     A run that was cut short goes on where it stopped as long as `recipe` and the settings are the same; the folder
-    appears under its name only when whole. Prints a line a batch.
+    appears under its name only when whole. Under `accelerate launch` the processes share the images. Prints a line a
+    batch.
     """
+    processes = PartialState()
     folder = Path(folder)
     settings = sha256_text(
         f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} {' '.join(originals['image_id'])}"
     )
     part = folder.with_name(f".{folder.name}.{settings[:12]}")
-    part.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*"):
-        if stale != part:
-            _remove(stale)
+    with processes.main_process_first():
+        part.mkdir(parents=True, exist_ok=True)
+        for stale in folder.parent.glob(f".{folder.name}.*"):
+            if stale != part:
+                shutil.rmtree(stale)
     index = pd.DataFrame(
         {
             "image_id": [f"synthetic_{name}" for name in originals["image_id"]],
@@ -85,7 +90,8 @@ def synthesise(
         },
         columns=COLUMNS,
     )
-    missing = index[[not (part / file).is_file() for file in index["file"]]]
+    own = index.iloc[processes.process_index :: processes.num_processes]
+    missing = own[[not (part / file).is_file() for file in own["file"]]]
     for pipeline in (base, upsampler):
         pipeline.set_progress_bar_config(disable=True)
     started, done = time.monotonic(), 0
@@ -100,13 +106,20 @@ def synthesise(
                 Image.fromarray(image).save(path, format="PNG")
         done += len(rows)
         seconds = time.monotonic() - started
-        print(f"{len(index) - len(missing) + done} of {len(index)} images, {done / seconds:.2f} a second", flush=True)
+        print(f"{len(own) - len(missing) + done} of {len(own)} images, {done / seconds:.2f} a second", flush=True)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        _finish(part, folder, index)
+    processes.wait_for_everyone()
+    return folder
+
+
+def _finish(part: Path, folder: Path, index: pd.DataFrame) -> None:
     with atomic_path(part / "index.csv") as path:
         index.to_csv(path, index=False, lineterminator="\n")
     if folder.exists():
-        _remove(folder)
+        shutil.rmtree(folder)
     part.rename(folder)
-    return folder
 
 
 def enlarged(
@@ -120,9 +133,3 @@ def enlarged(
         own = [int(sha256_text(f"upsample {value}")[:8], 16) for value in seeds[part]]
         parts.append(upsampler(captions[part], small[part], num_inference_steps=steps, seeds=own))
     return np.concatenate(parts)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)

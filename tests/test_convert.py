@@ -9,22 +9,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dermstudy import cli, convert, glide
+from dermstudy import architecture, cli, convert, glide
 from dermstudy.files import InputError
 
-SMALL = replace(glide.PRESETS["tiny-base"], channels=32, multipliers=(1, 2), blocks=2, attention_sides=(32,),
+SMALL = replace(architecture.PRESETS["tiny-base"], channels=32, multipliers=(1, 2), blocks=2, attention_sides=(32,),
                 head_width=16, text_width=32, text_layers=2, text_heads=2)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return glide.train_tokenizer(["melanoma", "dermatofibroma"])
+    return architecture.train_tokenizer(["melanoma", "dermatofibroma"])
 
 
 def pipeline_of(preset, tokenizer):
     torch.manual_seed(0)
     kind = glide.GlidePipeline if preset.in_channels in (3, 7) else glide.GlideUpsamplePipeline
-    modules = glide.unet_from(preset), glide.text_encoder_from(preset, len(tokenizer))
+    modules = architecture.unet_from(preset), architecture.text_encoder_from(preset, len(tokenizer))
     for module in modules:
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -142,29 +142,58 @@ def upstream():
             "tokenizer": convert.read_tokenizer(os.path.join(folder, "glide_text2im", "tokenizer"))}  # fmt: skip
 
 
-@pytest.mark.upstream
-@pytest.mark.parametrize("channels", sorted(convert.KINDS))
-def test_outputs_equal_upstreams(upstream, channels):
-    """Small models, random weights of normal scale: relative error of the output below 1e-5 in fp32."""
-    side = 64 if channels in (3, 7) else 256
+SIZES = {
+    "small": {"text_ctx": 16, "xf_width": 64, "xf_layers": 2, "xf_heads": 1, "model_channels": 64, "num_res_blocks": 1,
+              "channel_mult": (1, 1, 2)},
+    "full": {"text_ctx": 128, "xf_width": 512, "xf_layers": 16, "xf_heads": 8, "model_channels": 192},
+}  # fmt: skip
+
+
+def upstream_model(upstream, channels, size, respacing=""):
+    """Upstream's model of that kind and size with random weights of normal scale, and its diffusion."""
+    base = channels in (3, 7)
+    sizes = dict(SIZES[size])
+    if size == "full":
+        sizes |= {"num_res_blocks": 3 if base else 2, "channel_mult": (1, 2, 3, 4) if base else (1, 1, 2, 2, 4, 4)}
+    sides = (32, 16, 8) if size == "full" else (16,) if base else (64,)
     torch.manual_seed(channels)
     model = upstream["classes"][channels](
-        text_ctx=16, xf_width=64, xf_layers=2, xf_heads=1, xf_final_ln=True, xf_padding=True, tokenizer=upstream["encoder"],
-        in_channels=3, model_channels=64, out_channels=6, num_res_blocks=1, attention_resolutions=(4,), dropout=0.0,
-        channel_mult=(1, 1, 2), num_heads=1, num_head_channels=64, num_heads_upsample=-1, use_scale_shift_norm=True,
-        resblock_updown=True,
+        **sizes, xf_final_ln=True, xf_padding=True, tokenizer=upstream["encoder"], in_channels=3, out_channels=6,
+        attention_resolutions=tuple((64 if base else 256) // side for side in sides), dropout=0.0, num_heads=1,
+        num_head_channels=64, num_heads_upsample=-1, use_scale_shift_norm=True, resblock_updown=True,
     ).eval()  # fmt: skip
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5)
-        elif not name.endswith("weight"):
-            torch.nn.init.normal_(parameter, std=0.05)
-    pipeline = convert.to_diffusers(model.state_dict(), upstream["tokenizer"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5)
+            elif not name.endswith("weight"):
+                parameter.normal_(std=0.05)
+    diffusion = upstream["creation"].create_gaussian_diffusion(
+        steps=1000, noise_schedule="squaredcos_cap_v2" if base else "linear", timestep_respacing=respacing
+    )
+    return model, diffusion
+
+
+def upstream_tokens(upstream, captions, length):
+    encoder = upstream["encoder"]
+    pairs = [encoder.padded_tokens_and_mask(encoder.encode(caption), length) for caption in captions]
+    tokens, mask = zip(*pairs, strict=True)
+    return {"tokens": torch.tensor(tokens), "mask": torch.tensor(mask)}
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", sorted(convert.KINDS))
+def test_outputs_equal_upstreams(upstream, channels, size):
+    """Random weights of normal scale: relative error of the output below 1e-5 in fp32, and a round trip to the bit."""
+    side = 64 if channels in (3, 7) else 256
+    model, _ = upstream_model(upstream, channels, size)
+    state, length = model.state_dict(), SIZES[size]["text_ctx"]
+    pipeline = convert.to_diffusers(state, upstream["tokenizer"])
     back = convert.to_openai(pipeline)
-    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
-    tokens, mask = zip(*[upstream["encoder"].padded_tokens_and_mask(upstream["encoder"].encode(text), 16)
-                         for text in ("melanoma on the back", "")], strict=True)  # fmt: skip
-    tokens, mask = torch.tensor(tokens), torch.tensor(mask)
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+    captions = ["melanoma on the back", ""]
+    tokens = upstream_tokens(upstream, captions, length)
     noisy, timesteps = torch.randn(2, 3, side, side), torch.tensor([7, 930])
     extra, parts = {}, [noisy]
     if channels in (7, 10):
@@ -177,16 +206,91 @@ def test_outputs_equal_upstreams(upstream, channels):
         extra["low_res"] = torch.randn(2, 3, 64, 64)
         parts.append(glide.enlarge(extra["low_res"], side))
     with torch.inference_mode():
-        theirs = model(noisy, timesteps, tokens=tokens, mask=mask, **extra)
-        ids, attention = glide.tokenize(upstream["tokenizer"], ["melanoma on the back", ""], 16)
-        assert torch.equal(ids, tokens) and torch.equal(attention.bool(), mask)
+        theirs = model(noisy, timesteps, **tokens, **extra)
+        ids, attention = architecture.tokenize(upstream["tokenizer"], captions, length)
+        assert torch.equal(ids, tokens["tokens"]) and torch.equal(attention.bool(), tokens["mask"])
         hidden, pooled = pipeline.text_encoder(ids, attention)
         ours = pipeline.unet(
             torch.cat(parts, dim=1), timesteps, encoder_hidden_states=hidden, class_labels=pooled
         ).sample
     error = ((ours - theirs).norm() / theirs.norm()).item()
-    print(f"{convert.KINDS[channels]}: relative error {error:.1e}")
+    print(f"{convert.KINDS[channels]}, {size}: relative error {error:.1e}")
     assert theirs.std() > 0.05 and error < 1e-5
+
+
+class SameNoise:
+    """torch.randn_like that draws image by image from seeded generators, as the pipelines do."""
+
+    def __init__(self, seeds):
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, like):
+        drawn = [torch.randn(like.shape[1:], generator=generator) for generator in self.generators]
+        return torch.stack((drawn * 2)[: len(like)])  # upstream draws again for the half of a guided batch it drops
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("inpaint", [False, True])
+def test_the_sampling_loop_equals_upstreams(upstream, monkeypatch, inpaint):
+    """100 guided ancestral steps and 27 DDIM steps of upstream's notebooks, image for image under the same noise."""
+    seeds, scale, length = [5, 6], 3.0, SIZES["small"]["text_ctx"]
+    captions = ["melanoma on the back", "dermatofibroma"]
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    keep = torch.ones(2, 1, 64, 64, dtype=torch.bool)
+    keep[:, :, 20:] = False
+    model, diffusion = upstream_model(upstream, 7 if inpaint else 3, "small", "100")
+
+    def guided(noisy, timesteps, **conditions):
+        half = noisy[:2]
+        output = model(torch.cat([half, half]), timesteps, **conditions)
+        conditional, empty = output[:, :3].chunk(2)
+        mean = empty + scale * (conditional - empty)
+        return torch.cat([torch.cat([mean, mean]), output[:, 3:]], dim=1)
+
+    conditions = upstream_tokens(upstream, captions + ["", ""], length)
+    known = {"inpaint_image": (image * keep).repeat(2, 1, 1, 1), "inpaint_mask": keep.float().repeat(2, 1, 1, 1)}
+    options = {}
+    if inpaint:
+        conditions |= known
+        options["denoised_fn"] = lambda clean: (
+            clean * (1 - known["inpaint_mask"]) + known["inpaint_image"] * known["inpaint_mask"]
+        )
+    noise = SameNoise(seeds)
+    first = noise(torch.empty(4, 3, 64, 64))
+    monkeypatch.setattr(torch, "randn_like", noise)
+    with torch.no_grad():
+        small = diffusion.p_sample_loop(
+            guided, first.shape, noise=first, device="cpu", model_kwargs=conditions, **options
+        )[:2]
+    monkeypatch.undo()
+    base = convert.to_diffusers(model.state_dict(), upstream["tokenizer"])
+    base.set_progress_bar_config(disable=True)
+    given = {"inpaint_image": image, "inpaint_keep": keep[:, 0].numpy()} if inpaint else {}
+    ours = base(captions, guidance_scale=scale, num_inference_steps="100", seeds=seeds, output_type="pt", **given)
+    error = (ours - small).abs().max().item()
+    print(f"base{'-inpaint' if inpaint else ''}, 100 steps: largest difference {error:.1e} in -1..1")
+    assert small.std() > 0.05 and error < 5e-3
+    if inpaint:
+        outside = (ours - image).abs()[keep.expand_as(image)].max().item()
+        print(f"largest change of a known pixel: {outside:.1e}")
+        assert outside < 1e-5
+        return
+
+    model, diffusion = upstream_model(upstream, 6, "small", "fast27")
+    low = (small + 1).mul(127.5).round() / 127.5 - 1
+    noise = SameNoise(seeds)(torch.empty(2, 3, 256, 256)) * 0.997
+    with torch.no_grad():
+        large = diffusion.ddim_sample_loop(
+            model, noise.shape, noise=noise, device="cpu",
+            model_kwargs=upstream_tokens(upstream, captions, length) | {"low_res": low},
+        )  # fmt: skip
+    upsampler = convert.to_diffusers(model.state_dict(), upstream["tokenizer"])
+    upsampler.set_progress_bar_config(disable=True)
+    upsampler.scheduler = glide.sampler_from(upsampler.scheduler, "ddim")
+    ours = upsampler(captions, low, num_inference_steps="fast27", seeds=seeds, output_type="pt")
+    error = (ours - large).abs().max().item()
+    print(f"upsampler, fast27 by DDIM: largest difference {error:.1e} in -1..1")
+    assert large.std() > 0.05 and error < 5e-3
 
 
 @pytest.mark.upstream
@@ -208,7 +312,7 @@ def test_tokens_equal_upstreams_for_a_thousand_prompts(upstream):
         "",
         "!?",
     ]
-    ids, mask = glide.tokenize(upstream["tokenizer"], prompts, 128)
+    ids, mask = architecture.tokenize(upstream["tokenizer"], prompts, 128)
     for prompt, row, kept in zip(prompts, ids, mask, strict=True):
         tokens, padding = upstream["encoder"].padded_tokens_and_mask(upstream["encoder"].encode(prompt), 128)
         assert row.tolist() == tokens and kept.bool().tolist() == padding, prompt

@@ -1,16 +1,23 @@
-"""The training loop: it learns, draws every timestep, resumes to the same bytes, and leaves frozen parts alone."""
+"""The training loop: it learns, draws every timestep, resumes to the same bytes, and shares its work by process."""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
+import in_processes
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from dermstudy import finetune, glide
+from dermstudy import architecture, checkpoints, finetune, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "dermatofibroma"] * 4
@@ -18,7 +25,7 @@ CAPTIONS = ["melanoma", "dermatofibroma"] * 4
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return glide.train_tokenizer(CAPTIONS)
+    return architecture.train_tokenizer(CAPTIONS)
 
 
 @pytest.fixture
@@ -43,66 +50,124 @@ def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, c
     assert log["validation_loss"].iloc[-1] < 0.6 * log["validation_loss"].iloc[0]
     assert log.filter(regex=r"validation_\d").shape[1] == finetune.BANDS
     best = log["validation_loss"].min()
-    again = finetune.validation_loss(model, images, CAPTIONS)
+    again = finetune.validation_loss(model, images, CAPTIONS, 0, config())
     assert math.isclose(again["validation_loss"], best, rel_tol=1e-5)
     assert "kept the weights of step" in capsys.readouterr().out
     assert not model.unet.training
 
 
-@pytest.mark.parametrize("preset", ["tiny-base", "tiny-upsampler"])
-def test_a_resumed_run_ends_with_the_same_bytes(tokenizer, tmp_path, preset):
-    side, low = (64, 0) if preset == "tiny-base" else (256, 64)
-    random = np.random.default_rng(1)
-    images = random.integers(0, 256, (4, side, side, 3), np.uint8)
-    settings = config(batch=2, ema_decay=0.9, crop=64 if low else 0, noise_augmentation=0.1 if low else 0.0,
-                      gradient_clip=1.0, warmup_steps=3, augment=True)  # fmt: skip
-
-    def run(folder, stop_at=None):
-        model = glide.build(preset, tokenizer, seed=3)
-        model.unet.register_to_config(dropout=0.1)
-
-        def preview(step, pipeline):
-            if step == stop_at:
-                raise KeyboardInterrupt
-
-        return finetune.train(model, images, CAPTIONS[:4], settings, folder, low_side=low, preview=preview)
-
-    whole = run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):  # after step 8's best weights, before its state
-        run(tmp_path / "cut", stop_at=8)
-    resumed = run(tmp_path / "cut")
+@pytest.mark.parametrize(("preset", "number"), [("tiny-base", 3), ("tiny-upsampler", 4)])
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path, preset, number, capsys):
+    """Killed with signal 9 half-way through the writing of weights, and started again."""
+    whole = in_processes.train(tmp_path / "whole", preset)
+    command = [sys.executable, in_processes.__file__, "train", str(tmp_path / "cut"), preset, str(number)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    resumed = in_processes.train(tmp_path / "cut", preset)
+    assert "going on from step" in capsys.readouterr().out
     assert whole.drop(columns="seconds").equals(resumed.drop(columns="seconds"))
-    left, right = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "cut"))
-    assert left.keys() == right.keys() and len(left) > 300
-    assert all(torch.equal(left[key], right[key]) for key in left)
+    for file, tensors in (("state", 300), ("best", 100)):
+        left, right = (load_file(tmp_path / name / f"{file}.safetensors") for name in ("whole", "cut"))
+        assert left.keys() == right.keys() and len(left) > tensors
+        assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def launched(*arguments):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
+               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    done = subprocess.run(
+        [*command, in_processes.__file__, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The training run and the synthetic dataset of in_processes, by two gloo processes."""
+    folder = tmp_path_factory.mktemp("together")
+    return folder, launched("both", folder)
+
+
+def test_two_processes_train_as_one(together, tmp_path):
+    """The same losses at the same global batch, to one part in 10,000, and the same weights to 1e-3 of their norm."""
+    alone = in_processes.train(tmp_path / "alone", "tiny-base")
+    folder, output = together
+    assert output.count("kept the weights") == 1  # the first process alone prints
+    log = pd.DataFrame(checkpoints.read_notes(folder / "training")["log"])
+    assert log["step"].tolist() == alone["step"].tolist()
+    assert np.allclose(log["loss"], alone["loss"], rtol=1e-4)
+    left, right = (load_file(run / "best.safetensors") for run in (tmp_path / "alone", folder / "training"))
+    assert all((left[key] - right[key]).norm() <= 1e-3 * left[key].norm() + 1e-4 for key in left)
+
+
+def test_two_processes_sample_the_same_images(together, tmp_path):
+    alone, shared = in_processes.synthesise(tmp_path / "alone"), together[0] / "synthetic"
+    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in shared.iterdir())
+    assert (alone / "index.csv").read_text() == (shared / "index.csv").read_text()
+    for path in alone.glob("*.png"):
+        left, right = (np.asarray(Image.open(folder / path.name)).astype(int) for folder in (alone, shared))
+        assert np.abs(left - right).max() <= 1 and (left != right).mean() < 0.01
+
+
+@pytest.mark.parametrize("change", [{"micro_batch": 1}, {"micro_batch": 3}, {"gradient_checkpointing": True}])
+def test_saving_memory_changes_nothing_else(tokenizer, images, tmp_path, change):
+    logs = [
+        finetune.train(glide.build("tiny-base", tokenizer, seed=1), images, CAPTIONS, config(**extra), tmp_path / name)
+        for name, extra in (("plain", {}), ("sparing", change))
+    ]
+    assert np.allclose(logs[0]["loss"], logs[1]["loss"], rtol=1e-4)
+    left, right = (load_file(tmp_path / name / "best.safetensors") for name in ("plain", "sparing"))
+    assert all((left[key] - right[key]).norm() <= 1e-2 * left[key].norm() + 1e-3 for key in left)
+
+
+def test_bfloat16_trains_as_float32_nearly_does(tokenizer, images, tmp_path):
+    logs = {
+        precision: finetune.train(
+            glide.build("tiny-base", tokenizer, seed=1), images, CAPTIONS, config(precision=precision),
+            tmp_path / precision, validation=(images, CAPTIONS),
+        )
+        for precision in ("fp32", "bf16")
+    }  # fmt: skip
+    assert np.allclose(logs["fp32"]["validation_loss"], logs["bf16"]["validation_loss"], rtol=0.05)
+    assert not logs["fp32"]["loss"].equals(logs["bf16"]["loss"])
+
+
+def test_previews_are_written_after_each_record(tokenizer, images, tmp_path):
+    model = glide.build("tiny-base", tokenizer, seed=1)
+    preview = finetune.preview_to(tmp_path / "previews", ["melanoma", "dermatofibroma"], steps=2)
+    finetune.train(model, images, CAPTIONS, config(), tmp_path / "run", preview=preview)
+    files = sorted((tmp_path / "previews").iterdir())
+    assert [file.name for file in files] == ["step_0000004.png", "step_0000008.png"]
+    assert np.asarray(Image.open(files[0])).shape == (64, 128, 3)
+    assert model.scheduler.config.variance_type == "learned_range"
 
 
 def test_every_timestep_is_drawn(tokenizer):
-    generator = torch.Generator().manual_seed(0)
-    model = glide.build("tiny-base", tokenizer)
-    seen = set()
-    original = model.scheduler.add_noise
-    model.scheduler.add_noise = lambda pixels, noise, timesteps: (
-        seen.update(timesteps.tolist()) or original(pixels, noise, timesteps)
-    )
-    model.unet.forward = lambda sample, *_, **__: type("Output", (), {"sample": torch.zeros(len(sample), 6, 8, 8)})
-    ids, mask = glide.tokenize(tokenizer, ["melanoma"] * 256, 32)
-    for _ in range(60):
-        finetune.diffusion_loss(model, torch.zeros(256, 3, 8, 8), ids, mask, generator)
+    scheduler = glide.build("tiny-base", tokenizer).scheduler
+    images = np.zeros((256, 8, 8, 3), np.uint8)
+    seen = {
+        timestep
+        for step in range(60)
+        for timestep in finetune._batch(images, config(), step, scheduler, 0).timesteps.tolist()
+    }
     assert seen == set(range(1000))
 
 
 def test_the_loss_by_hand(tokenizer):
     """Untrained, the network predicts zero: the noise loss is the mean square of the noise itself."""
     model = glide.build("tiny-base", tokenizer)
-    ids, mask = glide.tokenize(tokenizer, CAPTIONS[:4], 32)
-    pixels = torch.zeros(4, 3, 64, 64)
-    loss = finetune.diffusion_loss(model, pixels, ids, mask, torch.Generator().manual_seed(9))
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(9))
+    denoise = finetune.Denoiser(model.unet, model.text_encoder)
+    ids, mask = architecture.tokenize(tokenizer, CAPTIONS[:4], 32)
+    noise, timesteps = torch.randn(4, 3, 64, 64), torch.tensor([10, 300, 600, 990])
+    batch = finetune.Batch(torch.zeros(4, 3, 64, 64), noise, timesteps)
+    loss = finetune.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config())
     assert torch.allclose(loss, noise.square().mean(dim=(1, 2, 3)))
     velocity = glide.build("tiny-base", tokenizer, "v_prediction")
-    timesteps = torch.tensor([10, 300, 600, 990])
-    loss = finetune.diffusion_loss(velocity, pixels, ids, mask, torch.Generator().manual_seed(9), timesteps=timesteps)
+    denoise = finetune.Denoiser(velocity.unet, velocity.text_encoder)
+    loss = finetune.diffusion_loss(denoise, velocity.scheduler, batch, ids, mask, config())
     signal = velocity.scheduler.alphas_cumprod[timesteps]
     weight = torch.clamp(5 * (1 - signal), max=1)  # min(1, 5 / (SNR + 1))
     assert torch.allclose(loss, weight * signal * noise.square().mean(dim=(1, 2, 3)), rtol=1e-4)
@@ -142,6 +207,7 @@ def test_a_state_of_other_settings_is_not_resumed(tokenizer, images, tmp_path):
         (lambda i, c, s: (i, c[:3], s), "8 training images need as many captions, got 3"),
         (lambda i, c, s: (i[:0], c[:0], s), "the training split is empty"),
         (lambda i, c, s: (i, c, replace(s, trains="vae")), "unknown part to train 'vae'"),
+        (lambda i, c, s: (i, c, replace(s, balanced=True)), "needs the entity of each of the 8 images"),
         (lambda i, c, s: (i, c, replace(s, precision="fp8")), "unknown precision 'fp8'"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dermstudy import glide
+from dermstudy import architecture, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "basal cell carcinoma on the back", "a dermatoscopic image of dermatofibroma"]
@@ -14,7 +14,7 @@ CAPTIONS = ["melanoma", "basal cell carcinoma on the back", "a dermatoscopic ima
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return glide.train_tokenizer(CAPTIONS)
+    return architecture.train_tokenizer(CAPTIONS)
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def stirred(pipeline):
 
 
 def test_tokens_are_lower_case_padded_and_cover_any_text(tokenizer):
-    ids, mask = glide.tokenize(tokenizer, ["Melanoma", "", "Kaposi-Sarkom é 日"], 32)
+    ids, mask = architecture.tokenize(tokenizer, ["Melanoma", "", "Kaposi-Sarkom é 日"], 32)
     assert ids.shape == mask.shape == (3, 32)
-    assert torch.equal(ids[0], glide.tokenize(tokenizer, ["melanoma"], 32)[0][0])
+    assert torch.equal(ids[0], architecture.tokenize(tokenizer, ["melanoma"], 32)[0][0])
     assert mask[1].sum() == 0 and (ids[1] == tokenizer.pad_token_id).all()
     assert tokenizer.decode(ids[2][mask[2].bool()]) == "kaposi-sarkom é 日"
 
 
 def test_text_encoder_replaces_padding_and_pools_the_last_position(base):
-    ids, mask = glide.tokenize(base.tokenizer, CAPTIONS, base.text_encoder.config.length)
+    ids, mask = architecture.tokenize(base.tokenizer, CAPTIONS, base.text_encoder.config.length)
     with torch.inference_mode():
         hidden, pooled = base.text_encoder(ids, mask)
         assert hidden.shape == (3, 32, 32) and pooled.shape == (3, 4 * 8)
@@ -57,8 +57,8 @@ def test_full_size_presets_have_upstreams_parameter_counts():
     """385 M and 398 M with GPT-2's 50,257 tokens, counted without allocating them."""
     for name, millions in (("openai-base", 385), ("openai-upsampler", 398)):
         with torch.device("meta"):
-            preset = glide.PRESETS[name]
-            modules = glide.unet_from(preset), glide.text_encoder_from(preset, 50_257)
+            preset = architecture.PRESETS[name]
+            modules = architecture.unet_from(preset), architecture.text_encoder_from(preset, 50_257)
         count = sum(parameter.numel() for module in modules for parameter in module.parameters())
         assert round(count / 1e6) == millions, (name, count)
 
@@ -70,7 +70,7 @@ def test_an_image_depends_on_its_own_seed_alone(base, sampler, steps):
     together = base(["melanoma", "dermatofibroma"], num_images=2, seeds=[5, 6, 7, 8], **options)
     alone = base("dermatofibroma", seeds=[8], **options)
     assert together.shape == (4, 3, 64, 64)
-    assert torch.allclose(together[3:], alone, atol=1e-3)
+    assert torch.allclose(together[3:], alone, atol=4e-3)  # half of one of 256 levels
     assert not torch.allclose(together[2], together[3], atol=0.1)
 
 
@@ -135,6 +135,62 @@ def test_bad_requests(base, tmp_path):
         glide.build("huge", base.tokenizer)
     with pytest.raises(InputError, match="2 images need as many seeds, got 1"):
         base("melanoma", num_images=2, seeds=[1])
+    with pytest.raises(InputError, match="0 sampling steps: give a number from 1 to 1000"):
+        base("melanoma", num_inference_steps=0)
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(InputError, match="needs both the image and the mask"):
+        base("melanoma", inpaint_image=image)
+    with pytest.raises(InputError, match="needs as many images and masks of that size"):
+        base("melanoma", inpaint_image=image, inpaint_keep=np.zeros((32, 32), bool))
+
+
+def test_ddim_by_hand(base):
+    """Song et al., equation 12 with eta 0, over the same timesteps: equal to 1e-4 in -1..1."""
     base.scheduler = glide.sampler_from(base.scheduler, "ddim")
-    with pytest.raises(InputError, match="'fast27' sampling steps"):
-        base("melanoma", num_inference_steps="fast27")
+    seen = []
+    result = base("melanoma", guidance_scale=1.0, num_inference_steps="fast27", seeds=[3], output_type="pt",
+                  callback=lambda index, timestep, sample: seen.append(timestep))  # fmt: skip
+    sample = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(3))[None]
+    signals = base.scheduler.alphas_cumprod.double()
+    with torch.inference_mode():
+        hidden, pooled = base.encode(["melanoma"])
+        for now, after in zip(seen, [*seen[1:], None], strict=True):
+            output = base.unet(sample.float(), now, encoder_hidden_states=hidden, class_labels=pooled).sample[:, :3]
+            clean = ((sample - (1 - signals[now]).sqrt() * output) / signals[now].sqrt()).clamp(-1, 1)
+            noise = (sample - signals[now].sqrt() * clean) / (1 - signals[now]).sqrt()
+            signal = signals[after] if after is not None else torch.tensor(1.0)
+            sample = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    assert len(seen) == 27 and seen[-1] == 0
+    assert torch.allclose(result.double(), sample.double().clamp(-1, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(("sampler", "steps"), [("ancestral", "10"), ("ddim", 5), ("dpm-solver", 5)])
+def test_inpainting_keeps_what_is_known(tokenizer, prediction, sampler, steps):
+    """Known pixels come back to the last of 256 levels; the others are painted, and differ by seed."""
+    base = stirred(glide.build("tiny-base", tokenizer, prediction, seed=1))
+    base.scheduler = glide.sampler_from(base.scheduler, sampler)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    keep = np.ones((64, 64), bool)
+    keep[20:50, 10:40] = False
+    painted = base("melanoma", 2, guidance_scale=2.0, num_inference_steps=steps, inpaint_image=image, inpaint_keep=keep)
+    assert np.abs(painted[:, keep].astype(int) - image[:, keep]).max() <= 1
+    assert (painted[0][~keep] != painted[1][~keep]).mean() > 0.5
+    free = base("melanoma", 2, guidance_scale=2.0, num_inference_steps=steps)
+    assert (free[:, keep] != image[:, keep]).mean() > 0.5
+
+
+def test_the_negative_caption_steers(base):
+    base.scheduler = glide.sampler_from(base.scheduler, "ddim")
+    options = {"guidance_scale": 3.0, "num_inference_steps": 2, "output_type": "pt"}
+    plain, empty = base("melanoma", **options), base("melanoma", negative_prompt="", **options)
+    assert torch.equal(plain, empty)
+    assert not torch.allclose(plain, base("melanoma", negative_prompt="dermatofibroma", **options), atol=1e-3)
+
+
+def test_half_precision_keeps_the_image(base):
+    base.scheduler = glide.sampler_from(base.scheduler, "ddim")
+    options = {"guidance_scale": 1.0, "num_inference_steps": 3, "output_type": "pt"}
+    exact = base("melanoma", **options)
+    coarse = base.to(torch.bfloat16)("melanoma", **options)
+    assert coarse.dtype == torch.float32 and (exact - coarse).abs().mean() < 0.05

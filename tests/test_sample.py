@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dermstudy import dataset, glide, sample
+from dermstudy import architecture, dataset, glide, sample
 from dermstudy.files import InputError
 
 
 @pytest.fixture(scope="module")
 def models():
-    tokenizer = glide.train_tokenizer(["melanoma"])
+    tokenizer = architecture.train_tokenizer(["melanoma"])
     made = glide.build("tiny-base", tokenizer), glide.build("tiny-upsampler", tokenizer)
     for model in made:
         model.scheduler = glide.sampler_from(model.scheduler, "ddim")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, profiles, study, workspace
+from dermstudy import cli, parallel, profiles, study, workspace
 from dermstudy.files import InputError, atomic_path
 
 STEMS = [
@@ -78,6 +79,27 @@ def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
     (smoke / "artifacts" / "reader_workbook.xlsx").unlink()
     study.run("smoke", results=str(smoke), only="05")
     assert "up to date" not in capsys.readouterr().out
+
+
+def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
+    """Launched over two processes, training is found done by the walk, which then only draws and saves."""
+    results = tmp_path / "results"
+    shutil.copytree(smoke / "artifacts" / "cohort", results / "artifacts" / "cohort")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
+               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m",
+               "dermstudy.parallel", "01", "smoke", "--results", str(results)]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("step     12/12") == 1
+    study.run("smoke", results=str(results), only="01")
+    assert "going on from step 12" in capsys.readouterr().out
+
+
+def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
+    assert parallel.main(["09", "smoke"]) == 2
+    assert "no notebook '09'" in capsys.readouterr().err
+    assert parallel.main(["05", "smoke", "--results", str(smoke)]) == 2
+    assert "has no cell tagged 'parallel'" in capsys.readouterr().err
 
 
 def test_fingerprints_follow_parameters_and_dependencies():

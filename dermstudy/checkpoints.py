@@ -1,0 +1,72 @@
+"""The state of a training run on disk: everything that a resumed run needs, in one file written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dermstudy.files import atomic_path
+
+
+def named(modules: dict) -> dict[str, torch.Tensor]:
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    with atomic_path(path) as temporary:
+        save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, temporary, metadata)
+
+
+def save_state(folder, config, step, log, best, parameters, optimizer, average) -> None:
+    """Everything a resumed run needs, in one file written whole: weights, average, optimizer moments, log."""
+    tensors = {f"weight.{index}": parameter for index, parameter in enumerate(parameters)}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+    if average is not None:
+        tensors |= {f"average.{index}": value for index, value in enumerate(average.shadow_params)}
+    notes = {
+        "step": step,
+        "log": log,
+        "best": best,
+        "config": asdict(config),
+        "average_step": average.optimization_step if average is not None else 0,
+    }
+    save_tensors(folder / "state.safetensors", tensors, {"dermstudy": json.dumps(notes)})
+
+
+def read_notes(folder: Path) -> dict:
+    with safe_open(folder / "state.safetensors", "pt") as stream:
+        return json.loads(stream.metadata()["dermstudy"])
+
+
+def load_state(folder, config, parameters, optimizer, average, accelerator) -> dict:
+    """The saved state put back in place, or a fresh one; a state of another configuration is left alone."""
+    path = folder / "state.safetensors"
+    fresh = {"step": 0, "log": [], "best": {"loss": math.inf, "step": 0}}
+    if not path.is_file():
+        return fresh
+    notes = read_notes(folder)
+    # A setting that is newer than the state had its default then.
+    if asdict(type(config)(steps=0)) | notes["config"] != asdict(config) or not (folder / "best.safetensors").is_file():
+        return fresh
+    tensors = load_file(path)
+    with torch.no_grad():
+        for index, parameter in enumerate(parameters):
+            parameter.copy_(tensors[f"weight.{index}"])
+    moments: dict = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    if average is not None:
+        average.shadow_params = [tensors[f"average.{index}"].to(accelerator.device) for index in range(len(parameters))]
+        average.optimization_step = notes["average_step"]
+    accelerator.print(f"going on from step {notes['step']}", flush=True)
+    return {"step": notes["step"], "log": notes["log"], "best": notes["best"]}

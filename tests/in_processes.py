@@ -1,0 +1,71 @@
+"""A tiny training run and a tiny synthetic dataset, to be started several times, launched, and killed by the tests.
+
+Usage: in_processes.py train FOLDER PRESET [N]   N: be killed half-way through the N-th file that the run writes
+       in_processes.py both FOLDER            training, then sampling
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dermstudy import architecture, checkpoints, finetune, glide, sample
+
+CAPTIONS = ["melanoma", "dermatofibroma"] * 2
+
+
+def train(folder: Path, preset: str) -> pd.DataFrame:
+    """Eight steps with everything on that a resumed run has to bring back."""
+    low = 64 if preset == "tiny-upsampler" else 0
+    side = 256 if low else 64
+    images = np.random.default_rng(1).integers(0, 256, (4, side, side, 3), np.uint8)
+    model = glide.build(preset, architecture.train_tokenizer(CAPTIONS), "v_prediction", seed=3)
+    config = finetune.TrainingConfig(
+        steps=8, batch=4, learning_rate=1e-3, caption_dropout=0.2, ema_decay=0.9, crop=64 if low else 0,
+        noise_augmentation=0.1 if low else 0.0, gradient_clip=1.0, warmup_steps=3, augment=True, validate_every=2,
+    )  # fmt: skip
+    return finetune.train(model, images, CAPTIONS, config, folder, low_side=low)
+
+
+def synthesise(folder: Path) -> Path:
+    """Five images from stirred weights."""
+    tokenizer = architecture.train_tokenizer(CAPTIONS)
+    pipelines = [glide.build(f"tiny-{kind}", tokenizer, "v_prediction", 1) for kind in ("base", "upsampler")]
+    for pipeline in pipelines:
+        torch.manual_seed(5)
+        torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.05)
+        pipeline.scheduler = glide.sampler_from(pipeline.scheduler, "ddim")
+    names = [f"original_{number}" for number in range(5)]
+    originals = pd.DataFrame({"image_id": names, "dx": "mel", "caption": "melanoma"})
+    return sample.synthesise(*pipelines, originals, folder, 0, 2.0, 3, 2, batch=2)
+
+
+def killed_at(number: int) -> None:
+    """Replace the writing of safetensors by one that dies half-way through its `number`-th file."""
+    original, written = checkpoints.save_file, []
+
+    def save_file(tensors, path, metadata=None):
+        original(tensors, path, metadata)
+        written.append(path)
+        if len(written) == number:
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.save_file = save_file
+
+
+if __name__ == "__main__":
+    task, target = sys.argv[1], Path(sys.argv[2])
+    if task == "train":
+        if len(sys.argv) > 4:
+            killed_at(int(sys.argv[4]))
+        train(target, sys.argv[3])
+    else:
+        train(target / "training", "tiny-base")
+        synthesise(target / "synthetic")
