@@ -14,7 +14,7 @@ study: $(STAMP)
 	$(VENV)/bin/dermstudy run $(PROFILE) $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m dermstudy.bench

@@ -1,11 +1,18 @@
-"""The command line: `dermstudy run`, `data`, `convert`."""
+"""The command line: `dermstudy run`, `data`, `kit`, `convert`."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
+from pathlib import Path
 
 from dermstudy.files import InputError
+
+INTERRUPTED = "dermstudy: interrupted; the same command goes on from the last finished notebook"
+PATIENCE = 10  # seconds that a dying kernel gets before an interrupted run ends without it
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("dermstudy: interrupted; the same command goes on from the last finished notebook", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 
@@ -54,6 +61,30 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--shares", default="ham10000", help="ham10000 or balanced")
     phantom.set_defaults(act=_phantom)
 
+    kit = commands.add_parser("kit", help="a blinded reader study: build the kit, serve it, export the answers")
+    actions = kit.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="draw synthetic and held-out original images into a kit")
+    build.add_argument("folder", metavar="OUT", help="the kit's folder; its key is written beside it")
+    build.add_argument("--synthetic", required=True, metavar="DIR", help="results/PROFILE/artifacts/synthetic")
+    build.add_argument(
+        "--data", required=True, metavar="DIR", help="results/PROFILE/artifacts/cohort, or a HAM10000 download"
+    )
+    build.add_argument("--split", metavar="FILE", help="tables/split.csv of the run, where --data is a download")
+    build.add_argument("--per-entity", type=int, default=10, help="images of each source an entity (default: 10)")
+    build.add_argument("--seed", type=int, help="repeatable names and choice (default: secret)")
+    build.set_defaults(act=_kit_build)
+    serve = actions.add_parser("serve", help="the browser form")
+    serve.add_argument("folder", metavar="KIT")
+    serve.add_argument("--port", type=int, default=7860)
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one only)")
+    serve.set_defaults(act=_kit_serve)
+    export = actions.add_parser("export", help="all answers as a workbook")
+    export.add_argument("folder", metavar="KIT")
+    export.add_argument("workbook", metavar="OUT.xlsx")
+    export.add_argument("--key", metavar="FILE", help="the kit's key (default: KIT_key.csv beside the kit)")
+    export.add_argument("--partial", action="store_true", help="also readers who have not finished")
+    export.set_defaults(act=_kit_export)
+
     convert = commands.add_parser("convert", help="OpenAI's GLIDE checkpoint to a diffusers folder, or back")
     convert.add_argument("source", help="CHECKPOINT.pt (or a diffusers folder with --to-openai)")
     convert.add_argument("target", help="the folder (or the checkpoint) to write")
@@ -71,7 +102,25 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from dermstudy import study
 
-    study.run(options.profile, options.data, options.results, options.only, options.start, options.force)
+    def interrupt(*_) -> None:
+        def leave() -> None:
+            print(INTERRUPTED, file=sys.stderr, flush=True)
+            os._exit(130)
+
+        # The notebook client can swallow an interrupt or wait for its kernel for ever; whatever it has not finished
+        # is written under temporary names, so leaving loses nothing.
+        watchdog = threading.Timer(PATIENCE, leave)
+        watchdog.daemon = True
+        watchdog.start()
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, interrupt) if main_thread else None
+    try:
+        study.run(options.profile, options.data, options.results, options.only, options.start, options.force)
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, before)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -89,6 +138,36 @@ def _phantom(options: argparse.Namespace) -> None:
 
     folder = phantom.write_cohort(options.folder, options.images, options.seed, options.side, options.shares)
     print(f"{options.images} phantom images in {folder}")
+
+
+def _kit_build(options: argparse.Namespace) -> None:
+    from dermstudy import dataset
+    from dermstudy.readers import kit
+
+    saved = Path(options.data, "cohort.csv").is_file()
+    cohort = dataset.open_cohort(options.data) if saved else dataset.load_folder(options.data)
+    if not saved or options.split:
+        if not options.split:
+            raise InputError(f"{options.data} does not say which lesions are held out: give --split tables/split.csv")
+        cohort.frame["split"] = dataset.apply_split(cohort.frame, options.split)
+    synthetic = dataset.open_synthetic(options.synthetic)
+    folder, key = kit.build(synthetic, cohort.select(split="test"), options.folder, options.per_entity, options.seed)
+    print(f"{14 * options.per_entity} images in {folder}; the key, which no reader may see, is {key}")
+
+
+def _kit_serve(options: argparse.Namespace) -> None:
+    from dermstudy.readers import form
+
+    form.serve(options.folder, options.port, options.host)
+
+
+def _kit_export(options: argparse.Namespace) -> None:
+    from dermstudy.readers import kit, workbook
+
+    key = options.key or f"{options.folder.rstrip('/')}_key.csv"
+    answers = kit.export(options.folder, key, options.partial)
+    path = workbook.write_workbook(answers, options.workbook)
+    print(f"{len(answers)} answers of {answers['reader'].nunique()} reader(s) in {path}")
 
 
 def _convert(options: argparse.Namespace) -> None:

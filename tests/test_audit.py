@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dermstudy import audit, paper
@@ -44,10 +45,26 @@ def test_tables_2_and_3_share_the_combined_arm_and_their_averages():
 
 
 def test_findings_say_what_design_found():
-    quality, reader, classifier = (audit.findings(name) for name in ("quality", "reader", "classifier"))
+    quality, reader, classifier, ablation = (
+        audit.findings(name) for name in ("quality", "reader", "classifier", "ablation")
+    )
     assert "-0.86" in " ".join(quality["result"])
     assert "class 5 (basal cell carcinoma), 0.48" in " ".join(reader["result"])
-    assert "classes 1, 3, 4, 6" in " ".join(classifier["result"]) and "0.67" in " ".join(classifier["result"])
+    assert "class 5 holds 52% to 74% of the test images, any other at most 44%" in " ".join(classifier["result"])
+    assert "classes 1, 3, 4, 6" in " ".join(ablation["result"]) and "0.67" in " ".join(ablation["result"])
     assert not quality.isna().any().any()
     with pytest.raises(InputError, match="unknown audit section"):
         audit.findings("table")
+
+
+def test_share_bounds_hold_every_share_that_prints_the_table():
+    """Against a literal search: random shares that print the averages never leave the bounds of linear programming."""
+    bounds, table, summary = audit.share_bounds("combined"), paper.by_class("combined"), paper.summary("combined")
+    random = np.random.default_rng(0)
+    shares = random.dirichlet([0.6] * 4 + [4] + [0.6] * 2, 200_000)
+    fits = np.ones(len(shares), bool)
+    for column, name in (("recall", "accuracy"), ("precision", "weighted precision"), ("f1", "weighted f1")):
+        fits &= np.abs(shares @ table[column].to_numpy() - summary[name]) <= 0.01
+    assert fits.sum() > 100
+    assert (shares[fits].min(axis=0) >= bounds["low"].to_numpy() - 1e-9).all()
+    assert (shares[fits].max(axis=0) <= bounds["high"].to_numpy() + 1e-9).all()

@@ -17,7 +17,9 @@ import pytest
 from conftest import ROOT
 
 from dermstudy import cli, parallel, profiles, study, workspace
+from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
+from dermstudy.readers import kit, workbook
 
 STEMS = [
     "00_dataset", "01_finetune", "02_upsample", "03_sample", "04_metrics", "05_dermatologist_study",
@@ -108,7 +110,7 @@ def test_fingerprints_follow_parameters_and_dependencies():
     parameters["01_finetune"]["STEPS"] = 13
     after = study.fingerprints(parameters, "phantom")
     changed = {stem for stem in before if before[stem] != after[stem]}
-    assert changed == {"01_finetune", "02_upsample", "03_sample", "04_metrics", "06_cnn_classifier", "07_ablation"}
+    assert changed == set(STEMS) - {"00_dataset"}
 
 
 def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_path, capsys):
@@ -154,12 +156,22 @@ def test_a_killed_run_goes_on_from_the_last_finished_notebook(tmp_path):
 def test_papermill_runs_a_notebook_by_hand(tmp_path):
     import papermill
 
+    rows = [
+        ("k", f"{source}{code}{n}", source, code, "x") for code in CODES for source in ("AI", "original") for n in "ab"
+    ]
+    key = pd.DataFrame(rows, columns=kit.KEY_COLUMNS)
+    answers = pd.concat([kit.simulated_answers(key, reader, 0.7, 0.8, 0) for reader in ("Ada", "Grete")])
+    own = workbook.write_workbook(answers.drop(columns="provenance"), tmp_path / "own.xlsx")
     notebook = ROOT / "notebooks" / "05_dermatologist_study.ipynb"
     papermill.execute_notebook(
-        str(notebook), str(tmp_path / "out.ipynb"), parameters={"RESULTS": str(tmp_path / "results")},
+        str(notebook), str(tmp_path / "out.ipynb"),
+        parameters={"RESULTS": str(tmp_path / "results"), "KIT_WORKBOOK": str(own), "BOOTSTRAP": 50},
         kernel_name="python3", cwd=str(ROOT / "notebooks"), progress_bar=False,
     )  # fmt: skip
     assert (tmp_path / "results" / "tables" / "reader_report.csv").is_file()
+    areas = pd.read_csv(tmp_path / "results" / "tables" / "kit_source_auc.csv")
+    assert set(areas["reader"]) == {"Ada", "Grete"}
+    assert "readers of the kit" in (tmp_path / "out.ipynb").read_text()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ def read_workbook(path: str | Path) -> pd.DataFrame:
                     f"known are {', '.join(known)}"
                 )
         frame[column] = cells.map(codes) if column.startswith("entity") else cells
+    if "kit" in frame and frame["kit"].nunique() > 1:
+        kits = ", ".join(sorted(frame["kit"].dropna().unique()))
+        raise InputError(f"{path} holds answers of {frame['kit'].nunique()} kits ({kits}): analyse each by itself")
     double = frame.index[frame.duplicated(["reader", "image"])]
     if len(double):
         row = frame.loc[double[0]]

@@ -1,0 +1,163 @@
+"""Statistics of reader studies that the libraries lack or keep in another form.
+
+Sources: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) for the variance of an area under the ROC curve;
+Fleiss, Psychol. Bull. 76 (1971) for agreement of several readers (statsmodels computes it).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, rankdata
+
+from dermstudy.entities import CODES
+from dermstudy.files import InputError
+
+LEVEL = 0.95
+
+
+def auc_delong(true: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    """Area under the ROC curve with its standard error and 95 % interval by DeLong's method.
+
+    true: bool [n]; score: float [n], higher for true. The variance is that of each case's share of the other class
+    that it outranks, by midranks. InputError where one class has fewer than two cases.
+    """
+    true, score = np.asarray(true, bool), np.asarray(score, float)
+    positive, negative = score[true], score[~true]
+    if min(len(positive), len(negative)) < 2:
+        raise InputError(f"an AUC interval needs two cases of each class, got {len(positive)} and {len(negative)}")
+    ranks = rankdata(np.concatenate([positive, negative]))
+    # Structural components: for each case, the share of the other class that lies on its right side.
+    over = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
+    under = 1 - (ranks[len(positive) :] - rankdata(negative)) / len(positive)
+    area = float(over.mean())
+    error = float(np.sqrt(over.var(ddof=1) / len(positive) + under.var(ddof=1) / len(negative)))
+    half = norm.ppf(0.5 + LEVEL / 2) * error
+    return {"auc": area, "standard_error": error, "low": max(0.0, area - half), "high": min(1.0, area + half)}
+
+
+def auc_bootstrap(true: np.ndarray, score: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+    """The same by percentile bootstrap within each class: the second method that DeLong's is checked against."""
+    from sklearn.metrics import roc_auc_score
+
+    true, score = np.asarray(true, bool), np.asarray(score, float)
+    random, places = np.random.default_rng(seed), [np.flatnonzero(true), np.flatnonzero(~true)]
+    areas = []
+    for _ in range(resamples):
+        drawn = np.concatenate([random.choice(own, len(own)) for own in places])
+        areas.append(roc_auc_score(true[drawn], score[drawn]))
+    low, high = np.quantile(areas, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"auc": float(roc_auc_score(true, score)), "low": float(low), "high": float(high)}
+
+
+def fleiss_kappa(answers: pd.DataFrame, column: str) -> float:
+    """Fleiss' kappa of all readers on the images that every one of them answered (statsmodels).
+
+    answers: reader, image and the answer in `column`. InputError with fewer than two readers or no common image.
+    """
+    from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
+
+    table = answers.pivot(index="image", columns="reader", values=column).dropna()
+    if table.shape[1] < 2 or table.empty:
+        raise InputError("agreement needs at least two readers of the same images")
+    return float(fleiss_kappa(aggregate_raters(table.to_numpy())[0]))
+
+
+def cohen_pairs(answers: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Cohen's kappa of each pair of readers on their common images (sklearn): columns reader, other, images, kappa."""
+    from sklearn.metrics import cohen_kappa_score
+
+    table = answers.pivot(index="image", columns="reader", values=column)
+    rows = []
+    for place, first in enumerate(table.columns):
+        for second in table.columns[place + 1 :]:
+            both = table[[first, second]].dropna()
+            kappa = cohen_kappa_score(both[first], both[second]) if len(both) else np.nan
+            rows.append({"reader": first, "other": second, "images": len(both), "kappa": float(kappa)})
+    return pd.DataFrame(rows, columns=["reader", "other", "images", "kappa"])
+
+
+def source_auc(answers: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """AI against original for each reader: area under the curve from the bare answer and from signed confidence.
+
+    Signed confidence ranks images from "certainly original" (-5) over "unsure" (0) to "certainly AI" (+5). Columns
+    reader, score, auc, low, high (DeLong), bootstrap_low, bootstrap_high, images.
+    """
+    rows = []
+    for reader, own in answers.groupby("reader"):
+        true = (own["source"] == "AI").to_numpy()
+        scores = {"answer": (own["source_answer"] == "AI").to_numpy(float)}
+        if "confidence" in own:
+            scores["signed confidence"] = signed_confidence(own)
+        for name, score in scores.items():
+            second = auc_bootstrap(true, score, resamples, seed)
+            first = auc_delong(true, score)
+            rows.append(
+                {
+                    "reader": reader,
+                    "score": name,
+                    **{column: first[column] for column in ("auc", "low", "high")},
+                    "bootstrap_low": second["low"],
+                    "bootstrap_high": second["high"],
+                    "images": len(own),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def signed_confidence(answers: pd.DataFrame) -> np.ndarray:
+    """+confidence where a reader said AI, -confidence for original, 0 for unsure, float [n]."""
+    sign = answers["source_answer"].map({"AI": 1.0, "original": -1.0, "unsure": 0.0})
+    return (sign * answers["confidence"]).to_numpy(float)
+
+
+def entity_auc(answers: pd.DataFrame) -> pd.DataFrame:
+    """One entity against the rest for each reader, from +confidence where it was named and -confidence elsewhere.
+
+    The score's limit: a reader names one entity and is silent on the order of the others, so images that were given
+    other names differ only by how sure the reader was of those names. Columns reader, entity, auc, low, high.
+    """
+    rows = []
+    for (reader, own), code in product(answers.groupby("reader"), CODES):
+        score = np.where(own["entity_answer"] == code, 1.0, -1.0) * own["confidence"].to_numpy(float)
+        area = auc_delong((own["entity"] == code).to_numpy(), score)
+        rows.append({"reader": reader, "entity": code, **{name: area[name] for name in ("auc", "low", "high")}})
+    return pd.DataFrame(rows)
+
+
+def source_answers(answers: pd.DataFrame) -> pd.DataFrame:
+    """How each reader sorted the images: right, wrong and unsure by source, the protocol of Ali et al. (2211.00902)."""
+    outcome = np.where(
+        answers["source_answer"] == "unsure",
+        "unsure",
+        np.where(answers["source_answer"] == answers["source"], "right", "wrong"),
+    )
+    table = pd.crosstab([answers["reader"], answers["source"]], outcome)
+    return table.reindex(columns=["right", "wrong", "unsure"], fill_value=0).rename_axis(columns=None)
+
+
+def readers_and_cases(
+    answers: pd.DataFrame, right: pd.Series, resamples: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """The mean share of right answers over readers, with an interval that resamples readers and images both.
+
+    right: bool, one an answer, in the order of `answers`. With one reader only the images are resampled, and the
+    interval says nothing about other readers.
+    """
+    table = answers.assign(right=right.to_numpy(float)).pivot(index="image", columns="reader", values="right")
+    values = table.to_numpy()
+    random, means = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        images = random.integers(0, values.shape[0], values.shape[0])
+        readers = random.integers(0, values.shape[1], values.shape[1])
+        means.append(np.nanmean(values[images][:, readers]))
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {
+        "readers": values.shape[1],
+        "images": values.shape[0],
+        "share": float(np.nanmean(values)),
+        "low": float(low),
+        "high": float(high),
+    }

@@ -1,0 +1,318 @@
+"""The reader kit: blind to file-level features, saved answer by answer, and served to a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+
+from dermstudy import cli, dataset
+from dermstudy.entities import CODES
+from dermstudy.files import InputError
+from dermstudy.readers import kit, statistics, store, workbook
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    """Blurred noise in the layout of the synthetic dataset: nothing like an original, at another size and format."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    random = np.random.default_rng(0)
+    rows = []
+    for number, code in enumerate(CODES * 12):
+        coarse = Image.fromarray(random.integers(120, 220, (8, 8, 3), np.uint8)).resize((300, 300))
+        coarse.save(folder / f"synthetic_{number}.png")
+        rows.append((f"synthetic_{number}", code, f"synthetic_{number}.png", code, f"original_{number}", number))
+    pd.DataFrame(rows, columns=dataset.SYNTHETIC_COLUMNS).to_csv(folder / "index.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(cohort, synthetic, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kit") / "kit"
+    return kit.build(dataset.open_synthetic(synthetic), cohort, folder, per_entity=10, seed=4)
+
+
+def test_a_kit_holds_each_entity_and_source_equally(made, cohort):
+    folder, key_path = made
+    notes, key = kit.open_kit(folder), kit.open_key(key_path)
+    assert len(notes["images"]) == 140 and key.groupby(["entity", "source"]).size().eq(10).all()
+    originals = key[key["source"] == "original"]
+    lesions = cohort.frame.set_index("image_id").loc[originals["original_name"], "lesion_id"]
+    assert lesions.is_unique
+    assert not list(folder.rglob("*key*")) and set(notes) == {"kit", "images", "side"}
+    orders = {reader: kit.order(notes, reader) for reader in ("Ada", "Grete")}
+    assert orders["Ada"] == kit.order(notes, "Ada") and orders["Ada"] != orders["Grete"]
+    assert sorted(orders["Ada"]) == sorted(notes["images"])
+
+
+def file_features(path: Path) -> list[float]:
+    """What a reader could learn of a file without looking at the picture."""
+    content, status = path.read_bytes(), path.stat()
+    numbers = [status.st_size, status.st_mtime, status.st_mode, len(path.name)]
+    numbers += [int(digit, 16) for digit in path.stem]
+    return numbers + list(content[:54]) + [content[:54].count(0)]
+
+
+def test_files_do_not_tell_source_or_entity(made):
+    """A classifier on names, sizes, dates and headers: its AUC interval includes 0.5."""
+    folder, key_path = made
+    key = kit.open_key(key_path)
+    features = np.array([file_features(folder / "images" / f"{image}.bmp") for image in key["image"]], float)
+    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    true = (key["source"] == "AI").to_numpy()
+    score = cross_val_predict(LogisticRegression(max_iter=1000), features, true, cv=5, method="decision_function")
+    interval = statistics.auc_delong(true, score)
+    print(f"AUC of file-level features {interval['auc']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})")
+    assert interval["low"] <= 0.5 <= interval["high"]
+    constant = [column for column in range(4) if np.ptp(features[:, column]) == 0]
+    assert constant == [0, 1, 2, 3]  # size, date, mode, length of the name
+    assert Image.open(folder / "images" / f"{key['image'].iloc[0]}.bmp").size == (256, 256)
+
+
+def test_every_image_passes_one_encoding(made, cohort):
+    folder, key_path = made
+    row = kit.open_key(key_path).query("source == 'original'").iloc[0]
+    pixels = cohort.images(256, [row["original_name"]])[0]
+    stored = np.asarray(Image.open(folder / "images" / f"{row['image']}.bmp"))
+    assert np.array_equal(stored, kit.same_encoding(pixels)) and not np.array_equal(stored, pixels)
+
+
+def test_answers_are_kept_corrected_and_logged(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "kit")
+    image = kit.open_kit(folder)["images"][0]
+    store.save(folder, "Ada", image, "mel", "AI", 4)
+    store.save(folder, "Ada", image, "nv", "unsure", 1)
+    store.save(folder, "../../etc; DROP TABLE answers", image, "bcc", "original", 2)
+    kept = store.answers(folder)
+    assert len(kept) == 2 and set(kept["entity_answer"]) == {"nv", "bcc"}
+    assert len(store.answers(folder, "Ada")) == 1 and not (tmp_path.parent / "etc").exists()
+    for bad in (("xyz", "AI", 3), ("mel", "real", 3), ("mel", "AI", 6)):
+        with pytest.raises(InputError, match="please choose"):
+            store.save(folder, "Ada", image, *bad)
+    for name in ("", "  ", "x" * 61, "a\x00b", None):
+        with pytest.raises(InputError, match="please give a name"):
+            store.reader_name(name)
+    assert store.reader_name("  Ada \n Lovelace ") == "Ada Lovelace"
+
+
+def answered(folder, key, reader, seed=0):
+    for row in kit.simulated_answers(key, reader, 0.7, 0.8, seed).itertuples():
+        store.save(folder, reader, row.image, row.entity_answer, row.source_answer, row.confidence)
+
+
+def test_export_joins_the_key_and_refuses_what_does_not_belong(made, tmp_path, capsys):
+    folder = shutil.copytree(made[0], tmp_path / "kit")
+    key_path = shutil.copy(made[1], tmp_path / "kit_key.csv")
+    key = kit.open_key(key_path)
+    arguments = ["kit", "export", str(folder), str(tmp_path / "answers.xlsx")]
+
+    def refused(message, *more):
+        assert cli.main([*arguments, *more]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and not (tmp_path / "answers.xlsx").exists()
+
+    refused("no reader has answered yet")
+    answered(folder, key, "Ada")
+    for image in key["image"][:3]:
+        store.save(folder, "Grete", image, "nv", "original", 3)
+    refused("reader 'Grete' skipped 137 of 140 images")
+    assert cli.main([*arguments, "--partial"]) == 0
+    table = workbook.read_workbook(tmp_path / "answers.xlsx")
+    assert table["reader"].value_counts().to_dict() == {"Ada": 140, "Grete": 3}
+    truth = key.set_index("image").loc[table["image"]]
+    assert (truth["entity"].to_numpy() == table["entity"]).all()
+    assert (truth["source"].to_numpy() == table["source"]).all()
+    (tmp_path / "answers.xlsx").unlink()
+    store.save(folder, "Ada", "0000000000", "nv", "original", 3)
+    refused("belong to another kit")
+    other = tmp_path / "other_key.csv"
+    key.assign(kit="0" * 12).to_csv(other, index=False)
+    refused("is the key of kit 000000000000", "--key", str(other))
+    other.write_text("image,source\n")
+    refused("is not the key of a kit", "--key", str(other))
+    assert cli.main(["kit", "export", str(tmp_path), str(tmp_path / "answers.xlsx")]) == 2
+    assert "is not a reader kit" in capsys.readouterr().err
+
+
+def test_two_exports_merged_by_hand_are_told_apart(made, tmp_path):
+    key = kit.open_key(made[1])
+    one = kit.simulated_answers(key, "Ada", 0.7, 0.8, 0)
+    workbook.write_workbook(pd.concat([one, one]), tmp_path / "twice.xlsx")
+    with pytest.raises(InputError, match="row 142: reader Ada answered image .* twice"):
+        workbook.read_workbook(tmp_path / "twice.xlsx")
+    two = kit.simulated_answers(key.assign(image=key["image"] + "x", kit="b" * 12), "Ada", 0.7, 0.8, 0)
+    workbook.write_workbook(pd.concat([one, two]), tmp_path / "mixed.xlsx")
+    with pytest.raises(InputError, match="answers of 2 kits"):
+        workbook.read_workbook(tmp_path / "mixed.xlsx")
+
+
+def test_bad_kits_leave_nothing_behind(cohort, synthetic, made, tmp_path, capsys):
+    sources = dataset.open_synthetic(synthetic), cohort
+    with pytest.raises(InputError, match="12 synthetic images, the kit needs 13"):
+        kit.build(*sources, tmp_path / "kit", per_entity=13)
+    with pytest.raises(InputError, match="give at least 1"):
+        kit.build(*sources, tmp_path / "kit", per_entity=0)
+    with pytest.raises(InputError, match="is not replaced"):
+        kit.build(*sources, made[0], per_entity=10)
+    assert not list(tmp_path.iterdir())
+    arguments = ["kit", "build", str(tmp_path / "kit"), "--synthetic", str(synthetic), "--data", str(cohort.root)]
+    assert cli.main(arguments) == 2
+    assert "does not say which lesions are held out" in capsys.readouterr().err
+    assert cli.main(["kit", "serve", str(tmp_path)]) == 2
+    assert "is not a reader kit" in capsys.readouterr().err
+    broken = shutil.copytree(made[0], tmp_path / "broken")
+    next((broken / "images").iterdir()).unlink()
+    with pytest.raises(InputError, match="lacks 1 of 140 images"):
+        kit.open_kit(broken)
+
+
+def test_a_secret_kit_differs_each_time(cohort, synthetic, tmp_path):
+    names = [
+        set(kit.open_kit(kit.build(dataset.open_synthetic(synthetic), cohort, tmp_path / name, 1)[0])["images"])
+        for name in "ab"
+    ]
+    assert not names[0] & names[1]
+
+
+# In a browser
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Server:
+    """`dermstudy kit serve` in a process of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self):
+        command = [sys.executable, "-m", "dermstudy.cli", "kit", "serve", str(self.folder), "--port", str(self.port)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert "serving" in self.process.stdout.readline()
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def served(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "kit")
+    shutil.copy(made[1], tmp_path / "kit_key.csv")
+    server = Server(folder)
+    yield server
+    server.kill()
+
+
+def test_the_key_is_out_of_reach(served):
+    parent = served.folder.parent
+    for path in (
+        "kit_key.csv", "../kit_key.csv", "%2e%2e/kit_key.csv", f"gradio_api/file={parent}/kit_key.csv",
+        f"gradio_api/file={served.folder}/../kit_key.csv", f"gradio_api/file={served.folder}/answers.sqlite",
+        f"file={parent}/kit_key.csv", "gradio_api/file=kit_key.csv",
+    ):  # fmt: skip
+        try:
+            with urllib.request.urlopen(f"{served.address}/{path}", timeout=20) as answer:
+                assert b"original_name" not in answer.read(), path
+        except urllib.error.HTTPError as error:
+            assert error.code in (400, 403, 404, 405), path
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
+def test_two_readers_in_a_browser_through_a_kill(served, tmp_path):
+    """Two readers in parallel, the server killed with signal 9 half-way: all answers arrive, none twice."""
+    from playwright.sync_api import sync_playwright
+
+    notes = kit.open_kit(served.folder)
+    key = kit.open_key(served.folder.parent / "kit_key.csv")
+    truth = key.set_index("image")
+    shots = Path(os.environ.get("DERMSTUDY_SCREENSHOTS", tmp_path))
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        sizes = {"Ada": (1280, 900), "Grete": (820, 1180)}
+        pages = {
+            name: browser.new_context(viewport={"width": w, "height": h}).new_page() for name, (w, h) in sizes.items()
+        }
+        for reader, page in pages.items():
+            page.goto(served.address)
+            page.locator("#name textarea, #name input").fill(reader)
+            page.screenshot(path=shots / f"welcome_{reader}.png")
+            page.locator("#start").click()
+            page.get_by_text("Image 1 of 140, 0 answered").wait_for()
+        source = pages["Ada"].content()
+        assert not any(word in source for word in ("synthetic_", "PHANTOM", "original_name"))
+        for place in range(140):
+            if place == 60:
+                served.kill()
+                served.start()
+                for page in pages.values():
+                    page.reload()
+                    page.get_by_text("Image 61 of 140, 60 answered").wait_for()
+            for reader, page in pages.items():
+                image = kit.order(notes, reader)[place]
+                wanted = truth.loc[image, "entity"] if place % 3 else "nv"
+                if reader == "Ada":  # by keyboard
+                    page.locator("body").click(position={"x": 3, "y": 3})
+                    page.keyboard.press(str(CODES.index(wanted) + 1))
+                    page.keyboard.press("aou"[place % 3])
+                    page.keyboard.press(f"Shift+Digit{place % 5 + 1}")
+                    checked = [page.locator(f"#{group} input:checked") for group in ("entity", "source", "confidence")]
+                    for one in checked:
+                        one.wait_for(state="attached")
+                    if place == 12:
+                        page.screenshot(path=shots / "desktop.png")
+                    page.keyboard.press("Enter")
+                else:  # by pointer
+                    if place == 5:
+                        page.locator("#save").click()
+                        page.get_by_text("Please answer all three questions first.").wait_for()
+                        page.locator("#back").click()
+                        page.get_by_text("Image 5 of 140").wait_for()
+                        page.locator("#save").click()
+                        page.get_by_text("Image 6 of 140").wait_for()
+                    page.locator("#entity label").nth(CODES.index(wanted)).click()
+                    page.locator("#source label").nth(place % 3).click()
+                    page.locator("#confidence label").nth(place % 5).click()
+                    if place == 12:
+                        page.screenshot(path=shots / "tablet.png")
+                    page.locator("#save").click()
+                page.get_by_text(f"{place + 1} answered").wait_for()
+        for page in pages.values():
+            page.get_by_text("All images are answered").wait_for()
+        pages["Grete"].screenshot(path=shots / "finished.png")
+        browser.close()
+    path = tmp_path / "answers.xlsx"
+    assert cli.main(["kit", "export", str(served.folder), str(path)]) == 0
+    table = workbook.read_workbook(path)
+    assert len(table) == 280 and table["reader"].value_counts().eq(140).all()
+    for reader in sizes:
+        images = kit.order(notes, reader)
+        own = table[table["reader"] == reader].set_index("image").loc[images]
+        assert own["confidence"].tolist() == [place % 5 + 1 for place in range(140)]
+        expected = [truth.loc[image, "entity"] if place % 3 else "nv" for place, image in enumerate(images)]
+        assert own["entity_answer"].tolist() == expected
+        assert own["source_answer"].tolist() == [("AI", "original", "unsure")[place % 3] for place in range(140)]
+    assert statistics.source_answers(table).to_numpy().sum() == 280
+    assert statistics.source_auc(table, 50)["auc"].between(0, 1).all()
+    assert statistics.readers_and_cases(table, table["entity"] == table["entity_answer"], 50)["readers"] == 2
