@@ -1,4 +1,4 @@
-"""GLIDE at full size against openai/glide-text2im, measured side by side: seconds, ratios and peak memory.
+"""Speeds: features of images, and GLIDE at full size against openai/glide-text2im, side by side in one run.
 
 `make bench` with a copy of upstream in GLIDE_TEXT2IM. Weights are random and of normal scale; both sides hold the same
 ones. Every case is timed in a process of its own, upstream and ours in turn, so that peak memory is each case's own.
@@ -226,28 +226,57 @@ def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     return lambda: upsample(base("100"), "fast27")
 
 
+# Metrics
+
+
+def feature_rates(images: int = 64) -> None:
+    """Print images a second of the stages of notebook 04, measured on `images` random images, and the whole of it."""
+    import numpy as np
+
+    from dermstudy import encoders, metrics
+
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 256, 256, 3), np.uint8)
+    encoders.fid_inception_features(pixels[:16])
+
+    def seconds(action) -> float:
+        started = time.perf_counter()
+        action()
+        return time.perf_counter() - started
+
+    encoding = seconds(lambda: [encoders.fid_inception_features(pixels[at : at + 16]) for at in range(0, images, 16)])
+    pairs = seconds(lambda: metrics.pair_metrics(pixels[: images // 2], pixels[images // 2 :]))
+    features = np.random.default_rng(1).normal(size=(2, 1000, 2048)).astype(np.float32)
+    distances = seconds(lambda: metrics.feature_metrics(*features))
+    whole = (2 * 10_015 * encoding / images + 10_015 * pairs / (images // 2)) / 60
+    print(f"FID-Inception features: {images / encoding:.1f} images a second")
+    print(f"SSIM, PSNR and MSE: {images / 2 / pairs:.1f} pairs a second")
+    print(f"FID, KID, precision and recall of 1,000 + 1,000 features: {distances:.1f} s")
+    print(f"10,015 pairs of images: about {whole:.0f} min, from {images} images measured\n")
+
+
 # The command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; one line and 0 where GLIDE_TEXT2IM is not set."""
+    """Print the tables; a line in place of GLIDE's where GLIDE_TEXT2IM is not set."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.bench", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--growth", type=int, nargs="*", default=[1, 2, 4, 8], help="batch sizes of the second table")
+    parser.add_argument("--images", type=int, default=64, help="images of the feature rates; 0 leaves them out")
+    parser.add_argument("--images", type=int, default=64, help="images of the feature rates; 0 leaves them out")
     parser.add_argument("--one", nargs=3, metavar=("CASE", "SIDE", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
         case, side, batch = options.one
         print(json.dumps(measure(case, side, options.repeats, int(batch))))
         return 0
-    if (
-        not Path(os.environ.get("GLIDE_TEXT2IM", "")).joinpath("glide_text2im").is_dir()
-        or "GLIDE_TEXT2IM" not in os.environ
-    ):
-        print("bench skipped: set GLIDE_TEXT2IM to a copy of openai/glide-text2im to compare with it")
-        return 0
     print(_machine())
+    if options.images:
+        feature_rates(options.images)
+    if not Path(os.environ.get("GLIDE_TEXT2IM") or "absent", "glide_text2im").is_dir():
+        print("GLIDE skipped: set GLIDE_TEXT2IM to a copy of openai/glide-text2im to compare with it")
+        return 0
     print(f"{'case':24}{'side':12}{'seconds':>9}{'ratio':>8}{'peak GiB':>10}")
     seconds: dict[tuple[str, str], float] = {}
     for case in options.cases:

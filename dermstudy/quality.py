@@ -1,176 +1,51 @@
-"""Image quality, under both protocols: paired pixel metrics, Fréchet and kernel distances, precision and recall.
+"""Image quality by entity, under both protocols: Table 1 as published, and with one n, an interval and a floor.
 
-Sources: Shavlokhova et al., section 2.2 and Table 1 (as published); Heusel et al. (arXiv 1706.08500) for FID;
-Binkowski et al. (arXiv 1801.01401) for KID; Kynkäänniemi et al. (arXiv 1904.06991) for precision and recall.
-torch-fidelity and scikit-image do the mathematics.
+Sources: Shavlokhova et al., sections 2.2 and 3.1, Table 1; Odena et al. (arXiv 1610.09585) for diversity.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
+from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
+from dermstudy.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
 
 PIXEL_METRICS = ("ssim", "psnr", "mse")
 FEATURE_METRICS = ("kid", "fid", "precision", "recall")
-NEIGHBOURS = 3  # Kynkäänniemi et al. use the third nearest neighbour
 UNBIASED_FID = 500  # images below which FID mostly measures their number
 
 
-# Pixels
+def pair_table(originals: Cohort, synthetic: Cohort, side: int) -> pd.DataFrame:
+    """SSIM, published PSNR and MSE of each synthetic image and the original whose caption it took, at side x side.
 
-
-def mse(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared error of two uint8 images [h, w, 3] on the unit scale, 0..1 (section 2.2)."""
-    _same_shape(first, second)
-    difference = first.astype(np.float64) / 255 - second.astype(np.float64) / 255
-    return float(np.mean(difference**2))
-
-
-def published_psnr(error: float) -> float:
-    """PSNR in dB as Table 1 has it: a peak of 255 against an error on the unit scale, 48.13 dB above the usual."""
-    return float(20 * np.log10(255) - 10 * np.log10(error)) if error > 0 else float("inf")
-
-
-def psnr(error: float) -> float:
-    """PSNR in dB of a mean squared error on the unit scale."""
-    return float(-10 * np.log10(error)) if error > 0 else float("inf")
-
-
-def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two uint8 images [h, w, 3], each colour channel apart, then averaged (section 2.2).
-
-    Source: Wang et al. 2004, through skimage.metrics.structural_similarity (7 x 7 window).
+    One row a synthetic image: image_id, dx, source_image_id and the metrics. Prints a line every ten seconds.
     """
-    from skimage.metrics import structural_similarity
-
-    _same_shape(first, second)
-    if min(first.shape[:2]) < 7:
-        raise InputError(f"SSIM needs images of at least 7 x 7 pixels, got {first.shape[0]} x {first.shape[1]}")
-    return float(np.mean([structural_similarity(first[..., c], second[..., c], data_range=255) for c in range(3)]))
-
-
-def pair_metrics(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """SSIM, published PSNR and MSE of image pairs uint8 [n, h, w, 3], averaged over the pairs."""
-    if len(first) != len(second) or len(first) == 0:
-        raise InputError(f"paired metrics need as many images on each side, got {len(first)} and {len(second)}")
-    errors = [mse(a, b) for a, b in zip(first, second, strict=True)]
-    return {
-        "ssim": float(np.mean([ssim(a, b) for a, b in zip(first, second, strict=True)])),
-        "psnr": float(np.mean([published_psnr(error) for error in errors])),
-        "mse": float(np.mean(errors)),
-    }
+    rows, told = [], time.monotonic()
+    for pair in synthetic.frame.itertuples():
+        sides = originals.images(side, [pair.source_image_id]), synthetic.images(side, [pair.image_id])
+        names = {"image_id": pair.image_id, "dx": pair.dx, "source_image_id": pair.source_image_id}
+        rows.append(names | pair_metrics(*sides))
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"{len(rows)} of {len(synthetic)} pairs compared", flush=True)
+    return pd.DataFrame(rows)
 
 
-def _same_shape(first: np.ndarray, second: np.ndarray) -> None:
-    if first.shape != second.shape:
-        raise InputError(f"two images of a pair differ in size, {first.shape} and {second.shape}: resize them alike")
-
-
-# Features
-
-
-def fid(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of two feature sets [n, d] and [m, d], each n, m >= 2.
-
-    Source: Heusel et al., equation 6, through torch-fidelity. The features are first rotated into the space that
-    they span together, which leaves the distance as it is and makes few images of many features cheap and stable.
-    """
-    import torch
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    _features(first, second, 2, "FID")
-    first, second = first.astype(np.float64), second.astype(np.float64)
-    together = np.concatenate([first, second])
-    centre = together.mean(axis=0)
-    if len(together) < together.shape[1]:
-        basis = np.linalg.svd(together - centre, full_matrices=False)[2]  # [n + m, d]
-        first, second = (first - centre) @ basis.T, (second - centre) @ basis.T
-    statistics = [fid_features_to_statistics(torch.from_numpy(np.ascontiguousarray(part))) for part in (first, second)]
-    return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-
-
-def kid(first: np.ndarray, second: np.ndarray, subsets: int = 50, subset_size: int = 0, seed: int = 0) -> float:
-    """Kernel distance of two feature sets, times 1,000: the squared maximum mean discrepancy, unbiased.
-
-    Source: Binkowski et al., section 4, through torch-fidelity: cubic polynomial kernel, mean over `subsets` random
-    subsets of `subset_size` (0: one subset of all, where both sets have the same size). Can be slightly negative.
-    """
-    import torch
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    size = subset_size or min(len(first), len(second))
-    _features(first, second, max(2, size), "KID")
-    if not subset_size and len(first) == len(second):
-        subsets = 1
-    result = kid_features_to_metric(
-        torch.from_numpy(first.astype(np.float64)),
-        torch.from_numpy(second.astype(np.float64)),
-        kid_subsets=subsets,
-        kid_subset_size=size,
-        rng_seed=seed,
-        verbose=False,
-        kid_kernel="poly",
-        kid_kernel_poly_degree=3,
-        kid_kernel_poly_gamma=None,
-        kid_kernel_poly_coef0=1.0,
-    )
-    return 1000 * result["kernel_inception_distance_mean"]
-
-
-def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Share of generated images within the real manifold, and of real ones within the generated manifold.
-
-    Source: Kynkäänniemi et al., equations 1 and 2, with three neighbours, through torch-fidelity.
-    """
-    import torch
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    _features(generated, real, NEIGHBOURS + 1, "precision and recall")
-    result = prc_features_to_metric(
-        torch.from_numpy(generated),
-        torch.from_numpy(real),
-        prc_neighborhood=NEIGHBOURS,
-        prc_batch_size=10_000,
-        save_cpu_ram=False,
-        verbose=False,
-    )
-    return result["precision"], result["recall"]
-
-
-def inception_score(features: np.ndarray) -> float:
-    """Inception score from a softmax over pooled features, the nearest reading of section 2.2 ("without the top layer").
-
-    Source: Salimans et al. (arXiv 1606.03498), equation 1, through torch-fidelity, in one split. The usual score
-    takes the class head, which this network has not.
-    """
-    import torch
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
-    _features(features, features, 2, "the inception score")
-    return isc_features_to_metric(torch.from_numpy(features), splits=1)["inception_score_mean"]
-
-
-def _features(first: np.ndarray, second: np.ndarray, smallest: int, metric: str) -> None:
-    for features in (first, second):
-        if features.ndim != 2 or features.shape[1] != first.shape[1]:
-            raise InputError(f"{metric} needs features [n, d] of one encoder, got {first.shape} and {second.shape}")
-        if len(features) < smallest:
-            raise InputError(
-                f"{metric} needs at least {smallest} images on each side, got {len(first)} and "
-                f"{len(second)}: synthesise or keep more images"
-            )
-        if not np.isfinite(features).all():
-            raise InputError(
-                f"{metric}: the features hold NaN or infinity; delete the features folder and encode again"
-            )
-
-
-# Tables
+def real_pairs(cohort: Cohort, side: int, pairs: int = 20, seed: int = 0) -> pd.DataFrame:
+    """The pixel metrics of random pairs of originals of one entity and different lesions; index: entity codes."""
+    random, rows = np.random.default_rng(seed), {}
+    for code, own in cohort.frame.groupby("dx"):
+        one_a_lesion = own.drop_duplicates("group")["image_id"].to_numpy()
+        chosen = random.permutation(one_a_lesion)[: 2 * min(pairs, len(one_a_lesion) // 2)]
+        halves = np.split(cohort.images(side, chosen), 2)
+        rows[code] = {"n": len(halves[0]), **pair_metrics(*halves)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("entity")
 
 
 def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -246,10 +121,60 @@ def audited(
     return pd.DataFrame(rows)
 
 
-def feature_metrics(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """KID (times 1,000), FID, precision and recall of two feature sets of equal size."""
-    precision, recall = precision_recall(generated, real)
-    return {"kid": kid(generated, real), "fid": fid(generated, real), "precision": precision, "recall": recall}
+def diversity(
+    synthetic: dict[str, np.ndarray], real: dict[str, np.ndarray], pairs: int = 20, repeats: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """How alike the images of an entity are to each other: mean MS-SSIM of random pairs, in the audited table's form.
+
+    synthetic, real: pixels uint8 [n, h, w, 3] by entity. Higher means less diverse; the floor is that of real images of
+    different lesions. The interval resamples the pairs. Source: Odena et al. (arXiv 1610.09585), section 4.2.
+    """
+    _both_sides(real, synthetic)
+    rows = []
+    for code in [code for code in CODES if code in real]:
+        random = np.random.default_rng([seed, CODES.index(code), 9])
+        values = {}
+        for name, images in (("value", synthetic[code]), ("floor", real[code])):
+            if len(images) < 2:
+                raise InputError(f"{NAMES[code]}: MS-SSIM within an entity needs two images, got {len(images)}")
+            chosen = np.array([random.choice(len(images), 2, replace=False) for _ in range(pairs)])
+            values[name] = ms_ssim(images[chosen[:, 0]], images[chosen[:, 1]])
+        means = [random.choice(values["value"], pairs).mean() for _ in range(repeats)]
+        low, high = np.quantile(means, [0.025, 0.975])
+        rows.append(
+            {
+                "entity": code,
+                "n": len(synthetic[code]),
+                "metric": "ms_ssim",
+                "value": values["value"].mean(),
+                "low": low,
+                "high": high,
+                "floor": values["floor"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def kid_matrix(parts: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+    """KID between two halves of the lesions of every entity, [k, k]: rows first halves, columns second halves.
+
+    parts: frames by entity with columns `group` (the lesion) and `feature`. All halves have the size that the smallest
+    entity allows. Where the encoder tells the entities apart, the diagonal holds each row's smallest value.
+    """
+    halves = {}
+    for code, frame in parts.items():
+        groups = np.random.default_rng([seed, CODES.index(code)]).permutation(np.sort(frame["group"].unique()))
+        if len(groups) < 2:
+            raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
+        first = frame["group"].isin(groups[: len(groups) // 2])
+        halves[code] = [np.stack(part["feature"].to_numpy()) for part in (frame[first], frame[~first])]
+    size = min(len(half) for pair in halves.values() for half in pair)
+    random = np.random.default_rng(seed)
+    cut = {code: [half[random.permutation(len(half))[:size]] for half in pair] for code, pair in halves.items()}
+    table = {row: {column: kid(cut[row][0], cut[column][1]) for column in cut} for row in cut}
+    result = pd.DataFrame.from_dict(table, orient="index").rename_axis("entity")
+    result.attrs["n"] = size
+    return result
 
 
 def draw_lesions(frame: pd.DataFrame, n: int, random: np.random.Generator) -> np.ndarray:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from dermstudy import encoders, paper, quality
+from dermstudy import encoders, metrics, paper, quality, skin
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
+
+FROZEN = {"fid": 406.839, "kid": 279.876}  # KID times 1,000
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +36,20 @@ def test_pixel_metrics_by_hand_and_by_scikit_image():
 
     random = np.random.default_rng(1)
     first, second = random.integers(0, 256, (2, 32, 32, 3), np.uint8)
-    error = quality.mse(first, second)
+    error = metrics.mse(first, second)
     assert error == pytest.approx(mean_squared_error(first / 255, second / 255))
-    assert quality.psnr(error) == pytest.approx(peak_signal_noise_ratio(first / 255, second / 255, data_range=1))
-    assert quality.published_psnr(error) == pytest.approx(quality.psnr(error) + 48.1308, abs=1e-4)
+    assert metrics.psnr(error) == pytest.approx(peak_signal_noise_ratio(first / 255, second / 255, data_range=1))
+    assert metrics.published_psnr(error) == pytest.approx(metrics.psnr(error) + 48.1308, abs=1e-4)
     whole = structural_similarity(first, second, channel_axis=-1, data_range=255)
-    assert quality.ssim(first, second) == pytest.approx(whole)
-    assert quality.ssim(first, first) == pytest.approx(1) and quality.mse(first, first) == 0
+    assert metrics.ssim(first, second) == pytest.approx(whole)
+    assert metrics.ssim(first, first) == pytest.approx(1) and metrics.mse(first, first) == 0
 
 
 def test_the_published_psnr_fits_table_1():
     table = paper.table_1()
-    difference = table["psnr"] - table["mse"].map(quality.published_psnr)
+    difference = table["psnr"] - table["mse"].map(metrics.published_psnr)
     assert difference.between(0, 1.2).all()  # a mean of logarithms lies above the logarithm of the mean
-    assert (table["psnr"] - table["mse"].map(quality.psnr)).min() > 48
+    assert (table["psnr"] - table["mse"].map(metrics.psnr)).min() > 48
 
 
 def test_fid_by_hand_by_torch_fidelity_and_after_rotation(features):
@@ -54,10 +59,10 @@ def test_fid_by_hand_by_torch_fidelity_and_after_rotation(features):
     covariances = [np.cov(part, rowvar=False) for part in (first, second)]
     shift = first.mean(0) - second.mean(0)
     literal = shift @ shift + np.trace(sum(covariances) - 2 * sqrtm(covariances[0] @ covariances[1]).real)
-    assert quality.fid(first, second) == pytest.approx(literal, rel=1e-6)
+    assert metrics.fid(first, second) == pytest.approx(literal, rel=1e-6)
     wide = [np.concatenate([part, np.zeros((60, 400))], axis=1) for part in (first, second)]  # n < d: the rotated route
-    assert quality.fid(*wide) == pytest.approx(literal, rel=1e-6)
-    assert abs(quality.fid(wide[0], wide[0])) < 1e-3
+    assert metrics.fid(*wide) == pytest.approx(literal, rel=1e-6)
+    assert abs(metrics.fid(wide[0], wide[0])) < 1e-3
 
 
 def test_kid_by_hand(features):
@@ -66,7 +71,7 @@ def test_kid_by_hand(features):
     kernel = lambda a, b: (a @ b.T / d + 1) ** 3  # noqa: E731
     off = lambda k: (k.sum() - np.trace(k)) / (n * (n - 1))  # noqa: E731
     literal = off(kernel(first, first)) + off(kernel(second, second)) - 2 * kernel(first, second).mean()
-    assert quality.kid(first, second) == pytest.approx(1000 * literal)
+    assert metrics.kid(first, second) == pytest.approx(1000 * literal)
 
 
 def test_precision_and_recall_by_hand(features):
@@ -75,25 +80,23 @@ def test_precision_and_recall_by_hand(features):
     radius = lambda a: np.sort(distance(a, a), axis=1)[:, 3]  # noqa: E731
     precision = (distance(generated, real) <= radius(real)).any(axis=1).mean()
     recall = (distance(real, generated) <= radius(generated)).any(axis=1).mean()
-    assert quality.precision_recall(generated, real) == pytest.approx((precision, recall), abs=0.02)
+    assert metrics.precision_recall(generated, real) == pytest.approx((precision, recall), abs=0.02)
 
 
 def test_metrics_grow_with_noise(features):
     random = np.random.default_rng(2)
     first, _ = features
     noisy = [first + scale * random.normal(0, 1, first.shape).astype(np.float32) for scale in (0.5, 1.0, 2.0)]
-    for metric in (quality.fid, quality.kid):
+    for metric in (metrics.fid, metrics.kid):
         values = [metric(part, first) for part in noisy]
         assert values == sorted(values), metric.__name__
 
 
-def test_inception_features_are_cached_and_independent_of_the_batch(encoded, monkeypatch):
+def test_inception_features_are_cached_and_independent_of_the_batch(encoded):
     parts, cache, values = encoded
     assert values["nv"].shape == (12, 2048) and np.isfinite(values["nv"]).all()
-    monkeypatch.setitem(encoders.ENCODERS, encoders.FID_INCEPTION, (None, encoders.FID_INCEPTION_SHA256))
-    again = encoders.encode(parts["nv"], cache, side=128, batch=5)  # a cache miss would call None
-    assert np.array_equal(again, values["nv"])
-    monkeypatch.undo()
+    blind = replace(encoders.fid_encoder(), features=None)  # a cache miss would call None
+    assert np.array_equal(encoders.encode(parts["nv"], cache, blind, side=128, batch=5), values["nv"])
     alone = encoders.fid_inception_features(parts["nv"].images(128)[:1])
     assert np.allclose(alone[0], values["nv"][0], atol=1e-4)
 
@@ -113,16 +116,16 @@ def test_torch_fidelity_computes_the_same_from_the_registered_extractor(encoded,
         feature_extractor=name, feature_layer_isc="2048", feature_layer_fid="2048", feature_layer_kid="2048",
         kid_subset_size=12, kid_subsets=1, isc_splits=1, verbose=False, cache=False, batch_size=4, save_cpu_ram=True,
     )  # fmt: skip
-    assert quality.fid(values["nv"], values["mel"]) == pytest.approx(result["frechet_inception_distance"], rel=1e-3)
+    assert metrics.fid(values["nv"], values["mel"]) == pytest.approx(result["frechet_inception_distance"], rel=1e-3)
     kid = 1000 * result["kernel_inception_distance_mean"]
-    assert quality.kid(values["nv"], values["mel"]) == pytest.approx(kid, rel=1e-3)
-    assert quality.inception_score(values["nv"]) == pytest.approx(result["inception_score_mean"], rel=1e-4)
+    assert metrics.kid(values["nv"], values["mel"]) == pytest.approx(kid, rel=1e-3)
+    assert metrics.inception_score(values["nv"]) == pytest.approx(result["inception_score_mean"], rel=1e-4)
 
 
 def test_kid_tells_entities_from_halves_of_one(encoded):
     _, _, values = encoded
-    between = quality.kid(values["nv"], values["mel"])
-    within = quality.kid(values["nv"][:6], values["nv"][6:])
+    between = metrics.kid(values["nv"], values["mel"])
+    within = metrics.kid(values["nv"][:6], values["nv"][6:])
     assert abs(within) < 0.3 * between
 
 
@@ -152,18 +155,21 @@ def test_one_image_a_lesion_before_any_second():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f: quality.fid(f[:1], f), "FID needs at least 2 images on each side, got 1 and 60"),
-        (lambda f: quality.kid(f[:9], f, subset_size=10), "KID needs at least 10 images"),
-        (lambda f: quality.precision_recall(f[:3], f), "needs at least 4 images"),
-        (lambda f: quality.fid(f, np.where(np.arange(60)[:, None] == 3, np.nan, f)), "hold NaN or infinity"),
-        (lambda f: quality.fid(f, f[:, :5]), "features .* of one encoder"),
-        (lambda f: quality.mse(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)), "differ in size"),
-        (lambda f: quality.ssim(*np.zeros((2, 5, 5, 3), np.uint8)), "at least 7 x 7 pixels"),
+        (lambda f: metrics.fid(f[:1], f), "FID needs at least 2 images on each side, got 1 and 60"),
+        (lambda f: metrics.kid(f[:9], f, subset_size=10), "KID needs at least 10 images"),
+        (lambda f: metrics.precision_recall(f[:3], f), "needs at least 4 images"),
+        (lambda f: metrics.fid(f, np.where(np.arange(60)[:, None] == 3, np.nan, f)), "hold NaN or infinity"),
+        (lambda f: metrics.fid(f, f[:, :5]), "features .* of one encoder"),
+        (lambda f: metrics.mse(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)), "differ in size"),
+        (lambda f: metrics.ssim(*np.zeros((2, 5, 5, 3), np.uint8)), "at least 7 x 7 pixels"),
         (
             lambda f: quality.as_published(pd.DataFrame(), {"nv": f, "df": f}, {"nv": f}),
             "no synthetic image of dermatofibroma",
         ),
-        (lambda f: encoders.encode(None, "x", "resnet"), "unknown encoder 'resnet'"),
+        (lambda f: metrics.ms_ssim(*np.zeros((2, 1, 128, 128, 3), np.uint8)), "at least 176 x 176 pixels"),
+        (lambda f: metrics.nearest(f, f[:0], f), "needs at least 1 images"),
+        (lambda f: encoders.keras_encoder("none.h5"), "no weights none.h5"),
+        (lambda f: skin.encoder("nowhere"), "no skin encoder in nowhere"),
     ],
 )
 def test_bad_input_is_one_line(features, call, message):
@@ -186,3 +192,95 @@ def test_a_wrong_inception_file_is_refused(monkeypatch):
     with pytest.raises(InputError, match="not the pinned file"):
         encoders.fid_inception()
     encoders.fid_inception.cache_clear()
+
+
+def test_nearest_neighbours_by_hand_and_a_planted_copy(features):
+    first, second = features
+    query = np.concatenate([second[:5], first[7:8] + 1e-3])
+    table = metrics.nearest(query, first, second[5:])
+    distance = np.linalg.norm(query[:, None] - first[None], axis=-1)
+    assert table["training"].tolist() == distance.argmin(axis=1).tolist()
+    assert np.allclose(table["training_distance"], distance.min(axis=1), rtol=1e-5)
+    assert table["ratio"].idxmin() == 5 and table["ratio"][5] < 0.01 and table["training"][5] == 7
+
+
+def test_kid_matrix_finds_each_entitys_other_half():
+    random = np.random.default_rng(3)
+    parts = {
+        code: pd.DataFrame({"group": np.arange(40) // 2, "feature": list(random.normal(place, 1, (40, 16)))})
+        for place, code in enumerate(CODES)
+    }
+    matrix = quality.kid_matrix(parts)
+    assert matrix.shape == (7, 7) and (matrix.idxmin(axis=1) == matrix.index).all() and matrix.attrs["n"] == 20
+    twice = parts["nv"].assign(group=0)  # one lesion cannot stand in both halves
+    with pytest.raises(InputError, match="melanocytic nevus has 1 lesion"):
+        quality.kid_matrix(parts | {"nv": twice})
+
+
+def test_ms_ssim_tells_copies_from_strangers():
+    random = np.random.default_rng(4)
+    images = np.kron(random.integers(0, 256, (6, 16, 16, 3)), np.ones((1, 12, 12, 1))).astype(np.uint8)
+    same, other = metrics.ms_ssim(images, images), metrics.ms_ssim(images, images[::-1])
+    assert np.allclose(same, 1) and (other < 0.6).all()
+    copies = {code: np.repeat(images[:1], 4, axis=0) for code in CODES}
+    table = quality.diversity(copies, dict.fromkeys(CODES, images), pairs=4)
+    assert table["value"].eq(1).all() and (table["floor"] < 0.6).all()
+    assert list(table.columns) == ["entity", "n", "metric", "value", "low", "high", "floor"]
+
+
+def test_real_pairs_come_from_different_lesions(cohort):
+    table = quality.real_pairs(cohort, 32, pairs=3)
+    assert sorted(table.index) == sorted(CODES) and table["n"].eq(3).all() and table["ssim"].between(-1, 1).all()
+
+
+def test_the_skin_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
+    splits = [cohort.select(split=split) for split in ("train", "validation")]
+    accuracy = skin.train(*splits, tmp_path / "skin", steps=60, seed=1)
+    predicted = skin._scores(skin._network(1), splits[1].images(64)).argmax(axis=1)
+    before = np.mean(predicted == skin._labels(splits[1]))
+    assert accuracy > before + 0.1 and "step 60/60" in capsys.readouterr().out
+    assert skin.train(*splits, tmp_path / "skin", steps=60, seed=1) == accuracy
+    assert "step" not in capsys.readouterr().out
+    encoder = skin.encoder(tmp_path / "skin")
+    images = splits[1].images(96)
+    features = encoder.features(images)
+    assert features.shape == (len(images), 512) and np.allclose(encoder.features(images[:3]), features[:3], atol=1e-4)
+    with pytest.raises(InputError, match="needs steps and images"):
+        skin.train(*splits, tmp_path / "none", steps=0)
+
+
+def test_keras_inception_reads_a_weights_file(tmp_path):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    path = tmp_path / "notop.weights.h5"
+    keras.applications.InceptionV3(False, None, pooling="avg", input_shape=(299, 299, 3)).save_weights(path)
+    encoder = encoders.keras_encoder(path)
+    features = encoder.features(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8))
+    assert features.shape == (2, 2048) and np.isfinite(features).all() and encoder.name == "keras-inception"
+    path.write_text("no weights")
+    with pytest.raises(InputError, match="does not fit InceptionV3"):
+        encoders.keras_encoder(path)
+
+
+def test_the_published_inception_gives_the_same_features(encoded):
+    """Against torch-fidelity's own network, whose weights come from a download that this study never makes."""
+    path = os.environ.get("FID_INCEPTION_WEIGHTS")
+    if not path:
+        pytest.skip(
+            "set FID_INCEPTION_WEIGHTS to torch-fidelity's weights-inception-2015-12-05 file to compare with it"
+        )
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3("published", ["2048"], feature_extractor_weights_path=path)
+    parts, _, values = encoded
+    images = torch.from_numpy(parts["nv"].images(128)).permute(0, 3, 1, 2)
+    assert np.allclose(network(images)[0].numpy(), values["nv"], atol=1e-3)
+
+
+def test_frozen_values_on_the_phantom(encoded):
+    """Twelve nevi against twelve melanomas of the phantom at 128 pixels: what this code gave when it was checked."""
+    _, _, values = encoded
+    assert metrics.fid(values["nv"], values["mel"]) == pytest.approx(FROZEN["fid"], rel=0.01)
+    assert metrics.kid(values["nv"], values["mel"]) == pytest.approx(FROZEN["kid"], rel=0.01)

@@ -1,0 +1,28 @@
+"""TensorFlow and Keras, imported without the notes on absent GPUs that they write past Python's own streams."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+
+def import_tensorflow():
+    """The tensorflow module."""
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        standard_error = os.dup(2)
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+                importlib.import_module("tensorflow")
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+    return sys.modules["tensorflow"]
+
+
+def import_keras():
+    """The keras module, on TensorFlow."""
+    import_tensorflow()
+    return importlib.import_module("keras")
