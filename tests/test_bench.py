@@ -1,0 +1,20 @@
+"""The benchmark command: a line in place of what it cannot measure. Speeds themselves are no tests."""
+
+from __future__ import annotations
+
+from dermstudy import bench
+
+
+def test_without_a_copy_of_upstream_a_line_says_so(monkeypatch, capsys, tmp_path):
+    for folder in (None, "", str(tmp_path)):
+        monkeypatch.delenv("GLIDE_TEXT2IM", raising=False)
+        if folder is not None:
+            monkeypatch.setenv("GLIDE_TEXT2IM", folder)
+        assert bench.main(["--images", "0"]) == 0
+        assert "GLIDE skipped: set GLIDE_TEXT2IM" in capsys.readouterr().out
+
+
+def test_feature_rates_name_what_was_measured(capsys):
+    bench.feature_rates(images=2)
+    output = capsys.readouterr().out
+    assert "FID-Inception features:" in output and "from 2 images measured" in output

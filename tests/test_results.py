@@ -1,0 +1,40 @@
+"""The committed results are those of this code: made by the profile whose folder they lie in, from these sources."""
+
+from __future__ import annotations
+
+import json
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from dermstudy import study
+
+COMMITTED = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json")
+                   if path.parent.name not in ("smoke",) and not path.parent.name.endswith("-data"))  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_notebooks_ran_this_code(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["profile"] == folder.name
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        stamp = nbformat.read(folder / source.name, as_version=4).metadata["dermstudy"]
+        assert stamp["profile"] == folder.name
+        assert stamp["source"] == study.source_hash(source), f"{source.stem} is stale: dermstudy run {folder.name}"
+        assert stamp["data_hash"] == manifest["data_hash"]
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_files_are_small_and_clean(folder):
+    for notebook in folder.glob("*.ipynb"):
+        content = nbformat.read(notebook, as_version=4)
+        for cell in content.cells:
+            outputs = cell.get("outputs", [])
+            assert not [output for output in outputs if output.output_type == "error"], notebook.name
+            text = "".join(output.text for output in outputs if output.output_type == "stream")
+            assert text.count("\n") <= 100, (notebook.name, cell.source[:60])
+            assert "Traceback" not in text and str(ROOT) not in text
+    for path in folder.rglob("*"):
+        if path.is_file() and "artifacts" not in path.parts:
+            assert path.stat().st_size < 3_000_000, path.name
