@@ -155,26 +155,32 @@ def diversity(
     return pd.DataFrame(rows)
 
 
-def kid_matrix(parts: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def kid_matrix(parts: dict[str, pd.DataFrame], seed: int = 0, repeats: int = 10) -> pd.DataFrame:
     """KID between two halves of the lesions of every entity, [k, k]: rows first halves, columns second halves.
 
-    parts: frames by entity with columns `group` (the lesion) and `feature`. All halves have the size that the smallest
-    entity allows. Where the encoder tells the entities apart, the diagonal holds each row's smallest value.
+    parts: frames by entity with columns `group` (the lesion) and `feature`. The mean over `repeats` ways of halving;
+    all halves have the size that the smallest entity allows (`attrs["n"]`). Where the encoder tells the entities apart,
+    the diagonal holds each row's smallest value. InputError where an entity has one lesion only.
     """
-    halves = {}
-    for code, frame in parts.items():
-        groups = np.random.default_rng([seed, CODES.index(code)]).permutation(np.sort(frame["group"].unique()))
-        if len(groups) < 2:
-            raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
-        first = frame["group"].isin(groups[: len(groups) // 2])
-        halves[code] = [np.stack(part["feature"].to_numpy()) for part in (frame[first], frame[~first])]
-    size = min(len(half) for pair in halves.values() for half in pair)
-    random = np.random.default_rng(seed)
-    cut = {code: [half[random.permutation(len(half))[:size]] for half in pair] for code, pair in halves.items()}
-    table = {row: {column: kid(cut[row][0], cut[column][1]) for column in cut} for row in cut}
-    result = pd.DataFrame.from_dict(table, orient="index").rename_axis("entity")
-    result.attrs["n"] = size
+    random, tables, sizes = np.random.default_rng(seed), [], []
+    for _ in range(repeats):
+        halves = {code: _halves(frame, code, random) for code, frame in parts.items()}
+        sizes.append(min(len(half) for pair in halves.values() for half in pair))
+        cut = {code: [half[: sizes[-1]] for half in pair] for code, pair in halves.items()}
+        tables.append([[kid(cut[row][0], cut[column][1]) for column in cut] for row in cut])
+    result = pd.DataFrame(np.mean(tables, axis=0), list(parts), list(parts)).rename_axis("entity")
+    result.attrs["n"] = int(min(sizes))
     return result
+
+
+def _halves(frame: pd.DataFrame, code: str, random: np.random.Generator) -> list[np.ndarray]:
+    """The features of two random halves of an entity's lesions, in random order."""
+    groups = random.permutation(np.sort(frame["group"].unique()))
+    if len(groups) < 2:
+        raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
+    first = frame["group"].isin(groups[: len(groups) // 2]).to_numpy()
+    features = np.stack(frame["feature"].to_numpy())
+    return [random.permutation(features[side]) for side in (first, ~first)]
 
 
 def draw_lesions(frame: pd.DataFrame, n: int, random: np.random.Generator) -> np.ndarray:
