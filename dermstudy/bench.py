@@ -264,7 +264,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--growth", type=int, nargs="*", default=[1, 2, 4, 8], help="batch sizes of the second table")
     parser.add_argument("--images", type=int, default=64, help="images of the feature rates; 0 leaves them out")
-    parser.add_argument("--images", type=int, default=64, help="images of the feature rates; 0 leaves them out")
     parser.add_argument("--one", nargs=3, metavar=("CASE", "SIDE", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
@@ -282,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
     for case in options.cases:
         for side in SIDES:
             if case.endswith("25 + 15") and side == "upstream":
-                continue  # its sampler has no such recipe: the ratio is to its own
+                continue  # it has no such recipe: the ratio is to its notebook's, above
             result = _apart(case, side, 1, options.repeats)
             seconds[case, side] = result["seconds"]
             reference = seconds.get((case, "upstream"), seconds.get(("whole image", "upstream")))
