@@ -46,14 +46,20 @@ def read_notes(folder: Path) -> dict:
 
 
 def load_state(folder, config, parameters, optimizer, average, accelerator) -> dict:
-    """The saved state put back in place, or a fresh one; a state of another configuration is left alone."""
+    """The saved state put back in place, or a fresh one; a state of another configuration is left alone.
+
+    A shorter run of the same configuration is gone on from, where its last record is one that the longer has as well.
+    """
     path = folder / "state.safetensors"
     fresh = {"step": 0, "log": [], "best": {"loss": math.inf, "step": 0}}
     if not path.is_file():
         return fresh
     notes = read_notes(folder)
     # A setting that is newer than the state had its default then.
-    if asdict(type(config)(steps=0)) | notes["config"] != asdict(config) or not (folder / "best.safetensors").is_file():
+    before = asdict(type(config)(steps=0)) | notes["config"]
+    if config.validate_every and notes["step"] % config.validate_every == 0 and notes["step"] <= config.steps:
+        before["steps"] = config.steps
+    if before != asdict(config) or not (folder / "best.safetensors").is_file():
         return fresh
     tensors = load_file(path)
     with torch.no_grad():

@@ -314,12 +314,21 @@ def lesion_split(
     return frame["group" if "group" in frame else "lesion_id"].map(chosen)
 
 
-def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
-    """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
+def names_images(path: str | Path, frame: pd.DataFrame) -> bool:
+    """Whether the split file `path` names any image of `frame`; where it names none it belongs to another cohort."""
+    return bool(frame["image_id"].isin(_read_split(path).index).any())
+
+
+def _read_split(path: str | Path) -> pd.Series:
     try:
-        shipped = pd.read_csv(path, dtype=str).set_index("image_id")["split"]
+        return pd.read_csv(path, dtype=str).set_index("image_id")["split"]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a split file: it needs the columns image_id and split") from error
+
+
+def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
+    """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
+    shipped = _read_split(path)
     if shipped.index.has_duplicates:
         double = shipped.index[shipped.index.duplicated()][0]
         raise InputError(f"{path} names {double} twice: keep one of the rows")

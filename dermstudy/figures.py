@@ -8,11 +8,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dermstudy.entities import CODES, NAMES
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
@@ -148,3 +150,35 @@ def save(figure: Figure, path: str | Path) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return Path(path)
+
+
+def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
+    """KID, FID and recall by entity with interval and real-vs-real floor; crosses are `printed`, the paper's FID.
+
+    audited: entity, metric, value, low, high, floor, as quality.audited gives them.
+    """
+    figure, axes = plt.subplots(1, 3, sharey=True, figsize=(WIDTH, 2.9))
+    order = list(CODES)[::-1]
+    names = [NAMES[code] for code in order]
+    titles = {"kid": "KID x 1,000", "fid": f"FID at n = {n}", "recall": "recall"}
+    for ax, (metric, title) in zip(axes, titles.items(), strict=True):
+        own = audited[audited["metric"] == metric].set_index("entity").loc[order]
+        ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3)
+        ax.plot(own["value"], names, "o", color="#332288", label="synthetic")
+        ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
+        ax.set(title=title)
+    axes[1].plot(printed.loc[order], names, "x", color="#999933", label="paper (own n)")
+    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    return figure
+
+
+def matrix(table: pd.DataFrame, title: str) -> Figure:
+    """Distances between entities [k, k] as a heat map: dark is near. Index and columns are entity codes."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.55))
+    names = [NAMES[code] for code in table.index]
+    seaborn.heatmap(
+        table, annot=True, fmt=".0f", cmap="Blues_r", cbar=False, xticklabels=names, yticklabels=names, ax=ax
+    )
+    ax.set(xlabel="second half", ylabel="first half", title=title)
+    ax.set_xticklabels(names, rotation=45, ha="right")
+    return figure

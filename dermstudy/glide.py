@@ -292,11 +292,11 @@ def to_float(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def build(preset: str, tokenizer: GPT2Tokenizer, prediction: str = "epsilon", seed: int = 0) -> _Glide:
-    """An untrained pipeline of `preset` (a name in PRESETS), its weights drawn from `seed`."""
-    if preset not in PRESETS:
+def build(preset: str | Preset, tokenizer: GPT2Tokenizer, prediction: str = "epsilon", seed: int = 0) -> _Glide:
+    """An untrained pipeline of `preset` (a name in PRESETS, or sizes), its weights drawn from `seed`."""
+    if isinstance(preset, str) and preset not in PRESETS:
         raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    sizes = PRESETS[preset]
+    sizes = PRESETS[preset] if isinstance(preset, str) else preset
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, text_encoder = unet_from(sizes), text_encoder_from(sizes, len(tokenizer))

@@ -74,19 +74,23 @@ def audited(
     n: int,
     repeats: int = 20,
     seed: int = 0,
+    most: int = 0,
 ) -> pd.DataFrame:
-    """KID, FID, precision and recall at one n an entity, with interval and real-vs-real floor.
+    """KID, FID, precision and recall at one n an entity and over all, with interval and real-vs-real floor.
 
     synthetic: features [k, d] by entity; train, test: frames by entity with a column `group` (the lesion) and a
     column `feature` of vectors. Each repetition draws `n` synthetic images and `n` test images, at most one a lesion
     while lesions last, without replacement; value is the mean over repetitions and low, high the 2.5 and 97.5 %
-    quantiles. The floor compares training with test lesions in the same way. Intervals show the spread of
-    half-size subsamples, not of new lesions.
+    quantiles. The floor compares training with test lesions in the same way; `others`, for KID, compares an entity's
+    test lesions with training lesions of all other entities, what a generator scores that ignores the caption's word.
+    The rows "overall" pool the entities in the same numbers on all sides: n of each, or up to `most` where half of an
+    entity's images are more than n. Intervals show the spread of half-size subsamples, not of new
+    lesions.
     Raises InputError where an entity has fewer than `n` images on one side.
     """
     _both_sides(test, synthetic)
-    rows = []
-    for code in [code for code in CODES if code in test]:
+    codes = [code for code in CODES if code in test]
+    for code in codes:
         sides = {"synthetic": len(synthetic[code]), "test": len(test[code]), "training": len(train[code])}
         short = {name: count for name, count in sides.items() if count < n}
         if short:
@@ -95,30 +99,64 @@ def audited(
                 f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
                 "lower AUDIT_N or add images"
             )
-        random = np.random.default_rng([seed, CODES.index(code)])
-        values: dict[str, list[float]] = {name: [] for name in FEATURE_METRICS}
-        floors: dict[str, list[float]] = {name: [] for name in FEATURE_METRICS}
-        for _ in range(repeats):
-            real = draw_lesions(test[code], n, random)
-            chosen = synthetic[code][random.permutation(len(synthetic[code]))[:n]]
-            reference = draw_lesions(train[code], n, random)
-            for store, features in ((values, chosen), (floors, reference)):
-                for name, value in feature_metrics(features, real).items():
-                    store[name].append(value)
-        for name in FEATURE_METRICS:
-            low, high = np.quantile(values[name], [0.025, 0.975])
-            rows.append(
-                {
-                    "entity": code,
-                    "n": n,
-                    "metric": name,
-                    "value": np.mean(values[name]),
-                    "low": low,
-                    "high": high,
-                    "floor": np.mean(floors[name]),
-                }
+    each = {
+        code: max(n, largest_n(most, {code: synthetic[code]}, {code: train[code]}, {code: test[code]}))
+        for code in codes
+    }
+    values = {(entity, name): [] for entity in (*codes, "overall") for name in FEATURE_METRICS}
+    floors = {key: [] for key in values}
+    others: dict[str, list[float]] = {code: [] for code in codes}
+    for repeat in range(repeats):
+        drawn = {}
+        for code in codes:
+            random = np.random.default_rng([seed, CODES.index(code), repeat])
+            drawn[code] = (
+                synthetic[code][random.permutation(len(synthetic[code]))[: each[code]]],
+                draw_lesions(test[code], each[code], random),
+                draw_lesions(train[code], each[code], random),
             )
+        overall = tuple(np.concatenate(parts) for parts in zip(*drawn.values(), strict=True))
+        drawn = {code: tuple(part[:n] for part in parts) for code, parts in drawn.items()}
+        for code in codes:
+            rest = np.concatenate([drawn[other][2] for other in codes if other != code])
+            random = np.random.default_rng([seed, CODES.index(code), repeat, 1])
+            others[code].append(kid(rest[random.permutation(len(rest))[:n]], drawn[code][1]))
+        for entity, (made, real, reference) in (drawn | {"overall": overall}).items():
+            for store, features in ((values, made), (floors, reference)):
+                for name, value in feature_metrics(features, real).items():
+                    store[entity, name].append(value)
+    rows = []
+    for (entity, name), kept in values.items():
+        low, high = np.quantile(kept, [0.025, 0.975])
+        rows.append(
+            {
+                "entity": entity,
+                "n": sum(each.values()) if entity == "overall" else n,
+                "metric": name,
+                "value": np.mean(kept),
+                "low": low,
+                "high": high,
+                "floor": np.mean(floors[entity, name]),
+                "others": np.mean(others[entity]) if name == "kid" and entity in others else np.nan,
+            }
+        )
     return pd.DataFrame(rows)
+
+
+def condition_fidelity(synthetic: pd.Series, asked: pd.Series, real: pd.Series, true: pd.Series) -> pd.DataFrame:
+    """How often a classifier names the entity that was asked for, beside how often it names real images rightly.
+
+    synthetic, real: the classifier's answers, entity codes; asked, true: the captions' and the images' entities. Index:
+    entity codes, then "overall" (the mean of the entities); columns synthetic, real, difference (shares 0..1).
+    """
+    table = pd.DataFrame(
+        {
+            "synthetic": (synthetic.to_numpy() == asked).groupby(asked.to_numpy()).mean(),
+            "real": (real.to_numpy() == true).groupby(true.to_numpy()).mean(),
+        }
+    ).reindex([code for code in CODES if code in set(true)])
+    table.loc["overall"] = table.mean()
+    return table.assign(difference=table["synthetic"] - table["real"]).rename_axis("entity")
 
 
 def diversity(

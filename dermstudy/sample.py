@@ -19,11 +19,15 @@ from dermstudy.files import InputError, atomic_path, sha256_text, write_text
 COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
 
 
-def choose_originals(frame: pd.DataFrame, count: int, seed: int, equal: bool = False) -> pd.DataFrame:
+def choose_originals(
+    frame: pd.DataFrame, count: int, seed: int, equal: bool = False, repeat: bool = False
+) -> pd.DataFrame:
     """The originals to pair with, `count` rows of `frame` (0: all), sorted by image_id.
 
-    equal: the same number of each entity instead of the cohort's own shares. InputError where too few are there.
+    equal: the same number of each entity instead of the cohort's own shares. repeat: an entity with too few originals
+    lends each of them again; the column `copy` counts from zero. InputError where too few are there.
     """
+    frame = frame.assign(copy=0)
     if count == 0:
         return frame.sort_values("image_id")
     if equal:
@@ -35,9 +39,17 @@ def choose_originals(frame: pd.DataFrame, count: int, seed: int, equal: bool = F
                 f"choose a multiple of {len(entities)}"
             )
         smallest = frame["dx"].value_counts().min()
+        if repeat:
+            times = range(-(-each // smallest))
+            frame = pd.concat([frame.assign(copy=time) for time in times])
+            # Every original of an entity lends itself once before any does so again.
+            shuffled = frame.sample(frac=1, random_state=seed).sort_values("copy", kind="stable")
+            return shuffled.groupby("dx").head(each).sort_values(["image_id", "copy"])
         if each > smallest:
             rare = frame["dx"].value_counts().idxmin()
-            raise InputError(f"{each} originals an entity asked for, {rare!r} has {smallest}: lower the count")
+            raise InputError(
+                f"{each} originals an entity asked for, {rare!r} has {smallest}: lower the count, or let captions repeat"
+            )
         return frame.groupby("dx").sample(each, random_state=seed).sort_values("image_id")
     if count > len(frame):
         raise InputError(f"{count} originals asked for, the cohort has {len(frame)}: lower the count or give 0 for all")
@@ -61,7 +73,7 @@ def synthesise(
     batch: int = 16,
     recipe: str = "",
 ) -> Path:
-    """Sample one image for each row of `originals` (image_id, dx, caption) and write the synthetic dataset.
+    """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
 
     Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
     A run that was cut short goes on where it stopped as long as `recipe` and the settings are the same; the folder
@@ -70,9 +82,8 @@ def synthesise(
     """
     processes = PartialState()
     folder = Path(folder)
-    settings = sha256_text(
-        f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} {' '.join(originals['image_id'])}"
-    )
+    names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
+    settings = sha256_text(f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} {' '.join(names)}")
     part = folder.with_name(f".{folder.name}.{settings[:12]}")
     with processes.main_process_first():
         part.mkdir(parents=True, exist_ok=True)
@@ -81,12 +92,12 @@ def synthesise(
                 shutil.rmtree(stale)
     index = pd.DataFrame(
         {
-            "image_id": [f"synthetic_{name}" for name in originals["image_id"]],
+            "image_id": [f"synthetic_{name}" for name in names],
             "dx": originals["dx"].to_numpy(),
-            "file": [f"synthetic_{name}.png" for name in originals["image_id"]],
+            "file": [f"synthetic_{name}.png" for name in names],
             "caption": originals["caption"].to_numpy(),
             "source_image_id": originals["image_id"].to_numpy(),
-            "seed": seeds_for(originals["image_id"], seed),
+            "seed": seeds_for(names, seed),
         },
         columns=COLUMNS,
     )
@@ -133,3 +144,10 @@ def enlarged(
         own = [int(sha256_text(f"upsample {value}")[:8], 16) for value in seeds[part]]
         parts.append(upsampler(captions[part], small[part], num_inference_steps=steps, seeds=own))
     return np.concatenate(parts)
+
+
+def bicubic(small: np.ndarray, side: int) -> np.ndarray:
+    """`small` uint8 [n, h, w, 3] enlarged to [n, side, side, 3] without a model, the floor of any upsampler."""
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in small]
+    )

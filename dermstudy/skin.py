@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
@@ -48,13 +49,31 @@ def train(training: Cohort, validation: Cohort, folder: str | Path, steps: int, 
 
 def encoder(folder: str | Path) -> Encoder:
     """The encoder whose weights `train` wrote: features [n, 512], pooled. InputError where there are none."""
+    model = _trained(folder)
+    model.fc = torch.nn.Identity()
+    identity = sha256_file(Path(folder) / "weights.safetensors")
+    return Encoder("skin", lambda images: _scores(model, _reduced(images)), identity)
+
+
+def answers(folder: str | Path, cohort: Cohort, batch: int = 256) -> pd.Series:
+    """The entity code that the network in `folder` gives each image of `cohort`; InputError where there is none."""
+    names = list(cohort.frame["image_id"])
+    parts = [named(folder, cohort.images(SIDE, names[start : start + batch])) for start in range(0, len(names), batch)]
+    return pd.Series(np.concatenate(parts), index=cohort.frame.index)
+
+
+def named(folder: str | Path, images: np.ndarray) -> np.ndarray:
+    """The entity code that the network in `folder` gives each of `images`, uint8 [n, 64, 64, 3]."""
+    return np.array(CODES)[_scores(_trained(folder), images).argmax(axis=1)]
+
+
+def _trained(folder: str | Path):
     path = Path(folder) / "weights.safetensors"
     if not path.is_file():
         raise InputError(f"no skin encoder in {folder}: run notebook 04_metrics again")
     model = _network(0)
     model.load_state_dict(load_file(path))
-    model.fc = torch.nn.Identity()
-    return Encoder("skin", lambda images: _scores(model, _reduced(images)), sha256_file(path))
+    return model
 
 
 def _network(seed: int):

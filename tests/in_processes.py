@@ -42,7 +42,7 @@ def synthesise(folder: Path) -> Path:
         torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.05)
         pipeline.scheduler = glide.sampler_from(pipeline.scheduler, "ddim")
     names = [f"original_{number}" for number in range(5)]
-    originals = pd.DataFrame({"image_id": names, "dx": "mel", "caption": "melanoma"})
+    originals = pd.DataFrame({"image_id": names, "copy": 0, "dx": "mel", "caption": "melanoma"})
     return sample.synthesise(*pipelines, originals, folder, 0, 2.0, 3, 2, batch=2)
 
 

@@ -194,6 +194,17 @@ def test_epochs_visit_every_image_once():
     assert sorted(drawn[:9]) == sorted(drawn[9:]) == list(range(9)) and list(drawn[:9]) != list(drawn[9:])
 
 
+def test_a_longer_run_goes_on_from_a_shorter_one(tokenizer, images, tmp_path, capsys):
+    ends = {}
+    for folder, lengths in (("in two", (4, 8)), ("at once", (8,))):
+        for steps in lengths:
+            model = glide.build("tiny-base", tokenizer, seed=1)
+            finetune.train(model, images, CAPTIONS, config(steps=steps, validate_every=2), tmp_path / folder)
+        ends[folder] = load_file(tmp_path / folder / "state.safetensors")
+    assert "going on from step 4" in capsys.readouterr().out
+    assert all(torch.equal(value, ends["at once"][name]) for name, value in ends["in two"].items())
+
+
 def test_a_state_of_other_settings_is_not_resumed(tokenizer, images, tmp_path):
     finetune.train(glide.build("tiny-base", tokenizer), images, CAPTIONS, config(steps=4), tmp_path)
     log = finetune.train(glide.build("tiny-base", tokenizer), images, CAPTIONS, config(steps=4, seed=1), tmp_path)

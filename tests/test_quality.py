@@ -138,10 +138,25 @@ def test_tables_have_the_promised_columns(features):
     assert table.loc["overall", "fid"] == pytest.approx(table["fid"].drop("overall").mean())
     framed = {code: pd.DataFrame({"group": np.arange(60) // 2, "feature": list(part)}) for code, part in real.items()}
     audited = quality.audited(made, framed, framed, n=20, repeats=4)
-    assert list(audited.columns) == ["entity", "n", "metric", "value", "low", "high", "floor"]
-    kid = audited[audited["metric"] == "kid"]
+    assert list(audited.columns) == ["entity", "n", "metric", "value", "low", "high", "floor", "others"]
+    overall = audited[audited["entity"] == "overall"]
+    assert len(overall) == 4 and (overall["n"] == 140).all()
+    kid = audited[(audited["metric"] == "kid") & (audited["entity"] != "overall")]
     assert (kid["low"] < kid["value"]).all() and (kid["value"] < kid["high"]).all()
     assert (kid["value"] > kid["floor"]).all() and len(kid) == 7
+    assert (kid["others"] > kid["floor"]).all() and audited["others"].notna().sum() == 7
+    pooled = quality.audited(made, framed, framed, n=20, repeats=2, most=25)
+    assert (pooled.loc[pooled["entity"] == "overall", "n"] == 7 * 25).all()
+
+
+def test_condition_fidelity_by_hand():
+    asked, true = pd.Series(["mel", "mel", "nv", "nv"]), pd.Series(["mel", "nv", "nv"])
+    table = quality.condition_fidelity(
+        pd.Series(["mel", "nv", "nv", "nv"]), asked, pd.Series(["mel", "mel", "nv"]), true
+    )
+    assert table["synthetic"].to_dict() == {"mel": 0.5, "nv": 1.0, "overall": 0.75}
+    assert table["real"].to_dict() == {"mel": 1.0, "nv": 0.5, "overall": 0.75}
+    assert table["difference"].to_dict() == {"mel": -0.5, "nv": 0.5, "overall": 0.0}
 
 
 def test_one_image_a_lesion_before_any_second():

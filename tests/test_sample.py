@@ -61,6 +61,16 @@ def test_an_interrupted_run_goes_on(cohort, models, tmp_path, monkeypatch, capsy
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_rare_entities_lend_their_captions_again(cohort, models, tmp_path):
+    few = cohort.frame.groupby("dx").head(2)
+    originals = sample.choose_originals(few, 21, seed=0, equal=True, repeat=True)
+    assert originals["dx"].value_counts().tolist() == [3] * 7
+    assert originals.groupby("image_id").size().max() == 2
+    synthetic = dataset.open_synthetic(make(models, originals, tmp_path / "synthetic"))
+    assert synthetic.frame["image_id"].is_unique and synthetic.frame["seed"].is_unique
+    assert set(synthetic.frame["source_image_id"]) <= set(few["image_id"])
+
+
 @pytest.mark.parametrize(
     ("count", "equal", "message"),
     [(8, True, "do not divide over 7 entities"), (700, True, "100 originals an entity asked for"),

@@ -1,0 +1,201 @@
+"""glide-mini: how its sampler was chosen on validation lesions, and how its weights are packed to ship.
+
+`python -m dermstudy.mini samplers` follows notebooks 01 and 02 of the ham10000 profile, `python -m dermstudy.mini pack
+weights/glide-mini` follows 03 and 04. Test lesions have no part in the choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dermstudy import dataset, encoders, glide, metrics, release, sample, skin, workspace
+from dermstudy.files import InputError, atomic_path, sha256_file
+
+REFERENCE = ("ancestral", "250")
+STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "15"), ("dpm-solver", "25"), ("dpm-solver", "50"))
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+UPSAMPLER_STEPS = (("ancestral", "fast27"), ("dpm-solver", "4"), ("dpm-solver", "8"), ("dpm-solver", "15"))
+MARGIN = 0.1  # the share of the reference's KID within which fewer steps count as equal
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Validation images that samples are compared with, and the captions that the samples take."""
+
+    features: np.ndarray  # [n, 2048]
+    rows: pd.DataFrame  # the images whose captions are sampled
+
+
+def reference(cohort: dataset.Cohort, cache: Path, count: int, side: int) -> Reference:
+    """Validation images dealt over the entities, three times `count` where there are as many; each third lends its caption."""
+    validation = cohort.select(split="validation")
+    chosen = validation.select(image_id=dataset.spread(validation.frame, 3 * count)["image_id"])
+    rows = chosen.frame.sort_values(["dx", "image_id"]).iloc[:: max(1, len(chosen) // count)].head(count)
+    return Reference(encoders.encode(chosen, cache, side=side), rows)
+
+
+def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, str], scale: float) -> np.ndarray:
+    """One 64 x 64 image for each row's caption, uint8 [n, 64, 64, 3]; kept in `folder`, so that a cut run goes on."""
+    path = folder / f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}.npy"
+    if not path.is_file():
+        model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
+        seeds = sample.seeds_for(rows["image_id"], 0)
+        parts = []
+        for start in range(0, len(rows), 35):
+            part = slice(start, start + 35)
+            captions = rows["caption"].tolist()[part]
+            parts.append(model(captions, guidance_scale=scale, num_inference_steps=sampler[1], seeds=seeds[part]))
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, np.concatenate(parts))
+        print(f"{sampler[0]}, {sampler[1]} steps, scale {scale:g}: {len(rows)} images", flush=True)
+    return np.load(path)
+
+
+def paired_kid(first: np.ndarray, second: np.ndarray, real: np.ndarray, repeats: int = 200) -> dict[str, float]:
+    """KID of `first`, and its ratio to the KID of `second`, with the middle 95 % over half-size subsamples.
+
+    Both feature sets [n, d] come from the same captions and seeds; a subsample takes the same rows of both.
+    """
+    random, ratios = np.random.default_rng(0), []
+    for _ in range(repeats):
+        rows = random.permutation(len(first))[: len(first) // 2]
+        against = real[random.permutation(len(real))[: len(rows)]]
+        ratios.append(metrics.kid(first[rows], against) / metrics.kid(second[rows], against))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    own, other = metrics.kid(first, real), metrics.kid(second, real)
+    return {"kid": own, "ratio": own / other, "ratio_low": low, "ratio_high": high}
+
+
+def guidance_table(
+    model, against: Reference, folder: Path, skin_folder: Path, sampler: tuple[str, str]
+) -> pd.DataFrame:
+    """One row a guidance scale: KID, precision and recall against validation images, and condition fidelity.
+
+    The fidelity is the share of images in which the skin network names the entity asked for, the mean of the entities.
+    """
+    rows = []
+    for scale in SCALES:
+        images = base_samples(model, against.rows, folder, sampler, scale)
+        features = _features(images)
+        asked = against.rows["dx"].reset_index(drop=True)
+        right = asked == skin.named(skin_folder, images)
+        precision, recall = metrics.precision_recall(features, against.features)
+        rows.append(
+            {
+                "guidance_scale": scale,
+                "n": len(images),
+                "kid": metrics.kid(features, against.features),
+                "precision": precision,
+                "recall": recall,
+                "condition_fidelity": right.groupby(asked).mean().mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def steps_table(model, against: Reference, folder: Path, scale: float) -> pd.DataFrame:
+    """One row a sampler and number of steps: KID and its ratio to that of REFERENCE, from the same captions and seeds."""
+    many = _features(base_samples(model, against.rows, folder, REFERENCE, scale))
+    rows = []
+    for sampler in (*STEPS, REFERENCE):
+        own = _features(base_samples(model, against.rows, folder, sampler, scale))
+        rows.append({"sampler": sampler[0], "steps": sampler[1], "guidance_scale": scale, "n": len(own)})
+        rows[-1] |= paired_kid(own, many, against.features)
+    return pd.DataFrame(rows)
+
+
+def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarray, folder: Path) -> pd.DataFrame:
+    """As steps_table, for the upsampler: `small` uint8 [n, 64, 64, 3] enlarged by each of UPSAMPLER_STEPS.
+
+    The first is the reference; bicubic enlargement stands last. real: features of validation images at 256 pixels.
+    """
+    seeds, features = sample.seeds_for(rows["image_id"], 0), {}
+    for sampler in UPSAMPLER_STEPS:
+        path = folder / f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}.npy"
+        if not path.is_file():
+            model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
+            images = sample.enlarged(model, small, rows["caption"].tolist(), seeds, sampler[1])
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, images)
+            print(f"upsampler, {sampler[0]}, {sampler[1]} steps: {len(images)} images", flush=True)
+        features[sampler] = _features(np.load(path))
+    features["bicubic", "-"] = _features(sample.bicubic(small, 4 * small.shape[1]))
+    table = [
+        {"sampler": name, "steps": steps, "n": len(own), **paired_kid(own, features[UPSAMPLER_STEPS[0]], real)}
+        for (name, steps), own in features.items()
+    ]
+    return pd.DataFrame(table)
+
+
+def fewest_steps(table: pd.DataFrame, margin: float = MARGIN) -> str:
+    """The fewest DPM-Solver++ steps whose KID is at most 1 + margin times the reference's; the most tried if none is."""
+    solver = table[table["sampler"] == "dpm-solver"]
+    equal = solver[solver["ratio"] <= 1 + margin]
+    return str((equal if len(equal) else solver.tail(1))["steps"].iloc[0])
+
+
+def choose_samplers(space: workspace.Workspace, count: int, skin_steps: int, scale: float | None = None) -> None:
+    """Fill tables/mini_guidance.csv, mini_steps.csv and mini_upsampler_steps.csv of `space` from validation lesions."""
+    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
+    base = glide.load(space.need("glide_base", made_by="01_finetune"))
+    upsampler = glide.load(space.need("glide_upsampler", made_by="02_upsample"), glide.GlideUpsamplePipeline)
+    for model in (base, upsampler):
+        model.set_progress_bar_config(disable=True)
+    recipe = sha256_file(space.artifacts / "glide_base" / "unet" / "diffusion_pytorch_model.safetensors")[:8]
+    folder = space.out(f"samplers-{recipe}")
+    folder.mkdir(exist_ok=True)
+    small = reference(cohort, space.out("features"), count, base.unet.config.sample_size)
+    accuracy = skin.train(
+        cohort.select(split="train"), cohort.select(split="validation"), space.out("skin_encoder"), skin_steps
+    )
+    print(f"skin network: balanced accuracy {accuracy:.2f} on validation lesions", flush=True)
+    guidance = guidance_table(base, small, folder, space.out("skin_encoder"), ("dpm-solver", "25"))
+    space.save_table(guidance, "mini_guidance")
+    print(guidance.round(3).to_string(index=False), flush=True)
+    scale = scale or float(guidance.loc[guidance["kid"].idxmin(), "guidance_scale"])
+    steps = space.save_table(steps_table(base, small, folder, scale), "mini_steps")
+    print(steps.round(3).to_string(index=False), flush=True)
+    painted = base_samples(base, small.rows, folder, ("dpm-solver", fewest_steps(steps)), scale)
+    large = reference(cohort, space.out("features"), count, upsampler.unet.config.sample_size)
+    half = slice(None, None, 2)
+    table = upsampler_table(upsampler, painted[half], small.rows.iloc[half], large.features, folder)
+    space.save_table(table, "mini_upsampler_steps")
+    print(table.round(3).to_string(index=False), flush=True)
+
+
+def _features(images: np.ndarray) -> np.ndarray:
+    return np.concatenate([encoders.fid_inception_features(part) for part in np.array_split(images, len(images) // 14)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m dermstudy.mini", description=__doc__.split("\n\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    samplers = commands.add_parser("samplers", help="guidance scale and steps compared on validation lesions")
+    samplers.add_argument("--count", type=int, default=140, help="images a setting (default 140)")
+    samplers.add_argument("--skin-steps", type=int, default=2000, help="as notebook 04's SKIN_STEPS (default 2000)")
+    samplers.add_argument("--scale", type=float, help="guidance scale of the step comparison (default: the lowest KID)")
+    packing = commands.add_parser("pack", help="the weights, the split, the tables and the model card as one folder")
+    packing.add_argument("out")
+    for command in (samplers, packing):
+        command.add_argument("--results", default="results/ham10000", help="default results/ham10000")
+    options = parser.parse_args(arguments)
+    try:
+        space = workspace.open_workspace(options.results)
+        if options.command == "samplers":
+            choose_samplers(space, options.count, options.skin_steps, options.scale)
+        else:
+            release.pack(space, Path(options.out))
+    except InputError as error:
+        print(f"dermstudy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

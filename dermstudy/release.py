@@ -1,0 +1,193 @@
+"""What ships as glide-mini: fp16 weights with tokenizers, the split they were trained on, tables, the model card.
+
+Source of the card's parts: Mitchell et al., "Model cards for model reporting" (arXiv 1810.03993).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from dermstudy import dataset, figures, glide, sample, workspace
+from dermstudy.entities import CODES, NAMES, PROMPTS
+from dermstudy.files import InputError, atomic_path, sha256_file, write_text
+
+LARGEST = 40_000_000  # bytes of all that ships
+CHECKSUMS = "SHA256SUMS"
+TABLES = (
+    *("finetune_log", "upsample_log", "upsample_against_bicubic", "mini_recipes", "mini_guidance", "mini_steps"),
+    *("mini_upsampler_steps", "quality_audited", "quality_fidelity", "quality_memorisation"),
+)
+FIGURES = ("finetune_loss", "finetune_bands", "upsample_loss", "guidance")
+MONTAGE_SEEDS = range(8)
+
+
+def pack(space: workspace.Workspace, out: Path) -> None:
+    """Write glide-mini to `out` from the artifacts, tables and figures of `space`, whole or not at all.
+
+    InputError where a part is missing, or all of it is larger than LARGEST.
+    """
+    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
+    models = {
+        "base": glide.load(space.need("glide_base", made_by="01_finetune")),
+        "upsampler": glide.load(space.need("glide_upsampler", made_by="02_upsample"), glide.GlideUpsamplePipeline),
+    }
+    wanted = {f"tables/{name}.csv": space.tables / f"{name}.csv" for name in TABLES}
+    wanted |= {f"figures/{name}.png": space.figures / f"{name}.png" for name in FIGURES}
+    wanted["manifest.json"] = space.root / "manifest.json"
+    for path in wanted.values():
+        if not path.is_file():
+            raise InputError(
+                f"{workspace.shown(path)} is missing: run notebooks 00 to 04 and the sampler comparison first"
+            )
+    with atomic_path(out) as temporary:
+        for folder in ("tables", "figures"):
+            (temporary / folder).mkdir(parents=True)
+        for name, model in models.items():
+            model.to(torch.float16).save_pretrained(temporary / name)
+        cohort.frame[["image_id", "split"]].to_csv(temporary / "split.csv", index=False, lineterminator="\n")
+        for name, path in wanted.items():
+            shutil.copyfile(path, temporary / name)
+        notes = json.loads(wanted["manifest.json"].read_text(encoding="utf-8"))
+        _montage(temporary, notes["notebooks"]["03_sample"]["parameters"])
+        counts = pd.crosstab(cohort.frame["dx"], cohort.frame["split"]).reindex(CODES)[list(dataset.SPLITS)]
+        write_text(temporary / "README.md", card(temporary, notes, counts))
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in files)
+        if size > LARGEST:
+            raise InputError(f"glide-mini would be {size / 1e6:.1f} MB of {LARGEST / 1e6:.0f}: choose smaller presets")
+        lines = [f"{sha256_file(path)}  {path.relative_to(temporary).as_posix()}" for path in files]
+        write_text(temporary / CHECKSUMS, "\n".join(lines) + "\n")
+    print(f"{workspace.shown(out)}: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def verify(folder: str | Path) -> int:
+    """Compare every file of a shipped folder with its checksum and return their number; InputError names the first fault."""
+    folder = Path(folder)
+    try:
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{folder} has no {CHECKSUMS}: it is no shipped model") from error
+    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: check the folder out again")
+        if sha256_file(folder / name) != digest:
+            raise InputError(f"{folder / name} is not the file that was shipped: check the folder out again")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {CHECKSUMS}
+    if present - set(listed):
+        raise InputError(f"{folder / min(present - set(listed))} did not ship with the model: move it elsewhere")
+    return len(listed)
+
+
+def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
+    """The model card as markdown. Every figure in it is read from `folder`/tables, the manifest `notes` or `counts`."""
+    tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in TABLES}
+    text = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+    training, upsampling, sampling = (
+        notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "02_upsample", "03_sample")
+    )
+    fields = {
+        "commit": notes["commit"][:12],
+        "data_hash": notes["data_hash"][:16],
+        "split_sha256": sha256_file(folder / "split.csv")[:16],
+        "base_parameters": f"{_parameters(folder / 'base') / 1e6:.1f}",
+        "upsampler_parameters": f"{_parameters(folder / 'upsampler', glide.GlideUpsamplePipeline) / 1e6:.1f}",
+        "counts": _markdown(counts.rename(index=NAMES).rename_axis("entity"), 0),
+        "base_recipe": _recipe(training, tables["finetune_log"]),
+        "upsampler_recipe": _recipe(upsampling, tables["upsample_log"]),
+        "prediction": training["PREDICTION"].replace("_", " "),
+        "bands": _markdown(_bands(tables["finetune_log"]), 4),
+        "recipes": _markdown(tables["mini_recipes"].set_index("candidate"), 4),
+        "guidance": _markdown(tables["mini_guidance"].set_index("guidance_scale"), 3),
+        "steps": _markdown(tables["mini_steps"].set_index(["sampler", "steps"]), 3),
+        "upsampler_steps": _markdown(tables["mini_upsampler_steps"].set_index(["sampler", "steps"]), 3),
+        "defaults": f"guidance scale {sampling['GUIDANCE_SCALE']:g}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps "
+        f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
+        "quality": _markdown(_quality(tables["quality_audited"]), 2),
+        "fidelity": _markdown(tables["quality_fidelity"].set_index("entity").rename(index=NAMES), 2),
+        "memorisation": _markdown(tables["quality_memorisation"].set_index(["encoder", "images"]), 3),
+        "bicubic": _markdown(tables["upsample_against_bicubic"].set_index("enlargement"), 4),
+    }
+    for name, value in fields.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def _parameters(folder: Path, kind=glide.GlidePipeline) -> int:
+    return glide.parameter_count(glide.load(folder, kind))
+
+
+def _montage(folder: Path, sampling: dict) -> None:
+    """Eight images an entity from its plain name and seeds 0 to 7, from the weights as they ship; nothing is picked."""
+    base = glide.load(folder / "base")
+    upsampler = glide.load(folder / "upsampler", glide.GlideUpsamplePipeline)
+    for model in (base, upsampler):
+        model.scheduler = glide.sampler_from(model.scheduler, sampling["SAMPLER"])
+        model.set_progress_bar_config(disable=True)
+    rows, seeds = [], list(MONTAGE_SEEDS)
+    for prompt in PROMPTS:
+        small = base(
+            [prompt] * len(seeds),
+            guidance_scale=sampling["GUIDANCE_SCALE"],
+            num_inference_steps=sampling["BASE_STEPS"],
+            seeds=seeds,
+        )
+        large = sample.enlarged(upsampler, small, [prompt] * len(seeds), seeds, sampling["UPSAMPLE_STEPS"])
+        rows.append(list(large))
+    figures.save(figures.image_grid(rows, [NAMES[code] for code in CODES]), folder / "figures" / "montage.png")
+    whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
+    with atomic_path(folder / "figures" / "montage_256.jpg") as path:
+        whole.save(path, format="JPEG", quality=92)
+
+
+def _recipe(parameters: dict, log: pd.DataFrame) -> str:
+    names = ("STEPS", "BATCH", "LEARNING_RATE", "CAPTION_DROPOUT", "EMA_DECAY", "PRECISION", "HALF_SIDE_STEPS", "CROP")
+    kept = log.loc[log["validation_loss"].idxmin()]
+    settings = ", ".join(
+        f"{name.lower().replace('_', ' ')} {parameters[name]}" for name in names if parameters.get(name)
+    )
+    return f"{settings}; weights of step {kept['step']:.0f} kept; {log['seconds'].iloc[-1] / 60:.0f} minutes"
+
+
+def _bands(log: pd.DataFrame) -> pd.DataFrame:
+    """The held-out loss by band at some records, the last among them."""
+    chosen = log.iloc[sorted({round(place * (len(log) - 1) / 5) for place in range(6)})]
+    names = {
+        name: "timesteps " + name.removeprefix("validation_").replace("_", " to ") for name in log.filter(regex=r"_\d")
+    }
+    return chosen.set_index("step")[["loss", "validation_loss", *names]].rename(
+        columns=names | {"loss": "training loss"}
+    )
+
+
+def _quality(audited: pd.DataFrame) -> pd.DataFrame:
+    """One row an entity: each metric with its interval and floor."""
+    rows = {}
+    for entity, own in audited.groupby("entity", sort=False):
+        cells = {"n": str(int(own["n"].iloc[0]))}
+        for line in own.itertuples():
+            cells[line.metric] = f"{line.value:.2f} ({line.low:.2f} to {line.high:.2f}); floor {line.floor:.2f}"
+            if line.metric == "kid" and pd.notna(line.others):
+                cells[line.metric] += f"; others {line.others:.1f}"
+        rows[NAMES.get(entity, entity)] = cells
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("entity")
+
+
+def _markdown(table: pd.DataFrame, digits: int) -> str:
+    """A table as markdown, its index in front, numbers to `digits` decimals."""
+    table = table.reset_index()
+    lines = [
+        "| " + " | ".join(str(name).replace("_", " ") for name in table.columns) + " |",
+        "|" + " --- |" * table.shape[1],
+    ]
+    for row in table.itertuples(index=False):
+        cells = [f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell) for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
