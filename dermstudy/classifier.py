@@ -1,11 +1,13 @@
-"""The paper's convolutional network in Keras: data arms, training, kept runs.
+"""Keras classifiers: the paper's convolutional network and residual ones, the flow of images, training, kept runs.
 
-Source: Shavlokhova et al., section 2.4 (network, augmentation, early stopping).
+Sources: Shavlokhova et al., section 2.4 (network, augmentation, early stopping); He et al. (arXiv 1512.03385) for the
+residual network.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,13 +17,14 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import LabelEncoder
 
+from dermstudy.arms import Arm
 from dermstudy.backends import import_keras
 from dermstudy.dataset import Cohort
-from dermstudy.entities import CODES, NAMES, by_code
+from dermstudy.entities import CODES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text
 
-PROTOCOLS = ("as published", "audited")
-ARMS = ("original", "synthetic", "combined")
+PAPER, RESIDUAL, PRETRAINED = "paper's CNN", "residual network", "ResNet50"
+MODELS = (PAPER, RESIDUAL, PRETRAINED)
 
 
 @dataclass(frozen=True)
@@ -39,74 +42,10 @@ class ClassifierConfig:
     rotation: float = 20.0  # degrees, open
     shift: float = 0.1  # share of the side, open
     zoom: float = 0.1  # open
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The images of one arm under one protocol; `fit_until` watches validation loss for early stopping."""
-
-    protocol: str
-    name: str
-    train: list[Cohort]
-    fit_until: list[Cohort]
-    test: list[Cohort]
-
-    def rows(self, part: str) -> pd.DataFrame:
-        """The frame of "train", "fit_until" or "test", with `kind` original or synthetic and the lesion `group`."""
-        return pd.concat([cohort.frame.assign(kind=_kind(cohort)) for cohort in getattr(self, part)], ignore_index=True)
-
-
-def make_arm(
-    protocol: str, name: str, originals: Cohort, synthetic: Cohort, seed: int, test_fraction: float = 0.2
-) -> Arm:
-    """The training and test images of an arm ("original", "synthetic" or "combined").
-
-    As published: the arm's own images split 80/20 by image within each entity, synthetic ones in the test set too, early
-    stopping on the test set, for the paper names no other. Audited: trained on originals of training lesions and
-    synthetic images made for them, stopped on validation lesions, tested on originals of test lesions alone.
-    InputError where an entity is absent from training or test, or the arm is unknown.
-    """
-    from sklearn.model_selection import train_test_split
-
-    if protocol not in PROTOCOLS or name not in ARMS:
-        raise InputError(
-            f"unknown arm {name!r} of protocol {protocol!r}: choose {', '.join(ARMS)} of {' or '.join(PROTOCOLS)}"
-        )
-    groups = originals.frame.set_index("image_id")["group"]
-    synthetic = replace(synthetic, frame=synthetic.frame.assign(group=synthetic.frame["source_image_id"].map(groups)))
-    pool = {"original": [originals], "synthetic": [synthetic], "combined": [originals, synthetic]}[name]
-    if protocol == "as published":
-        every = pd.concat([cohort.frame[["image_id", "dx"]] for cohort in pool]).sort_values("image_id")
-        try:
-            train_ids, test_ids = train_test_split(
-                every["image_id"].to_numpy(), test_size=test_fraction, random_state=seed, stratify=every["dx"]
-            )
-        except ValueError as error:
-            raise InputError(
-                f"{protocol}, {name} arm: {len(every)} images cannot be split {1 - test_fraction:.0%} to "
-                f"{test_fraction:.0%} with every entity on both sides; use more images"
-            ) from error
-        test = [cohort.select(image_id=test_ids) for cohort in pool]
-        arm = Arm(protocol, name, [cohort.select(image_id=train_ids) for cohort in pool], test, test)
-    else:
-        train_ids = originals.frame.loc[originals.frame["split"] == "train", "image_id"]
-        train = [
-            cohort.select(split="train") if cohort is originals else cohort.select(source_image_id=train_ids)
-            for cohort in pool
-        ]
-        arm = Arm(protocol, name, train, [originals.select(split="validation")], [originals.select(split="test")])
-    for part in ("train", "test"):
-        absent = [NAMES[code] for code in CODES if code not in set(arm.rows(part)["dx"])]
-        if absent:
-            raise InputError(
-                f"{protocol}, {name} arm: no {part} image of {', '.join(absent)}; "
-                "use a larger cohort or more synthetic images"
-            )
-    return arm
-
-
-def _kind(cohort: Cohort) -> str:
-    return "synthetic" if "source_image_id" in cohort.frame else "original"
+    model: str = PAPER  # one of MODELS
+    weights: str = ""  # for ResNet50: Keras' file of its weights without top; "" starts from nothing
+    class_weights: bool = False  # each image counts by the rarity of its entity
+    images_per_epoch: int = 0  # 0: every image once
 
 
 def label_encoder() -> LabelEncoder:
@@ -121,29 +60,61 @@ def encoded_codes() -> tuple[str, ...]:
 
 
 def network(config: ClassifierConfig):
-    """The network of section 2.4 as a Keras model: uint8 [n, side, side, 3] to probabilities [n, 7].
+    """A Keras model of `config`: uint8 [n, side, side, 3] to probabilities [n, 7].
 
-    Rotation, shifts, zoom and horizontal flip act in training only, with the nearest pixel beyond the border, as the
-    legacy ImageDataGenerator did.
+    The paper's CNN is that of section 2.4. The residual network has one block of two convolutions at each of four
+    widths. ResNet50 is Keras' own. Rotation, shifts, zoom and horizontal flip act in training only, with the nearest
+    pixel beyond the border, as the legacy ImageDataGenerator did. InputError for an unknown model or missing weights.
     """
     keras = import_keras()
-    layers = [
-        keras.layers.Input((config.side, config.side, 3)),
-        keras.layers.Rescaling(1 / 255),
-        keras.layers.RandomRotation(config.rotation / 360, fill_mode="nearest"),
-        keras.layers.RandomTranslation(config.shift, config.shift, fill_mode="nearest"),
-        keras.layers.RandomZoom(config.zoom, fill_mode="nearest"),
-        keras.layers.RandomFlip("horizontal"),
+    layers = keras.layers
+    augmented = [
+        layers.RandomRotation(config.rotation / 360, fill_mode="nearest"),
+        layers.RandomTranslation(config.shift, config.shift, fill_mode="nearest"),
+        layers.RandomZoom(config.zoom, fill_mode="nearest"),
+        layers.RandomFlip("horizontal"),
     ]
-    for filters in config.filters:
-        layers += [keras.layers.Conv2D(filters, 3, activation="relu"), keras.layers.MaxPooling2D()]
-    layers += [
-        keras.layers.Flatten(),
-        keras.layers.Dense(config.dense, activation="relu"),
-        keras.layers.Dropout(config.dropout),
-        keras.layers.Dense(len(CODES), activation="softmax"),
-    ]
-    return keras.Sequential(layers)
+    answer = layers.Dense(len(CODES), activation="softmax")
+    shape = (config.side, config.side, 3)
+    if config.model == PAPER:
+        stack = [layers.Input(shape), layers.Rescaling(1 / 255), *augmented]
+        for filters in config.filters:
+            stack += [layers.Conv2D(filters, 3, activation="relu"), layers.MaxPooling2D()]
+        stack += [layers.Flatten(), layers.Dense(config.dense, activation="relu"), layers.Dropout(config.dropout)]
+        return keras.Sequential([*stack, answer])
+    image = x = layers.Input(shape)
+    for layer in augmented:
+        x = layer(x)
+    if config.model == RESIDUAL:
+        x = _residual_blocks(layers, layers.Rescaling(1 / 127.5, offset=-1)(x))
+    elif config.model == PRETRAINED:
+        if config.weights and not Path(config.weights).is_file():
+            raise InputError(
+                f"no weights {config.weights}: give Keras' ResNet50 weights without top (.h5), or leave it empty"
+            )
+        x = keras.applications.resnet.preprocess_input(keras.ops.cast(x, "float32"))
+        x = keras.applications.ResNet50(False, config.weights or None, input_shape=shape, pooling="avg")(x)
+    else:
+        raise InputError(f"unknown classifier {config.model!r}: choose one of {', '.join(MODELS)}")
+    return keras.Model(image, answer(layers.Dropout(config.dropout)(x)))
+
+
+def _residual_blocks(layers, x, widths=(32, 64, 128, 256)):
+    """Pooled features [n, 256]: a strided convolution, then a residual block at each width, halving the side between."""
+
+    def convolution(width: int, stride: int):
+        return layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False)
+
+    x = convolution(widths[0], 2)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    for place, width in enumerate(widths):
+        stride, shortcut, inner = 1 if place == 0 else 2, x, x
+        inner = layers.BatchNormalization()(convolution(width, stride)(inner))
+        inner = layers.BatchNormalization()(convolution(width, 1)(layers.ReLU()(inner)))
+        if place:
+            shortcut = layers.BatchNormalization()(layers.Conv2D(width, 1, strides=stride, use_bias=False)(x))
+        x = layers.ReLU()(layers.Add()([shortcut, inner]))
+    return layers.GlobalAveragePooling2D()(x)
 
 
 @dataclass(frozen=True)
@@ -154,14 +125,65 @@ class Result:
     history: pd.DataFrame  # epoch, loss, validation_loss
 
 
-def train(arm: Arm, config: ClassifierConfig, seed: int, say: Callable[[str], None] = print) -> Result:
+class Pixels:
+    """The images of several cohorts, decoded once into files at one side and read from there as they are needed.
+
+    Memory does not grow with the number of images. An image that stands in several rows is decoded once.
+    """
+
+    def __init__(self, cohorts: list[Cohort], side: int, folder: Path):
+        self.parts = []
+        for cohort in cohorts:
+            each = replace(cohort, frame=cohort.frame.drop_duplicates("image_id"))
+            stored = np.load(_decoded(each, side, folder), mmap_mode="r")
+            place = pd.Series(range(len(each)), index=each.frame["image_id"])
+            self.parts.append((stored, place[cohort.frame["image_id"]].to_numpy()))
+        self.starts = np.cumsum([0] + [len(rows) for _, rows in self.parts])
+        self.side = side
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The images at `indices`, counted through all cohorts: uint8 [n, side, side, 3]."""
+        out = np.empty((len(indices), self.side, self.side, 3), np.uint8)
+        owners = np.searchsorted(self.starts, indices, side="right") - 1
+        for place, (index, owner) in enumerate(zip(indices, owners, strict=True)):
+            stored, rows = self.parts[owner]
+            out[place] = stored[rows[index - self.starts[owner]]]
+        return out
+
+
+def _decoded(cohort: Cohort, side: int, folder: Path, chunk: int = 256) -> Path:
+    """The file of a cohort's pixels, uint8 [n, side, side, 3]; written in chunks where it is not there."""
+    names = cohort.frame["image_id"]
+    path = folder / f"{sha256_text(' '.join([cohort.data_hash, str(side), *names]))[:16]}.npy"
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            shape = (len(names), side, side, 3)
+            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            for start in range(0, len(names), chunk):
+                stored[start : start + chunk] = cohort.images(side, list(names[start : start + chunk]))
+            stored.flush()
+    return path
+
+
+def train(
+    arm: Arm,
+    config: ClassifierConfig,
+    seed: int,
+    say: Callable[[str], None] = print,
+    cache: str | Path | None = None,
+) -> Result:
     """Train the network on an arm and predict its test images. The same seed gives the same weights on a CPU.
 
-    Best weights by validation loss are restored (patience as configured). Says one line an epoch.
+    Best weights by validation loss are restored (patience as configured). Says one line an epoch. cache: a folder for
+    decoded pixels, which other runs share (a temporary one by default).
     """
+    if cache is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return train(arm, config, seed, say, folder)
     keras = import_keras()
     import tensorflow as tf
 
+    config = replace(config, **arm.changes)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     model = network(config)
@@ -172,35 +194,50 @@ def train(arm: Arm, config: ClassifierConfig, seed: int, say: Callable[[str], No
     )
     order = encoded_codes()
 
-    def pixels_and_labels(part: str):
-        pixels = np.concatenate([cohort.images(config.side) for cohort in getattr(arm, part)])
-        labels = label_encoder().transform([by_code(code).paper_label for code in arm.rows(part)["dx"]])
-        return pixels, labels
+    def labels_of(part: str) -> np.ndarray:
+        return label_encoder().transform([by_code(code).paper_label for code in arm.rows(part)["dx"]])
 
-    pixels, labels = pixels_and_labels("train")
-    data = tf.data.Dataset.from_tensor_slices((pixels, labels)).shuffle(len(pixels), seed=seed).batch(config.batch)
-    watched = tf.data.Dataset.from_tensor_slices(pixels_and_labels("fit_until")).batch(config.batch)
+    def flow(part: str, shuffled: bool = False):
+        pixels, labels = Pixels(getattr(arm, part), config.side, Path(cache)), labels_of(part)
+
+        def read(rows):
+            images = tf.numpy_function(pixels.take, [rows], tf.uint8)
+            images.set_shape((None, config.side, config.side, 3))
+            return images, tf.gather(tf.constant(labels), rows)
+
+        data = tf.data.Dataset.range(len(labels))
+        if shuffled:
+            data = data.shuffle(len(labels), seed=seed)
+            data = data.repeat() if config.images_per_epoch else data
+        return data.batch(config.batch).map(read, num_parallel_calls=1).prefetch(2)
+
     started = time.monotonic()
+    name = f"{arm.protocol}, {arm.name}, {config.model}, seed {seed}"
 
     class Line(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if (epoch + 1) % max(1, config.epochs // 10) == 0 or epoch == 0:
                 say(
-                    f"{arm.protocol}, {arm.name}, seed {seed}: epoch {epoch + 1}/{config.epochs}  "
+                    f"{name}: epoch {epoch + 1}/{config.epochs}  "
                     f"loss {logs['loss']:.3f}  validation {logs['val_loss']:.3f}  {time.monotonic() - started:.0f} s"
                 )
 
     stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
+    labels = labels_of("train")
+    counts = np.bincount(labels, minlength=len(order))
     history = model.fit(
-        data.prefetch(2),
-        validation_data=watched.prefetch(2),
+        flow("train", shuffled=True),
+        validation_data=flow("fit_until"),
         epochs=config.epochs,
+        steps_per_epoch=-(-config.images_per_epoch // config.batch) or None,
+        class_weight={i: len(labels) / (len(order) * n) for i, n in enumerate(counts)}
+        if config.class_weights
+        else None,
         verbose=0,
         shuffle=False,
         callbacks=[stopping, Line()],
     ).history
-    test = np.concatenate([cohort.images(config.side) for cohort in arm.test])
-    probabilities = model.predict(test, batch_size=256, verbose=0)
+    probabilities = model.predict(flow("test"), verbose=0)
     rows = arm.rows("test")[["image_id", "group", "kind", "dx"]].copy()
     rows["answer"] = [order[index] for index in probabilities.argmax(axis=1)]
     rows[list(order)] = probabilities
@@ -208,10 +245,7 @@ def train(arm: Arm, config: ClassifierConfig, seed: int, say: Callable[[str], No
         {"epoch": range(1, len(history["loss"]) + 1), "loss": history["loss"], "validation_loss": history["val_loss"]}
     )
     best = int(np.argmin(history["val_loss"])) + 1
-    say(
-        f"{arm.protocol}, {arm.name}, seed {seed}: kept epoch {best} of {len(curve)}, "
-        f"{time.monotonic() - started:.0f} s"
-    )
+    say(f"{name}: kept epoch {best} of {len(curve)}, {time.monotonic() - started:.0f} s")
     return Result(rows, curve)
 
 
@@ -219,11 +253,12 @@ def train_once(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path
     """`train`, or its kept result in `folder` when the same images, configuration and seed have been run before."""
     parts = {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
     hashes = [cohort.data_hash for cohort in arm.train]
-    key = sha256_text(json.dumps([arm.protocol, arm.name, seed, asdict(config), parts, hashes]))[:16]
+    settings = asdict(replace(config, **arm.changes))
+    key = sha256_text(json.dumps([arm.protocol, arm.name, seed, settings, parts, hashes]))[:16]
     kept = Path(folder) / key
     if kept.is_dir():
         return Result(pd.read_csv(kept / "predictions.csv"), pd.read_csv(kept / "history.csv"))
-    result = train(arm, config, seed, lambda line: print(line, flush=True))
+    result = train(arm, config, seed, lambda line: print(line, flush=True), Path(folder) / "pixels")
     with atomic_path(kept) as temporary:
         temporary.mkdir()
         result.predictions.to_csv(temporary / "predictions.csv", index=False)

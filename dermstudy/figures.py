@@ -18,6 +18,8 @@ from dermstudy.entities import CODES, NAMES
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
+# Paul Tol's muted scheme, told apart by colour-blind readers; in the paper's class order.
+ENTITY_COLOURS = ("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99")
 NOT_DRAWN = "Real images are drawn only in your own run (DRAW_REAL)."
 
 
@@ -181,4 +183,28 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
     )
     ax.set(xlabel="second half", ylabel="first half", title=title)
     ax.set_xticklabels(names, rotation=45, ha="right")
+    return figure
+
+
+def curves(predictions: pd.DataFrame, reliability: pd.DataFrame) -> Figure:
+    """The ROC curve of each entity against the rest, and accuracy against confidence.
+
+    predictions: dx and a probability column an entity code; reliability: confidence, accuracy and n by bin.
+    """
+    from sklearn.metrics import RocCurveDisplay
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, WIDTH * 0.46))
+    for code, colour in zip(CODES, ENTITY_COLOURS, strict=True):
+        if (predictions["dx"] == code).any():
+            RocCurveDisplay.from_predictions(
+                predictions["dx"] == code, predictions[code], name=NAMES[code], ax=left, curve_kwargs={"color": colour}
+            )
+    right.scatter(
+        reliability["confidence"], reliability["accuracy"], s=4 + 120 * reliability["n"] / reliability["n"].sum()
+    )
+    for ax in (left, right):
+        ax.plot([0, 1], [0, 1], color="#BBBBBB", lw=1, zorder=0)
+    left.set(xlabel="false positive rate", ylabel="true positive rate")
+    left.legend(fontsize=6, loc="lower right")
+    right.set(xlabel="confidence of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
     return figure

@@ -1,7 +1,7 @@
 """Scores of test predictions: reports by entity, the always-nevus floor, lesion-clustered intervals, summaries.
 
 Sources: Shavlokhova et al., section 2.5 and Tables 2 and 3 (reports); Field and Welsh, J. R. Stat. Soc. B 69 (2007) for
-the bootstrap of clusters. scikit-learn does the mathematics of each score.
+the bootstrap of clusters. The metrics that intervals repeat are in numpy; tests hold them against scikit-learn's.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
+from scipy.stats import rankdata
+from sklearn.metrics import classification_report, confusion_matrix
 
 from dermstudy import paper
+from dermstudy.arms import ARMS, PROTOCOLS
+from dermstudy.classifier import PAPER
 from dermstudy.entities import CODES, NAMES
 
-MODEL = "paper's CNN"
-Runs = dict[tuple[str, str], list[pd.DataFrame]]  # (protocol, arm) -> test predictions of each seed
+Runs = dict[tuple[str, str, str], list[pd.DataFrame]]  # (protocol, arm, model) -> test predictions of each seed
 
 
 def report(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -39,56 +41,13 @@ def confusion(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """Accuracy, balanced accuracy (mean recall of the entities in the test set), macro F1 and macro one-vs-rest AUC."""
-    table = report(predictions)
-    present = [code for code in CODES if table.loc[code, "support"]]
-    areas = [
-        roc_auc_score(predictions["dx"] == code, predictions[code])
-        for code in present
-        if table.loc[code, "support"] < len(predictions)
-    ]
-    return {
-        "accuracy": float(table.loc["accuracy", "recall"]),
-        "balanced accuracy": float(table.loc[present, "recall"].mean()),
-        "macro F1": float(table.loc[present, "f1"].mean()),
-        "AUC": float(np.mean(areas)) if areas else float("nan"),
-    }
+    """Every metric of METRICS."""
+    return {name: metric(predictions) for name, metric in METRICS.items()}
 
 
 def floors(predictions: pd.DataFrame) -> dict[str, float]:
-    """What always answering the nevus scores on this test set."""
+    """What always answering the nevus, with certainty, scores on this test set."""
     return scores(predictions.assign(answer="nv", **{code: float(code == "nv") for code in CODES}))
-
-
-def clustered_bootstrap(
-    predictions: list[pd.DataFrame],
-    statistic: Callable[[pd.DataFrame], float],
-    repeats: int = 200,
-    seed: int = 0,
-    other: list[pd.DataFrame] | None = None,
-) -> tuple[float, float]:
-    """95 % percentile interval of `statistic`, by resampling test lesions (column group) and, with them, seeds.
-
-    predictions: one frame a training seed over the same test images. other: a second model's frames, paired by seed;
-    then the interval is that of the difference. Resampling whole lesions keeps sister images together; the interval
-    is conditional on one generator.
-    """
-    random = np.random.default_rng(seed)
-    first = predictions[0]
-    members = [np.flatnonzero(first["group"].to_numpy() == group) for group in pd.unique(first["group"])]
-    values = []
-    for _ in range(repeats):
-        rows = np.concatenate([members[index] for index in random.integers(0, len(members), len(members))])
-        chosen = random.integers(0, len(predictions))
-        value = statistic(predictions[chosen].iloc[rows])
-        values.append(value - statistic(other[chosen].iloc[rows]) if other else value)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def balanced_accuracy(predictions: pd.DataFrame) -> float:
-    """The mean recall of the entities in the test set."""
-    return float((predictions["dx"] == predictions["answer"]).groupby(predictions["dx"].to_numpy()).mean().mean())
 
 
 def accuracy(predictions: pd.DataFrame) -> float:
@@ -96,43 +55,81 @@ def accuracy(predictions: pd.DataFrame) -> float:
     return float((predictions["dx"] == predictions["answer"]).mean())
 
 
-INTERVALS = {"accuracy": accuracy, "balanced accuracy": balanced_accuracy}
+def balanced_accuracy(predictions: pd.DataFrame) -> float:
+    """The mean recall of the entities in the test set."""
+    return float((predictions["dx"] == predictions["answer"]).groupby(predictions["dx"].to_numpy()).mean().mean())
 
 
-def every_run(runs: Runs, seeds: list[int]) -> pd.DataFrame:
-    """The scores and the recall by entity of each run: columns protocol, arm, model, seed, metric, value."""
-    rows = []
-    for (protocol, arm), predictions in runs.items():
-        for seed, own in zip(seeds, predictions, strict=True):
-            recall = report(own).loc[list(CODES), "recall"].rename(lambda code: f"recall {NAMES[code]}")
-            for metric, value in {**scores(own), **recall.to_dict()}.items():
-                rows.append(
-                    {"protocol": protocol, "arm": arm, "model": MODEL, "seed": seed, "metric": metric, "value": value}
-                )
-    return pd.DataFrame(rows)
+def macro_f1(predictions: pd.DataFrame) -> float:
+    """The mean F1 of the entities in the test set."""
+    true, answered = predictions["dx"].to_numpy(), predictions["answer"].to_numpy()
+    values = []
+    for code in pd.unique(true):
+        right = ((true == code) & (answered == code)).sum()
+        values.append(2 * right / ((true == code).sum() + (answered == code).sum()))
+    return float(np.mean(values))
 
 
-def summary(runs: Runs, repeats: int, seed: int) -> pd.DataFrame:
-    """Accuracy and balanced accuracy of each arm: mean over seeds, interval, floor, and the paper's figure as published.
+def area(predictions: pd.DataFrame) -> float:
+    """The mean area under the ROC curve, each entity of the test set against the rest; ties count half."""
+    true, ranks = predictions["dx"].to_numpy(), rankdata(predictions[list(CODES)].to_numpy(), axis=0)
+    values = []
+    for place, code in enumerate(CODES):
+        own = true == code
+        positive, negative = own.sum(), (~own).sum()
+        if positive and negative:
+            values.append((ranks[own, place].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    return float(np.mean(values)) if values else float("nan")
 
-    Columns protocol, arm, model, metric, mean, low, high, always_nevus, paper; the paper's balanced accuracy is the mean
-    of its printed recalls.
+
+def calibration_error(predictions: pd.DataFrame, bins: int = 15) -> float:
+    """Expected calibration error: |accuracy - confidence| of the answers, over equal bins of confidence, by their number.
+
+    Source: Guo et al. (arXiv 1706.04599), equation 3. 0 where a confidence of 0.8 is right in 80 % of answers.
     """
-    rows = []
-    for (protocol, arm), predictions in runs.items():
-        printed = {
-            "accuracy": paper.summary(arm)["accuracy"],
-            "balanced accuracy": paper.by_class(arm)["recall"].mean(),
-        }
-        for metric, statistic in INTERVALS.items():
-            low, high = clustered_bootstrap(predictions, statistic, repeats, seed)
-            rows.append({
-                "protocol": protocol, "arm": arm, "model": MODEL, "metric": metric,
-                "mean": float(np.mean([statistic(own) for own in predictions])), "low": low, "high": high,
-                "always_nevus": floors(predictions[0])[metric],
-                "paper": printed[metric] if protocol == "as published" else None,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+    table = reliability(predictions, bins)
+    return float((table["n"] * (table["accuracy"] - table["confidence"]).abs()).sum() / table["n"].sum())
+
+
+def reliability(predictions: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
+    """The answers by bin of confidence: columns confidence (mean), accuracy, n; empty bins are left out."""
+    confidence = predictions[list(CODES)].to_numpy().max(axis=1)
+    right = (predictions["dx"] == predictions["answer"]).to_numpy()
+    own = np.minimum((confidence * bins).astype(int), bins - 1)
+    n = np.bincount(own, minlength=bins)
+    kept = n > 0
+    sums = (np.bincount(own, weights=values, minlength=bins)[kept] for values in (confidence, right))
+    confidence, right = (total / n[kept] for total in sums)
+    return pd.DataFrame({"confidence": confidence, "accuracy": right, "n": n[kept]})
+
+
+METRICS = {
+    "accuracy": accuracy,
+    "balanced accuracy": balanced_accuracy,
+    "macro F1": macro_f1,
+    "AUC": area,
+    "calibration error": calibration_error,
+}
+HEADLINES = ("accuracy", "balanced accuracy")  # drawn beside the paper's
+
+
+def clustered_bootstrap(
+    predictions: list[pd.DataFrame], statistic: Callable[[pd.DataFrame], float], repeats: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of `statistic`, by resampling test lesions (column group) and, with them, seeds.
+
+    predictions: one frame a training seed over the same test images. Resampling whole lesions keeps sister images
+    together; the interval is conditional on one generator.
+    """
+    random = np.random.default_rng(seed)
+    members = _members(predictions[0])
+    names = list(members)
+    values = []
+    for _ in range(repeats):
+        rows = np.concatenate([members[names[index]] for index in random.integers(0, len(names), len(names))])
+        values.append(statistic(predictions[random.integers(0, len(predictions))].iloc[rows]))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def paired_difference(
@@ -142,7 +139,79 @@ def paired_difference(
     seed: int,
     statistic: Callable[[pd.DataFrame], float] = balanced_accuracy,
 ) -> dict[str, float]:
-    """`first` minus `second` on the same test images: difference, interval, and half its width as what is detectable."""
-    values = [statistic(a) - statistic(b) for a, b in zip(first, second, strict=True)]
-    low, high = clustered_bootstrap(first, statistic, repeats, seed, other=second)
-    return {"difference": float(np.mean(values)), "low": low, "high": high, "detectable": (high - low) / 2}
+    """`first` minus `second`: difference, interval, and half its width as what is detectable.
+
+    Lesions of both test sets are resampled together and seeds pairwise, so images that both sets share are paired and
+    others are not.
+    """
+    random = np.random.default_rng(seed)
+    sides = [_members(first[0]), _members(second[0])]
+    names = list(dict.fromkeys([*sides[0], *sides[1]]))
+    values = []
+    while len(values) < repeats:
+        picked = [names[index] for index in random.integers(0, len(names), len(names))]
+        rows = [np.concatenate([side[name] for name in picked if name in side] or [[]]).astype(int) for side in sides]
+        if min(len(part) for part in rows):
+            chosen = random.integers(0, len(first))
+            parts = (first[chosen].iloc[rows[0]], second[chosen].iloc[rows[1]])
+            values.append(statistic(parts[0]) - statistic(parts[1]))
+    low, high = np.quantile(values, [0.025, 0.975])
+    mean = float(np.mean([statistic(a) - statistic(b) for a, b in zip(first, second, strict=True)]))
+    return {"difference": mean, "low": float(low), "high": float(high), "detectable": float(high - low) / 2}
+
+
+def _members(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The rows of each lesion group, in the order of their first image."""
+    return {name: np.asarray(rows) for name, rows in frame.groupby("group", sort=False).indices.items()}
+
+
+def every_run(runs: Runs, seeds: list[int]) -> pd.DataFrame:
+    """The scores and the recall by entity of each run: columns protocol, arm, model, seed, metric, value."""
+    rows = []
+    for (protocol, arm, model), predictions in runs.items():
+        for seed, own in zip(seeds, predictions, strict=True):
+            recall = report(own).loc[list(CODES), "recall"].rename(lambda code: f"recall {NAMES[code]}")
+            for metric, value in {**scores(own), **recall.to_dict()}.items():
+                rows.append(
+                    {"protocol": protocol, "arm": arm, "model": model, "seed": seed, "metric": metric, "value": value}
+                )
+    return pd.DataFrame(rows)
+
+
+def summary(runs: Runs, repeats: int, seed: int) -> pd.DataFrame:
+    """Every metric of each arm: mean over seeds, interval, floor, and the paper's figure as published.
+
+    Columns protocol, arm, model, metric, mean, low, high, always_nevus, paper; the paper's balanced accuracy is the mean
+    of its printed recalls.
+    """
+    rows = []
+    for (protocol, arm, model), predictions in runs.items():
+        printed = {}
+        if protocol == PROTOCOLS[0] and arm in ARMS and model == PAPER:
+            printed["accuracy"] = paper.summary(arm)["accuracy"]
+            printed["balanced accuracy"] = paper.by_class(arm)["recall"].mean()
+        floor = floors(predictions[0])
+        for metric, statistic in METRICS.items():
+            low, high = clustered_bootstrap(predictions, statistic, repeats, seed)
+            rows.append({
+                "protocol": protocol, "arm": arm, "model": model, "metric": metric,
+                "mean": float(np.mean([statistic(own) for own in predictions])), "low": low, "high": high,
+                "always_nevus": floor[metric], "paper": printed.get(metric),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def worth(steps: dict[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.DataFrame:
+    """What each step of a ladder changes: its balanced accuracy, and the difference to the step before with interval.
+
+    steps: test predictions of each seed by step, in order. Columns step, balanced_accuracy, difference, low, high.
+    """
+    rows, before = [], None
+    for name, predictions in steps.items():
+        row = {"step": name, "balanced_accuracy": float(np.mean([balanced_accuracy(own) for own in predictions]))}
+        if before is not None:
+            change = paired_difference(predictions, before, repeats, seed)
+            row |= {key: change[key] for key in ("difference", "low", "high")}
+        rows.append(row)
+        before = predictions
+    return pd.DataFrame(rows)

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from dermstudy import classifier, dataset, scores
+from dermstudy import arms, classifier, dataset, scores
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
@@ -46,9 +47,9 @@ def test_labels_are_fixed_by_name():
     assert list(scores.report(predictions).index) == [*CODES, "accuracy", "macro avg", "weighted avg"]
 
 
-@pytest.mark.parametrize("arm", classifier.ARMS)
+@pytest.mark.parametrize("arm", arms.ARMS)
 def test_audited_arms_keep_lesions_and_synthetic_images_apart(cohort, synthetic, arm):
-    made = classifier.make_arm("audited", arm, cohort, synthetic, 0)
+    made = arms.make_arm("audited", arm, cohort, synthetic, 0)
     test = made.rows("test")
     assert test["kind"].eq("original").all() and test["split"].eq("test").all()
     for part in ("train", "fit_until"):
@@ -68,14 +69,14 @@ def test_no_lesion_on_both_sides_of_any_audited_split(seed, most):
     originals = dataset.Cohort("random", None, frame, "")
     fakes = frame.assign(source_image_id=frame["image_id"], image_id="s" + frame["image_id"])
     made = dataset.Cohort("synthetic", None, fakes[["image_id", "dx", "file", "caption", "source_image_id"]], "")
-    for arm in classifier.ARMS:
-        parts = {part: set(classifier.make_arm("audited", arm, originals, made, seed).rows(part)["group"])
+    for arm in arms.ARMS:
+        parts = {part: set(arms.make_arm("audited", arm, originals, made, seed).rows(part)["group"])
                  for part in ("train", "fit_until", "test")}  # fmt: skip
         assert not parts["train"] & parts["test"] and not parts["train"] & parts["fit_until"]
 
 
 def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
-    arm = classifier.make_arm("as published", "combined", cohort, synthetic, 0)
+    arm = arms.make_arm("as published", "combined", cohort, synthetic, 0)
     assert arm.fit_until is arm.test and set(arm.rows("test")["kind"]) == {"original", "synthetic"}
     sizes = len(arm.rows("train")), len(arm.rows("test"))
     assert sum(sizes) == len(cohort) + len(synthetic) and abs(sizes[1] / sum(sizes) - 0.2) < 0.01
@@ -83,7 +84,7 @@ def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
 
 
 def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
-    arm = classifier.make_arm("audited", "original", cohort, synthetic, 0)
+    arm = arms.make_arm("audited", "original", cohort, synthetic, 0)
     first = classifier.train_once(arm, SMALL, 0, tmp_path)
     again = classifier.train(arm, SMALL, 0, lambda line: None)
     other = classifier.train(arm, SMALL, 1, lambda line: None)
@@ -92,12 +93,14 @@ def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
     assert not np.allclose(first.predictions[columns], other.predictions[columns])
     kept = classifier.train_once(arm, SMALL, 0, tmp_path)
     assert np.allclose(kept.predictions[columns], first.predictions[columns], atol=1e-6)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "pixels") == [
+        path.parent.name for path in tmp_path.glob("*/predictions.csv")
+    ]
 
 
 def test_early_stopping_restores_the_best_weights(cohort, synthetic):
     """With a learning rate that throws the network about, the kept loss is the smallest, not the last."""
-    arm = classifier.make_arm("audited", "original", cohort, synthetic, 0)
+    arm = arms.make_arm("audited", "original", cohort, synthetic, 0)
     arm = replace(arm, test=arm.fit_until)
     result = classifier.train(arm, replace(SMALL, epochs=8, learning_rate=0.05, patience=2), 3, lambda line: None)
     rows = result.predictions
@@ -126,8 +129,8 @@ def test_clustered_bootstrap_by_hand():
         rows = pd.concat([frames[0][frames[0]["group"] == name] for name in picked])
         literal.append((rows["dx"] == rows["answer"]).mean())
     assert (low, high) == pytest.approx(tuple(np.quantile(literal, [0.025, 0.975])))
-    same = scores.clustered_bootstrap(frames, scores.accuracy, 50, other=frames)
-    assert same == (0.0, 0.0)
+    same = scores.paired_difference(frames, frames, 50, 0, scores.accuracy)
+    assert (same["difference"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
 
 
 def test_scores_and_floor_by_hand():
@@ -144,9 +147,9 @@ def test_scores_and_floor_by_hand():
 def test_an_absent_entity_is_named(cohort, synthetic):
     without = cohort.select(dx=[code for code in CODES if code != "df"])
     with pytest.raises(InputError, match="audited, original arm: no train image of dermatofibroma"):
-        classifier.make_arm("audited", "original", without, synthetic, 0)
+        arms.make_arm("audited", "original", without, synthetic, 0)
     with pytest.raises(InputError, match="unknown arm 'both'"):
-        classifier.make_arm("audited", "both", cohort, synthetic, 0)
+        arms.make_arm("audited", "both", cohort, synthetic, 0)
 
 
 def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path):
@@ -154,10 +157,10 @@ def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 not an image")
     frame.loc[frame.index[frame["split"] == "train"][3], "file"] = str(bad)
-    arm = classifier.make_arm("audited", "original", replace(cohort, frame=frame), synthetic, 0)
+    arm = arms.make_arm("audited", "original", replace(cohort, frame=frame), synthetic, 0)
     with pytest.raises(InputError, match="bad.jpg is not an image"):
         classifier.train_once(arm, SMALL, 0, tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
 
 
 def test_summary_and_primary_comparison():
@@ -167,13 +170,104 @@ def test_summary_and_primary_comparison():
         for code in CODES:
             frame[code] = (frame["answer"] == code).astype(float)
     right = [frame.assign(answer=frame["dx"]) for frame in frames]
-    runs = {("audited", "original"): frames, ("audited", "combined"): right, ("as published", "combined"): right}
+    protocols = {("audited", "original"): frames, ("audited", "combined"): right, ("as published", "combined"): right}
+    runs = {(*key, classifier.PAPER): own for key, own in protocols.items()}
     table = scores.summary(runs, 30, 0)
     assert list(table.columns) == ["protocol", "arm", "model", "metric", "mean", "low", "high", "always_nevus", "paper"]
-    assert table.loc[table["arm"] == "combined", "mean"].eq(1.0).all()
-    assert table["paper"].notna().sum() == 2 and table.loc[4, "paper"] == 0.86
-    every = scores.every_run({("audited", "original"): frames}, [0, 1])
-    assert len(every) == 2 * (4 + 7) and set(every["seed"]) == {0, 1}
+    combined = table[table["arm"] == "combined"].set_index(["protocol", "metric"])
+    assert combined.loc[("audited", "accuracy"), "mean"] == 1.0 and combined.loc[("audited", "macro F1"), "mean"] == 1.0
+    assert table["paper"].notna().sum() == 2 and combined.loc[("as published", "accuracy"), "paper"] == 0.86
+    every = scores.every_run({("audited", "original", classifier.PAPER): frames}, [0, 1])
+    assert len(every) == 2 * (5 + 7) and set(every["seed"]) == {0, 1}
     primary = scores.paired_difference(right, frames, 30, 0)
     by_hand = np.mean([1 - scores.balanced_accuracy(frame) for frame in frames])
     assert primary["difference"] == pytest.approx(by_hand) and primary["low"] > 0
+
+
+def probabilities(random, n=400):
+    values = random.dirichlet(np.full(7, 0.4), n)
+    true = [CODES[random.choice(7, p=row)] for row in 0.5 * values + 0.5 / 7]
+    frame = pd.DataFrame(values, columns=list(CODES)).assign(dx=true)
+    return frame.assign(answer=np.array(CODES)[values.argmax(axis=1)], group=np.arange(n) // 2)
+
+
+def test_metrics_are_those_of_scikit_learn():
+    frame = probabilities(np.random.default_rng(3))
+    assert scores.balanced_accuracy(frame) == pytest.approx(balanced_accuracy_score(frame["dx"], frame["answer"]))
+    assert scores.macro_f1(frame) == pytest.approx(f1_score(frame["dx"], frame["answer"], average="macro"))
+    tied = frame.assign(**{code: frame[code].round(1) for code in CODES})
+    for own in (frame, tied):
+        areas = [roc_auc_score(own["dx"] == code, own[code]) for code in CODES]
+        assert scores.area(own) == pytest.approx(np.mean(areas))
+
+
+def test_calibration_error_by_hand():
+    rows = pd.DataFrame(0.0, index=range(10), columns=list(CODES)).assign(dx="nv", answer="nv", nv=0.7, mel=0.3)
+    assert scores.calibration_error(rows) == pytest.approx(0.3)
+    rows.loc[:2, ["answer", "nv", "mel"]] = ["mel", 0.3, 0.7]
+    assert scores.calibration_error(rows) == pytest.approx(0.0)
+    assert scores.floors(rows)["calibration error"] == 0.0
+
+
+def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
+    steps = arms.ladder(cohort, synthetic, synthetic, 0)
+    assert list(steps) == [name for name in arms.LADDER if name != arms.LADDER[1]]
+    ids = {name: {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
+           for name, arm in steps.items()}  # fmt: skip
+    apart, stopped, safe = (ids[name] for name in arms.LADDER[2:])
+    assert apart["train"] == stopped["train"] and apart["test"] == stopped["test"] == apart["fit_until"]
+    assert stopped["fit_until"] != apart["fit_until"] and stopped == safe
+    assert steps[arms.LADDER[4]].rows("test")["kind"].eq("original").all()
+    originals = steps[arms.LADDER[2]].rows("train").query("kind == 'original'")
+    assert not set(originals["group"]) & set(steps[arms.LADDER[2]].rows("test")["group"])
+    assert list(arms.ladder(cohort, synthetic, None, 0)) == [arms.LADDER[0], *arms.LADDER[2:4]]
+
+
+def test_worth_pairs_what_both_tests_share():
+    random = np.random.default_rng(2)
+    frame = probabilities(random).assign(kind=lambda f: np.where(np.arange(len(f)) < 200, "original", "synthetic"))
+    real = frame[frame["kind"] == "original"]
+    table = scores.worth({"pooled": [frame], "real": [real], "again": [real]}, 40, 0)
+    assert table["step"].tolist() == ["pooled", "real", "again"] and np.isnan(table.loc[0, "difference"])
+    change = scores.balanced_accuracy(real) - scores.balanced_accuracy(frame)
+    assert table.loc[1, "difference"] == pytest.approx(change) and table.loc[1, "low"] < change < table.loc[1, "high"]
+    assert table.loc[2, ["difference", "low", "high"]].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_controls_have_the_combined_arms_budget(cohort, synthetic):
+    budget = len(arms.make_arm("audited", "combined", cohort, synthetic, 0).rows("train"))
+    for name in arms.CONTROLS:
+        arm = arms.make_arm("audited", name, cohort, synthetic, 0)
+        assert arm.changes["images_per_epoch"] == budget and arm.rows("train")["kind"].eq("original").all()
+    counts = arms.make_arm("audited", "oversampling", cohort, synthetic, 0).rows("train")["dx"].value_counts()
+    assert counts.nunique() == 1
+    doses = {ratio: arms.make_arm("audited", f"ratio {ratio}", cohort, synthetic, 0) for ratio in (0, 0.5, 2)}
+    originals = {ratio: arm.train[0].frame["image_id"].tolist() for ratio, arm in doses.items()}
+    assert originals[0] == originals[0.5] == originals[2] and len(doses[0].train) == 1
+    sizes = [arm.rows("train")["kind"].eq("synthetic").sum() / len(originals[0]) for arm in doses.values()]
+    assert sizes == pytest.approx([0, 0.5, 2], abs=0.35)
+    with pytest.raises(InputError, match="unknown arm 'ratio 5'"):
+        arms.make_arm("audited", "ratio 5", cohort, synthetic, 0)
+
+
+@pytest.mark.parametrize("model", classifier.MODELS[1:])
+def test_residual_networks_learn_from_the_same_flow(cohort, synthetic, model):
+    small = cohort.select(image_id=cohort.frame.groupby(["dx", "split"]).head(2)["image_id"])
+    arm = arms.make_arm("audited", "class weights", small, synthetic, 0)
+    result = classifier.train(arm, replace(SMALL, model=model, epochs=1), 0, lambda line: None)
+    assert np.allclose(result.predictions[list(CODES)].sum(axis=1), 1, atol=1e-4)
+    with pytest.raises(InputError, match="unknown classifier 'VGG'"):
+        classifier.network(replace(SMALL, model="VGG"))
+    with pytest.raises(InputError, match="no weights none.h5"):
+        classifier.network(replace(SMALL, model="ResNet50", weights="none.h5"))
+
+
+def test_pixels_are_decoded_once_and_read_from_disk(cohort, tmp_path):
+    twice = replace(cohort, frame=pd.concat([cohort.frame.head(5), cohort.frame.head(3)], ignore_index=True))
+    pixels = classifier.Pixels([twice, cohort.select(dx="mel")], 32, tmp_path)
+    assert np.array_equal(pixels.take(np.array([6, 1])), cohort.images(32)[[1, 1]])
+    assert np.array_equal(pixels.take(np.array([8])), cohort.select(dx="mel").images(32)[:1])
+    assert sorted(len(np.load(path)) for path in tmp_path.iterdir()) == [5, len(cohort.select(dx="mel"))]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    classifier.Pixels([twice], 32, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
