@@ -48,7 +48,8 @@ def read_notes(folder: Path) -> dict:
 def load_state(folder, config, parameters, optimizer, average, accelerator) -> dict:
     """The saved state put back in place, or a fresh one; a state of another configuration is left alone.
 
-    A shorter run of the same configuration is gone on from, where its last record is one that the longer has as well.
+    A run of the same configuration with other numbers of steps, or of steps at half the side, is gone on from as long
+    as both would have come to this state in the same way.
     """
     path = folder / "state.safetensors"
     fresh = {"step": 0, "log": [], "best": {"loss": math.inf, "step": 0}}
@@ -59,6 +60,8 @@ def load_state(folder, config, parameters, optimizer, average, accelerator) -> d
     before = asdict(type(config)(steps=0)) | notes["config"]
     if config.validate_every and notes["step"] % config.validate_every == 0 and notes["step"] <= config.steps:
         before["steps"] = config.steps
+        if notes["step"] <= min(before["half_side_steps"], config.half_side_steps):
+            before["half_side_steps"] = config.half_side_steps
     if before != asdict(config) or not (folder / "best.safetensors").is_file():
         return fresh
     tensors = load_file(path)

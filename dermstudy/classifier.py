@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -264,3 +264,8 @@ def train_once(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path
         result.predictions.to_csv(temporary / "predictions.csv", index=False)
         result.history.to_csv(temporary / "history.csv", index=False)
     return result
+
+
+def train_seeds(arm: Arm, config: ClassifierConfig, seeds: Sequence[int], folder: str | Path) -> list[Result]:
+    """`train_once` for each seed, so that a cut run goes on seed by seed."""
+    return [train_once(arm, config, seed, folder) for seed in seeds]

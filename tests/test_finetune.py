@@ -196,10 +196,11 @@ def test_epochs_visit_every_image_once():
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tokenizer, images, tmp_path, capsys):
     ends = {}
-    for folder, lengths in (("in two", (4, 8)), ("at once", (8,))):
-        for steps in lengths:
+    for folder, runs in (("in two", ((4, 6), (8, 4))), ("at once", ((8, 4),))):
+        for steps, half in runs:
             model = glide.build("tiny-base", tokenizer, seed=1)
-            finetune.train(model, images, CAPTIONS, config(steps=steps, validate_every=2), tmp_path / folder)
+            settings = config(steps=steps, half_side_steps=half, validate_every=2)
+            finetune.train(model, images, CAPTIONS, settings, tmp_path / folder)
         ends[folder] = load_file(tmp_path / folder / "state.safetensors")
     assert "going on from step 4" in capsys.readouterr().out
     assert all(torch.equal(value, ends["at once"][name]) for name, value in ends["in two"].items())

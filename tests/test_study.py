@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, parallel, profiles, study, workspace
+from dermstudy import cli, glide, mini, parallel, profiles, release, study, workspace
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.readers import kit, workbook
@@ -248,3 +248,27 @@ def test_notebooks_are_sources_with_the_papers_values():
     for name, parameter in (("epochs", "EPOCHS"), ("patience", "PATIENCE"), ("batch size", "BATCH"),
                             ("test share", "TEST_FRACTION")):  # fmt: skip
         assert network[parameter] == paper.METHODS[f"classifier {name}"][0]
+
+
+def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mini, "SCALES", (1.0, 3.0))
+    monkeypatch.setattr(mini, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
+    monkeypatch.setattr(mini, "REFERENCE", ("ancestral", "4"))
+    monkeypatch.setattr(mini, "UPSAMPLER_STEPS", (("ancestral", "3"), ("dpm-solver", "2")))
+    space = workspace.open_workspace(smoke)
+    mini.choose_samplers(space, count=14, skin_steps=5)
+    assert pd.read_csv(space.tables / "mini_guidance.csv")["guidance_scale"].tolist() == [1.0, 3.0]
+    steps = pd.read_csv(space.tables / "mini_steps.csv").set_index("sampler")
+    assert steps.loc["ancestral", "ratio"] == 1.0 and len(steps) == 3
+    assert pd.read_csv(space.tables / "mini_upsampler_steps.csv")["sampler"].iloc[-1] == "bicubic"
+    out = tmp_path / "glide-mini"
+    with pytest.raises(InputError, match="mini_recipes.csv is missing"):
+        release.pack(space, out)
+    assert not out.exists()
+    space.save_table(pd.DataFrame({"candidate": ["baseline"], "error": [0.1]}), "mini_recipes")
+    assert mini.main(["pack", str(out), "--results", str(smoke)]) == 0
+    assert "MB" in capsys.readouterr().out and release.verify(out) > 10
+    text = (out / "README.md").read_text()
+    assert "{" not in text and "vascular lesion" in text
+    assert glide.load(out / "upsampler", glide.GlideUpsamplePipeline).unet.config.sample_size == 256
+    assert mini.main(["pack", str(out), "--results", str(tmp_path / "empty")]) == 2

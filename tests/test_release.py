@@ -1,0 +1,81 @@
+"""glide-mini as it ships: every file is the one that was packed, the split keeps lesions apart, the pictures come out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from safetensors import safe_open
+
+from dermstudy import dataset, glide, release
+from dermstudy.files import InputError
+
+MINI = ROOT / "weights" / "glide-mini"
+HAM10000 = Path(os.environ.get("HAM10000", ROOT.parent / "shared" / "ham10000"))
+
+
+def test_every_shipped_file_is_the_one_that_was_packed():
+    assert release.verify(MINI) > 10
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= release.LARGEST
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda folder: (folder / "split.csv").write_text("image_id,split\n"),
+            "split.csv is not the file that was shipped",
+        ),
+        (lambda folder: (folder / "README.md").unlink(), "README.md is missing"),
+        (lambda folder: (folder / "more.txt").write_text("more"), "more.txt did not ship with the model"),
+        (lambda folder: (folder / release.CHECKSUMS).unlink(), "it is no shipped model"),
+    ],
+)
+def test_a_changed_folder_is_named(tmp_path, harm, message):
+    folder = tmp_path / "mini"
+    shutil.copytree(MINI, folder)
+    harm(folder)
+    with pytest.raises(InputError, match=message):
+        release.verify(folder)
+
+
+@pytest.mark.parametrize("part", ["base", "upsampler"])
+def test_weights_ship_as_half_precision_and_load_as_single(part):
+    for path in (MINI / part).rglob("*.safetensors"):
+        with safe_open(path, "pt") as stream:
+            assert {str(stream.get_slice(key).get_dtype()) for key in stream.keys()} == {"F16"}
+    model = glide.load(MINI / part, glide.GlidePipeline if part == "base" else glide.GlideUpsamplePipeline)
+    assert {str(parameter.dtype) for parameter in model.unet.parameters()} == {"torch.float32"}
+
+
+def test_the_shipped_models_paint_skin_and_hear_the_caption():
+    base = glide.load(MINI / "base")
+    base.scheduler = glide.sampler_from(base.scheduler, "dpm-solver")
+    base.set_progress_bar_config(disable=True)
+    images = base(["melanoma", "vascular lesion"], guidance_scale=3.0, num_inference_steps="10", seeds=[3, 3]).astype(
+        float
+    )
+    red, green, blue = images.mean(axis=(1, 2)).T
+    assert (red > green).all() and (red > blue).all() and images.mean() > 80
+    assert np.abs(images[0] - images[1]).mean() > 3
+
+
+def test_the_card_has_no_empty_place_and_says_what_the_model_is_not():
+    text = (MINI / "README.md").read_text(encoding="utf-8")
+    assert "{" not in text and "nan" not in text.split()
+    for sentence in ("Not for diagnosis", "CC BY-NC 4.0", "trained from nothing", "fine-tuning"):
+        assert sentence in text
+
+
+@pytest.mark.skipif(not HAM10000.is_dir(), reason="HAM10000 is not at hand: its split cannot be checked against it")
+def test_the_shipped_split_is_the_studys_own_and_keeps_lesions_apart():
+    cohort = dataset.load_folder(HAM10000)
+    split = dataset.apply_split(cohort.frame, MINI / "split.csv")
+    frame = cohort.frame.assign(split=split)
+    assert frame.groupby("lesion_id")["split"].nunique().max() == 1
+    assert len(pd.read_csv(MINI / "split.csv")) == len(frame)
