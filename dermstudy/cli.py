@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `data`, `kit`, `convert`."""
+"""The command line: `dermstudy run`, `report`, `data`, `kit`, `convert`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="start", metavar="NN", help="this notebook and those after it")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
     run.set_defaults(act=_run)
+
+    report = commands.add_parser("report", help="the executed notebooks as linked web pages")
+    report.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
+    report.add_argument("out", nargs="?", default="build/report", help="the folder to write (default: build/report)")
+    report.set_defaults(act=_report)
 
     data = commands.add_parser("data", help="check a HAM10000 folder, or write the embedded phantom")
     actions = data.add_subparsers(required=True, metavar="ACTION")
@@ -121,6 +126,13 @@ def _run(options: argparse.Namespace) -> None:
     finally:
         if main_thread:
             signal.signal(signal.SIGINT, before)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from dermstudy import report, workspace
+
+    space = workspace.Workspace(workspace.from_root(options.results))
+    print(f"{workspace.shown(report.write(space, options.out))}/index.html")
 
 
 def _check(options: argparse.Namespace) -> None:
