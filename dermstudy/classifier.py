@@ -254,7 +254,7 @@ def train_once(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path
     parts = {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
     hashes = [cohort.data_hash for cohort in arm.train]
     settings = asdict(replace(config, **arm.changes))
-    key = sha256_text(json.dumps([arm.protocol, arm.name, seed, settings, parts, hashes]))[:16]
+    key = sha256_text(json.dumps([seed, settings, parts, hashes]))[:16]
     kept = Path(folder) / key
     if kept.is_dir():
         return Result(pd.read_csv(kept / "predictions.csv"), pd.read_csv(kept / "history.csv"))

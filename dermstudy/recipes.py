@@ -42,9 +42,8 @@ CANDIDATES = {
     "narrower (24 channels)": Candidate(sizes={"channels": 24, "head_width": 24}),
     "wider (64 channels)": Candidate(sizes={"channels": 64}),
     "deeper (2 blocks a level)": Candidate(sizes={"blocks": 2}),
-    "learning rate 0.0005": Candidate(config={"learning_rate": 5e-4}),
-    "learning rate 0.002": Candidate(config={"learning_rate": 2e-3}),
-    "batch 32": Candidate(config={"batch": 32}),
+    "learning rate 0.001": Candidate(config={"learning_rate": 1e-3}),
+    "batch 16": Candidate(config={"batch": 16}),
     "EMA 0.99": Candidate(config={"ema_decay": 0.99}),
     "loss unweighted": Candidate(config={"snr_gamma": float("inf")}),
     "noise prediction": Candidate(prediction="epsilon"),
@@ -52,11 +51,11 @@ CANDIDATES = {
 BASELINE = finetune.TrainingConfig(
     steps=PROBE_STEPS,
     validate_every=PROBE_STEPS,
-    batch=16,
-    learning_rate=1e-3,
+    batch=32,
+    learning_rate=5e-4,
     caption_dropout=0.1,
     precision="bf16",
-    warmup_steps=10,
+    warmup_steps=100,
     gradient_clip=1.0,
     ema_decay=0.999,
     balanced=True,
@@ -139,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dermstudy.recipes", description=__doc__.split("\n\n")[0])
     parser.add_argument("results", help="a results folder in which notebook 00 has run, such as results/ham10000")
     parser.add_argument("out", help="the table to write (CSV)")
-    parser.add_argument("--seconds", type=float, default=45, help="training time of a candidate (default 45)")
+    parser.add_argument("--seconds", type=float, default=50, help="training time of a candidate (default 50)")
     parser.add_argument("--only", nargs="*", choices=list(CANDIDATES), help="some of the candidates")
     options = parser.parse_args(arguments)
     try:
