@@ -17,8 +17,7 @@ import pandas as pd
 from dermstudy import dataset, encoders, glide, metrics, release, sample, skin, workspace
 from dermstudy.files import InputError, atomic_path, sha256_file
 
-REFERENCE = ("ancestral", "250")
-STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"), ("dpm-solver", "50"))
+STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
 SCALES = (1.0, 2.0, 3.0, 4.0, 8.0)
 UPSAMPLER_STEPS = (("ancestral", "fast27"), ("dpm-solver", "4"), ("dpm-solver", "8"), ("dpm-solver", "15"))
 TRIAL = ("dpm-solver", "15")  # the sampler of the guidance comparison
@@ -100,11 +99,15 @@ def guidance_table(
     return pd.DataFrame(rows)
 
 
-def steps_table(model, against: Reference, folder: Path, scale: float) -> pd.DataFrame:
-    """One row a sampler and number of steps: KID and its ratio to that of REFERENCE, from the same captions and seeds."""
-    many = _features(base_samples(model, against.rows, folder, REFERENCE, scale))
+def steps_table(model, against: Reference, folder: Path, scale: float, ancestral: int) -> pd.DataFrame:
+    """One row a sampler and number of steps: KID, and its ratio to that of `ancestral` steps of upstream's sampler.
+
+    All are sampled from the same captions and seeds.
+    """
+    last = ("ancestral", str(ancestral))
+    many = _features(base_samples(model, against.rows, folder, last, scale))
     rows = []
-    for sampler in (*STEPS, REFERENCE):
+    for sampler in (*STEPS, last):
         own = _features(base_samples(model, against.rows, folder, sampler, scale))
         rows.append({"sampler": sampler[0], "steps": sampler[1], "guidance_scale": scale, "n": len(own)})
         rows[-1] |= paired_kid(own, many, against.features)
@@ -141,7 +144,9 @@ def fewest_steps(table: pd.DataFrame, margin: float = MARGIN) -> str:
     return str((equal if len(equal) else solver.tail(1))["steps"].iloc[0])
 
 
-def choose_samplers(space: workspace.Workspace, count: int, skin_steps: int, scale: float | None = None) -> None:
+def choose_samplers(
+    space: workspace.Workspace, count: int, skin_steps: int, scale: float | None = None, ancestral: int = 250
+) -> None:
     """Fill tables/mini_guidance.csv, mini_steps.csv and mini_upsampler_steps.csv of `space` from validation lesions."""
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
     base = glide.load(space.need("glide_base", made_by="01_finetune"))
@@ -160,7 +165,7 @@ def choose_samplers(space: workspace.Workspace, count: int, skin_steps: int, sca
     space.save_table(guidance, "mini_guidance")
     print(guidance.round(3).to_string(index=False), flush=True)
     scale = scale or float(guidance.loc[guidance["kid"].idxmin(), "guidance_scale"])
-    steps = space.save_table(steps_table(base, small, folder, scale), "mini_steps")
+    steps = space.save_table(steps_table(base, small, folder, scale, ancestral), "mini_steps")
     print(steps.round(3).to_string(index=False), flush=True)
     painted = base_samples(base, small.rows, folder, ("dpm-solver", fewest_steps(steps)), scale)
     large = reference(cohort, space.out("features"), count, upsampler.unet.config.sample_size)
@@ -181,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     samplers.add_argument("--count", type=int, default=140, help="images a setting (default 140)")
     samplers.add_argument("--skin-steps", type=int, default=2000, help="as notebook 04's SKIN_STEPS (default 2000)")
     samplers.add_argument("--scale", type=float, help="guidance scale of the step comparison (default: the lowest KID)")
+    samplers.add_argument("--ancestral", type=int, default=250, help="steps of the reference (default 250)")
     packing = commands.add_parser("pack", help="the weights, the split, the tables and the model card as one folder")
     packing.add_argument("out")
     for command in (samplers, packing):
@@ -189,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         space = workspace.open_workspace(options.results)
         if options.command == "samplers":
-            choose_samplers(space, options.count, options.skin_steps, options.scale)
+            choose_samplers(space, options.count, options.skin_steps, options.scale, options.ancestral)
         else:
             release.pack(space, Path(options.out))
     except InputError as error:

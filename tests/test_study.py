@@ -253,10 +253,9 @@ def test_notebooks_are_sources_with_the_papers_values():
 def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mini, "SCALES", (1.0, 3.0))
     monkeypatch.setattr(mini, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
-    monkeypatch.setattr(mini, "REFERENCE", ("ancestral", "4"))
     monkeypatch.setattr(mini, "UPSAMPLER_STEPS", (("ancestral", "3"), ("dpm-solver", "2")))
     space = workspace.open_workspace(smoke)
-    mini.choose_samplers(space, count=14, skin_steps=5)
+    mini.choose_samplers(space, count=14, skin_steps=5, ancestral=4)
     assert pd.read_csv(space.tables / "mini_guidance.csv")["guidance_scale"].tolist() == [1.0, 3.0]
     steps = pd.read_csv(space.tables / "mini_steps.csv").set_index("sampler")
     assert steps.loc["ancestral", "ratio"] == 1.0 and len(steps) == 3
