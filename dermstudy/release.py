@@ -102,7 +102,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "counts": _markdown(counts.rename(index=NAMES).rename_axis("entity"), 0),
         "base_recipe": _recipe(training, tables["finetune_log"]),
         "upsampler_recipe": _recipe(upsampling, tables["upsample_log"]),
-        "prediction": training["PREDICTION"].replace("_", " "),
+        "prediction": {"v_prediction": "velocity", "epsilon": "noise"}[training["PREDICTION"]],
         "bands": _markdown(_bands(tables["finetune_log"]), 4),
         "recipes": _markdown(tables["mini_recipes"].set_index("candidate"), 4),
         "guidance": _markdown(tables["mini_guidance"].set_index("guidance_scale"), 3),
