@@ -53,7 +53,8 @@ def make_arm(
     As published: the pool (originals, synthetic, or both) split at random within each entity, synthetic images in the
     test set too, early stopping on the test set, for the paper names no other. Audited: trained on originals of training
     lesions and synthetic images made for them, stopped on validation lesions, tested on originals of test lesions alone.
-    "ratio R" adds R synthetic images for each original to a fixed part of the originals, small enough for a ratio of 2.
+    "ratio R" adds R synthetic images for each original to a fixed part of the originals, small enough for a ratio of 2, and
+    trains every dose for as many steps an epoch.
     InputError where an entity is absent from training or test, or the arm is unknown.
     """
     synthetic = _grouped(synthetic, originals)
@@ -81,6 +82,7 @@ def make_arm(
         }.get(name, {})
     else:
         part = _part(real, len(made) // 2, seed)
+        changes = {"images_per_epoch": len(real)}  # as many steps at every dose
         train = [part]
         if ratio := _ratio(name):
             train.append(_part(made, round(ratio * len(part)), seed))
