@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import nbformat
 import pytest
@@ -10,8 +11,8 @@ from conftest import ROOT
 
 from dermstudy import study
 
-COMMITTED = sorted(path.parent for path in (ROOT / "results").glob("*/manifest.json")
-                   if path.parent.name not in ("smoke",) and not path.parent.name.endswith("-data"))  # fmt: skip
+LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
+COMMITTED = [(ROOT / name).parent for name in LISTED.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
