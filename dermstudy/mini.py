@@ -176,7 +176,9 @@ def choose_samplers(
 
 
 def _features(images: np.ndarray) -> np.ndarray:
-    return np.concatenate([encoders.fid_inception_features(part) for part in np.array_split(images, len(images) // 14)])
+    return np.concatenate(
+        [encoders.fid_inception_features(part) for part in np.array_split(images, -(-len(images) // 14))]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
