@@ -51,6 +51,7 @@ def pack(space: workspace.Workspace, out: Path) -> None:
             (temporary / folder).mkdir(parents=True)
         for name, model in models.items():
             model.to(torch.float16).save_pretrained(temporary / name)
+            _forget_origin(temporary / name)
         cohort.frame[["image_id", "split"]].to_csv(temporary / "split.csv", index=False, lineterminator="\n")
         for name, path in wanted.items():
             shutil.copyfile(path, temporary / name)
@@ -65,6 +66,14 @@ def pack(space: workspace.Workspace, out: Path) -> None:
         lines = [f"{sha256_file(path)}  {path.relative_to(temporary).as_posix()}" for path in files]
         write_text(temporary / CHECKSUMS, "\n".join(lines) + "\n")
     print(f"{workspace.shown(out)}: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _forget_origin(folder: Path) -> None:
+    """Take out of the configurations the path that the model was loaded from: it names a machine."""
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None):
+            write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def verify(folder: str | Path) -> int:

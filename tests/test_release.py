@@ -24,6 +24,12 @@ def test_every_shipped_file_is_the_one_that_was_packed():
     assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= release.LARGEST
 
 
+def test_no_shipped_file_names_a_machine():
+    for path in (path for path in MINI.rglob("*") if path.suffix in (".json", ".csv", ".md")):
+        text = path.read_text(encoding="utf-8")
+        assert "_name_or_path" not in text and str(ROOT) not in text, path
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
