@@ -171,7 +171,7 @@ def _needs(case: str, kind: str) -> bool:
 def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     import torch
 
-    from dermstudy import convert, finetune, glide
+    from dermstudy import batches, convert, finetune, glide
 
     precision = torch.bfloat16 if side.endswith("bf16") else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -193,7 +193,7 @@ def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
         def train():
             pixels = torch.zeros(4, 3, 64, 64, device=device)
             timesteps = torch.randint(0, 1000, (4,), device=device)
-            batch = finetune.Batch(pixels, torch.randn_like(pixels), timesteps)
+            batch = batches.Batch(pixels, torch.randn_like(pixels), timesteps)
             with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
                 loss = finetune.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config).mean()
             optimizer.zero_grad()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -23,7 +26,18 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, temporary, metadata)
 
 
-def save_state(folder, config, step, log, best, parameters, optimizer, average) -> None:
+def origin_of(modules: dict, images: np.ndarray, captions: Sequence[str]) -> str:
+    """SHA-256 over what a run starts from: the modules' weights, the images and their captions."""
+    digest = hashlib.sha256()
+    for name, value in sorted(named(modules).items()):
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().cpu().numpy().data)
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update("\n".join(captions).encode())
+    return digest.hexdigest()
+
+
+def save_state(folder, config, origin, step, log, best, parameters, optimizer, average) -> None:
     """Everything a resumed run needs, in one file written whole: weights, average, optimizer moments, log."""
     tensors = {f"weight.{index}": parameter for index, parameter in enumerate(parameters)}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -35,6 +49,7 @@ def save_state(folder, config, step, log, best, parameters, optimizer, average) 
         "log": log,
         "best": best,
         "config": asdict(config),
+        "origin": origin,
         "average_step": average.optimization_step if average is not None else 0,
     }
     save_tensors(folder / "state.safetensors", tensors, {"dermstudy": json.dumps(notes)})
@@ -45,8 +60,9 @@ def read_notes(folder: Path) -> dict:
         return json.loads(stream.metadata()["dermstudy"])
 
 
-def load_state(folder, config, parameters, optimizer, average, accelerator) -> dict:
-    """The saved state put back in place, or a fresh one; a state of another configuration is left alone.
+def load_state(folder, config, origin, parameters, optimizer, average, accelerator) -> dict:
+    """The saved state put back in place, or a fresh one; a state of another configuration, or of a run
+    that started from other weights, images or captions (`origin`), is left alone.
 
     A run of the same configuration with other numbers of steps, or of steps at half the side, is gone on from as long
     as both would have come to this state in the same way.
@@ -62,7 +78,7 @@ def load_state(folder, config, parameters, optimizer, average, accelerator) -> d
         before["steps"] = config.steps
         if notes["step"] <= min(before["half_side_steps"], config.half_side_steps):
             before["half_side_steps"] = config.half_side_steps
-    if before != asdict(config) or not (folder / "best.safetensors").is_file():
+    if before != asdict(config) or notes.get("origin") != origin or not (folder / "best.safetensors").is_file():
         return fresh
     tensors = load_file(path)
     with torch.no_grad():

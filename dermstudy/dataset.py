@@ -1,7 +1,7 @@
-"""A cohort of dermatoscopic images: read from a folder in HAM10000's layout, captioned, split by lesion and as published.
+"""A cohort of dermatoscopic images: read from a folder in HAM10000's layout, captioned, saved.
 
 Sources: Tschandl et al., Scientific Data 5, 180161 (2018) for the layout and the metadata; Shavlokhova et al.,
-sections 2.1 (captions) and 2.4 (80/20 split).
+section 2.1 (captions).
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from dermstudy.entities import CODES, ENTITIES, NAMES, by_code
+from dermstudy.entities import CODES, NAMES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text
 
 METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
 SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
 NO_AGE = ("", "unknown", "NA", "nan")
-SPLITS = ("train", "validation", "test")
 THREADS = 4
 
 
@@ -166,13 +165,19 @@ def _read_metadata(path: Path) -> pd.DataFrame:
 
 def _data_hash(folder: Path, frame: pd.DataFrame) -> str:
     """SHA-256 over metadata rows and image bytes in order of image_id: the same for any layout of the same download."""
+    table = frame[list(COLUMNS)].assign(sha256=_digests(folder, frame["file"]))
+    return sha256_text(table.to_csv(index=False, lineterminator="\n"))
+
+
+def _digests(folder: Path, files: pd.Series) -> list[str]:
+    """The SHA-256 of each file, where it is there."""
 
     def digest(file: str) -> str:
-        return hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        path = folder / file
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
 
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = list(pool.map(digest, frame["file"]))
-    return sha256_text(frame[list(COLUMNS)].assign(sha256=digests).to_csv(index=False, lineterminator="\n"))
+        return list(pool.map(digest, files))
 
 
 def verify_images(cohort: Cohort) -> dict[str, int]:
@@ -282,89 +287,6 @@ def _caption(row: pd.Series, seed: int) -> str:
     return templates[int(sha256_text(f"{seed} {row['image_id']}")[:8], 16) % len(templates)]
 
 
-# Splits
-
-
-def lesion_split(
-    frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), minimum_test_lesions: int = 10
-) -> pd.Series:
-    """The audited split: "train", "validation" or "test" for each row, whole groups together, by entity.
-
-    A group's entity is its first image's. Each entity gives its share of groups, at least `minimum_test_lesions` to
-    the test set and one to validation, and keeps at least one for training; InputError where it has too few.
-    """
-    if len(fractions) != 3 or not np.isclose(sum(fractions), 1) or min(fractions) <= 0:
-        raise InputError(f"split fractions {list(fractions)} must be three positive numbers that add up to 1")
-    groups = frame.sort_values("image_id").groupby("group" if "group" in frame else "lesion_id")["dx"].first()
-    chosen: dict[str, str] = {}
-    for entity in ENTITIES:
-        members = np.sort(groups.index[groups == entity.code].to_numpy())
-        if len(members) == 0:
-            continue
-        test = max(minimum_test_lesions, round(fractions[2] * len(members)))
-        validation = max(1, round(fractions[1] * len(members)))
-        if test + validation >= len(members):
-            raise InputError(
-                f"{entity.name} ({entity.code}) has {len(members)} lesions; the split needs {test} for test, "
-                f"{validation} for validation and one for training: add images or lower MIN_TEST_LESIONS"
-            )
-        random = np.random.default_rng([seed, entity.paper_class])
-        for place, member in enumerate(random.permutation(members)):
-            chosen[member] = "test" if place < test else "validation" if place < test + validation else "train"
-    return frame["group" if "group" in frame else "lesion_id"].map(chosen)
-
-
-def names_images(path: str | Path, frame: pd.DataFrame) -> bool:
-    """Whether the split file `path` names any image of `frame`; where it names none it belongs to another cohort."""
-    return bool(frame["image_id"].isin(_read_split(path).index).any())
-
-
-def _read_split(path: str | Path) -> pd.Series:
-    try:
-        return pd.read_csv(path, dtype=str).set_index("image_id")["split"]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a split file: it needs the columns image_id and split") from error
-
-
-def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
-    """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
-    shipped = _read_split(path)
-    if shipped.index.has_duplicates:
-        double = shipped.index[shipped.index.duplicated()][0]
-        raise InputError(f"{path} names {double} twice: keep one of the rows")
-    split = frame["image_id"].map(shipped)
-    unknown = frame["image_id"][~split.isin(SPLITS)]
-    if len(unknown):
-        raise InputError(
-            f"{path} gives no split for {len(unknown)} images, {unknown.iloc[0]} first: "
-            "use the split file that belongs to this cohort"
-        )
-    return split
-
-
-def published_split(frame: pd.DataFrame, seed: int, test_fraction: float = 0.2) -> pd.Series:
-    """The paper's split, 80/20 by image at random (section 2.4): "train" or "test" for each row."""
-    from sklearn.model_selection import train_test_split
-
-    order = frame["image_id"].sort_values()
-    _, test = train_test_split(order, test_size=test_fraction, random_state=seed)
-    return pd.Series(np.where(frame["image_id"].isin(test), "test", "train"), index=frame.index)
-
-
-def sister_leak(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Test images with a sister image of the same lesion in training, by entity and over all.
-
-    Columns: test_images, leaked, share (0..1); index: entity codes, then "all".
-    """
-    group = frame["group"] if "group" in frame else frame["lesion_id"]
-    in_training = set(group[frame[column] == "train"])
-    test = frame[frame[column] == "test"].assign(leaked=group[frame[column] == "test"].isin(in_training))
-    counts = test.groupby("dx")["leaked"].agg(test_images="size", leaked="sum").reindex(CODES, fill_value=0)
-    counts.loc["all"] = counts.sum()
-    counts["share"] = counts["leaked"] / counts["test_images"].clip(lower=1)
-    return counts.rename_axis("entity")
-
-
 # Saving
 
 
@@ -393,7 +315,10 @@ def open_cohort(folder: str | Path) -> Cohort:
 
 
 def open_synthetic(folder: str | Path) -> Cohort:
-    """The synthetic dataset that sample.py wrote (index.csv, one PNG and one caption file an image)."""
+    """The synthetic dataset that sample.py wrote (index.csv, one PNG and one caption file an image).
+
+    Its data hash is over the index and the images: two generators give the same captions and seeds other pixels.
+    """
     folder = Path(folder)
     try:
         frame = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
@@ -408,4 +333,5 @@ def open_synthetic(folder: str | Path) -> Cohort:
     if not frame["seed"].str.fullmatch("[0-9]+").all():
         raise InputError(f"{folder / 'index.csv'} has a seed that is no whole number: run notebook 03_sample again")
     frame["seed"] = frame["seed"].astype("int64")
-    return Cohort("synthetic", folder, frame, sha256_text((folder / "index.csv").read_text(encoding="utf-8")))
+    index = (folder / "index.csv").read_text(encoding="utf-8")
+    return Cohort("synthetic", folder, frame, sha256_text(" ".join([index, *_digests(folder, frame["file"])])))

@@ -3,8 +3,7 @@
 The loss is the mean squared error of the noise (Shavlokhova et al., section 2.1, through glide-finetune), or of the
 velocity where the scheduler predicts it (Salimans and Ho, arXiv 2202.00512), with the weight of nearly clean images
 capped (after Hang et al., arXiv 2303.09556): unlike theirs the weight stays one where noise prevails, since it is there
-that an image's overall colour is decided. Every random
-number is a function of the seed, the step and the place in the batch, so a resumed run repeats an unbroken one.
+that an image's overall colour is decided.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ from torch import nn
 from torch.nn import functional
 
 from dermstudy.architecture import tokenize
-from dermstudy.checkpoints import load_state, named, read_notes, save_state, save_tensors
+from dermstudy.batches import Batch, condition, draw, generator_of, make_batch, seed_of
+from dermstudy.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
 from dermstudy.files import InputError, atomic_path
-from dermstudy.glide import enlarge, sampler_from, to_float
+from dermstudy.glide import PRECISIONS, sampler_from, to_float
 
 TRAINS = ("all", "unet", "text")
 BANDS = 4  # the validation loss is kept for as many equal bands of the 1,000 timesteps
@@ -102,15 +102,16 @@ def train(
     ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
     strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
     record = config.validate_every or max(1, config.steps // 10)
-    state = load_state(folder, config, parameters, optimizer, average, accelerator)
+    origin = origin_of(modules, images, captions)
+    state = load_state(folder, config, origin, parameters, optimizer, average, accelerator)
     denoiser = accelerator.prepare(Denoiser(pipeline.unet, pipeline.text_encoder))
     log, step, best = state["log"], state["step"], state["best"]
     losses, started = [], time.monotonic() - (log[-1]["seconds"] if log else 0.0)
     while step < config.steps:
-        chosen = _draw(len(images), config, step, strata)
-        batch = _batch(images[chosen], config, step, pipeline.scheduler, low_side)
+        chosen = draw(len(images), config, step, strata)
+        batch = make_batch(images[chosen], config, step, pipeline.scheduler, low_side)
         batch.rows = torch.where(batch.dropped, len(captions), torch.as_tensor(chosen))
-        torch.manual_seed(_seed(config.seed, step, 1, accelerator.process_index))  # dropout
+        torch.manual_seed(seed_of(config.seed, step, 1, accelerator.process_index))  # dropout
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
         optimizer.zero_grad(set_to_none=True)
@@ -149,7 +150,7 @@ def train(
                 pipeline.unet.to(memory_format=torch.contiguous_format)
                 log.append(row | {"seconds": round(time.monotonic() - started, 1)})
                 print(_line(log[-1], config.steps), flush=True)
-                save_state(folder, config, step, log, best, parameters, optimizer, average)
+                save_state(folder, config, origin, step, log, best, parameters, optimizer, average)
             losses = []
             accelerator.wait_for_everyone()
     tensors = load_file(folder / "best.safetensors")
@@ -177,23 +178,6 @@ class Denoiser(nn.Module):
         return self.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample[:, :3]
 
 
-@dataclass
-class Batch:
-    """What one step trains on: pixels, noise and the enlarged small image [n, 3, h, w] in -1..1, timesteps [n]."""
-
-    pixels: torch.Tensor
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    low: torch.Tensor | None = None
-    dropped: torch.Tensor | None = None  # whose caption is left out
-    rows: torch.Tensor | None = None  # which caption
-
-    def part(self, chosen: slice, device: torch.device) -> Batch:
-        """Some of the images, moved to `device`."""
-        tensors = (self.pixels, self.noise, self.timesteps, self.low)
-        return Batch(*(tensor if tensor is None else tensor[chosen].to(device) for tensor in tensors))
-
-
 def diffusion_loss(denoise, scheduler, batch: Batch, ids, mask, config: TrainingConfig) -> torch.Tensor:
     """The training loss of each image, [n]: squared error of noise or velocity.
 
@@ -218,15 +202,15 @@ def validation_loss(pipeline, images, captions, low_side: int, config: TrainingC
     total, device = pipeline.scheduler.config.num_train_timesteps, pipeline.device
     denoise = Denoiser(pipeline.unet, pipeline.text_encoder)
     values, bands = [], []
-    for draw in range(draws):
+    for turn in range(draws):
         for start in range(0, len(images), each):
             part = slice(start, start + each)
             pixels = to_float(images[part])
-            noise = torch.randn(pixels.shape, generator=_generator(config.seed, start, 2 + draw))
+            noise = torch.randn(pixels.shape, generator=generator_of(config.seed, start, 2 + turn))
             # Equally spaced over all images, so that each band holds its share however few the images are.
-            place = torch.arange(start, start + len(pixels)) * draws + draw
+            place = torch.arange(start, start + len(pixels)) * draws + turn
             timesteps = (place * total) // (len(images) * draws)
-            batch = Batch(pixels, noise, timesteps, _condition(pixels, low_side) if low_side else None)
+            batch = Batch(pixels, noise, timesteps, condition(pixels, low_side) if low_side else None)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = diffusion_loss(
                     denoise,
@@ -287,72 +271,10 @@ def _check(pipeline, images, captions, config, low_side, entities) -> None:
         raise InputError("no training image: the training split is empty; check the cohort that 00_dataset saved")
     if config.trains not in TRAINS:
         raise InputError(f"unknown part to train {config.trains!r}: choose one of {', '.join(TRAINS)}")
-    if config.precision not in ("fp32", "bf16"):
+    if config.precision not in PRECISIONS:
         raise InputError(f"unknown precision {config.precision!r}: choose fp32 or bf16")
     if (pipeline.unet.config.in_channels == 6) != bool(low_side):
         raise InputError("an upsampler needs low_side, the side of its low-resolution input; a base model has none")
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def _generator(*parts: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(*parts))
-
-
-def _draw(count: int, config: TrainingConfig, step: int, strata: np.ndarray | None) -> np.ndarray:
-    """Indices of the images of `step`: by shuffled epochs, or an entity at random and an image of it."""
-    if strata is not None:
-        random = np.random.default_rng([config.seed, step, 3])
-        kinds = random.integers(0, strata.max() + 1, config.batch)
-        return np.array([random.choice(np.flatnonzero(strata == kind)) for kind in kinds])
-    places = np.arange(step * config.batch, (step + 1) * config.batch)
-    epochs = {
-        epoch: np.random.default_rng([config.seed, epoch, 4]).permutation(count) for epoch in set(places // count)
-    }
-    return np.array([epochs[place // count][place % count] for place in places])
-
-
-def _batch(images: np.ndarray, config: TrainingConfig, step: int, scheduler, low_side: int) -> Batch:
-    """The images of `step` after augmentation and crop, with their noise; every timestep 0…999 is equally likely.
-
-    Drawn for the whole batch in every process, so that its images do not depend on how many processes share it.
-    """
-    generator = _generator(config.seed, step)
-    pixels = to_float(images)
-    if config.augment:
-        turns = torch.randint(0, 4, (len(pixels),), generator=generator).tolist()
-        flips = torch.rand(len(pixels), generator=generator) < 0.5
-        pixels = torch.stack(
-            [
-                torch.rot90(image.flip(-1) if flip else image, turn, (-2, -1))
-                for image, turn, flip in zip(pixels, turns, flips, strict=True)
-            ]
-        )
-    if step < config.half_side_steps:
-        pixels = functional.interpolate(pixels, scale_factor=0.5, mode="area")
-    low = None
-    if low_side:
-        low = _condition(pixels, low_side)
-        if config.noise_augmentation:
-            low = low + config.noise_augmentation * torch.randn(low.shape, generator=generator)
-    if config.crop:
-        side = pixels.shape[-1]
-        top, left = torch.randint(0, side - config.crop + 1, (2,), generator=generator).tolist()
-        window = (..., slice(top, top + config.crop), slice(left, left + config.crop))
-        pixels, low = pixels[window], low[window] if low is not None else None
-    dropped = torch.rand(len(pixels), generator=generator) < config.caption_dropout
-    noise = torch.randn(pixels.shape, generator=generator)
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
-    return Batch(pixels, noise, timesteps, low, dropped)
-
-
-def _condition(pixels: torch.Tensor, low_side: int) -> torch.Tensor:
-    """Images reduced to `low_side` by area and enlarged again as the upsampler sees them."""
-    side = pixels.shape[-1]
-    reduced = functional.interpolate(pixels, (low_side, low_side), mode="area")
-    return enlarge((reduced * 127.5).round() / 127.5, side)
 
 
 class _averaged:

@@ -31,14 +31,14 @@ def cohort(phantom_folder):
     """The phantom with captions and both splits, as notebook 00 leaves it."""
     from dataclasses import replace
 
-    from dermstudy import dataset
+    from dermstudy import dataset, splits
 
     loaded = dataset.load_folder(phantom_folder)
     frame = loaded.frame.copy()
     frame["caption"] = dataset.captions(frame, "entity")
     frame["group"] = frame["lesion_id"]
-    frame["split"] = dataset.lesion_split(frame, seed=0, minimum_test_lesions=2)
-    frame["published"] = dataset.published_split(frame, seed=0)
+    frame["split"] = splits.lesion_split(frame, seed=0, minimum_test_lesions=2)
+    frame["published"] = splits.published_split(frame, seed=0)
     return replace(loaded, frame=frame)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermstudy import cli, dataset, lookalikes
+from dermstudy import cli, dataset, lookalikes, splits
 from dermstudy.entities import CODES, HAM10000_IMAGES
 from dermstudy.files import InputError
 
@@ -187,29 +187,29 @@ def test_no_group_stands_on_both_sides(lesions, seed, minimum):
     needed = counts.map(lambda n: max(minimum, round(0.2 * n)) + max(1, round(0.1 * n)))
     if (needed >= counts).any():
         with pytest.raises(InputError, match="MIN_TEST_LESIONS"):
-            dataset.lesion_split(frame, seed, minimum_test_lesions=minimum)
+            splits.lesion_split(frame, seed, minimum_test_lesions=minimum)
         return
-    split = dataset.lesion_split(frame, seed, minimum_test_lesions=minimum)
+    split = splits.lesion_split(frame, seed, minimum_test_lesions=minimum)
     assert split.groupby(frame["lesion_id"]).nunique().eq(1).all()
     tested = frame[split == "test"].groupby("dx")["lesion_id"].nunique()
     assert (tested.reindex(counts.index) >= minimum).all()
     assert set(frame["dx"][split == "train"]) == set(counts.index)
     mixed = frame.sample(frac=1, random_state=1)
-    assert dataset.lesion_split(mixed, seed, minimum_test_lesions=minimum).sort_index().equals(split)
+    assert splits.lesion_split(mixed, seed, minimum_test_lesions=minimum).sort_index().equals(split)
 
 
 def test_an_entity_with_too_few_lesions_is_named(cohort):
     with pytest.raises(InputError, match=r"melanoma \(mel\) has \d+ lesions; the split needs 40 for test"):
-        dataset.lesion_split(cohort.frame, 0, minimum_test_lesions=40)
+        splits.lesion_split(cohort.frame, 0, minimum_test_lesions=40)
 
 
 def test_a_shipped_split_serves_subsets_and_refuses_strangers(cohort, tmp_path):
     path = tmp_path / "split.csv"
     cohort.frame[["image_id", "split"]].to_csv(path, index=False)
     part = cohort.frame.head(20)
-    assert dataset.apply_split(part, path).tolist() == part["split"].tolist()
+    assert splits.apply_split(part, path).tolist() == part["split"].tolist()
     with pytest.raises(InputError, match="gives no split for 1 images, STRANGER"):
-        dataset.apply_split(part.assign(image_id=["STRANGER", *part["image_id"][1:]]), path)
+        splits.apply_split(part.assign(image_id=["STRANGER", *part["image_id"][1:]]), path)
 
 
 def test_leak_counts_sister_images_by_hand():
@@ -217,7 +217,7 @@ def test_leak_counts_sister_images_by_hand():
         "image_id": list("abcdef"), "dx": ["nv", "nv", "nv", "mel", "mel", "mel"],
         "lesion_id": ["1", "1", "2", "3", "3", "3"], "published": ["train", "test", "test", "test", "test", "train"],
     })  # fmt: skip
-    leak = dataset.sister_leak(frame, "published")
+    leak = splits.sister_leak(frame, "published")
     assert leak.loc["nv", ["test_images", "leaked"]].tolist() == [2, 1]
     assert leak.loc["mel", ["test_images", "leaked"]].tolist() == [2, 2]
     assert leak.loc["all", "share"] == 0.75
@@ -256,15 +256,39 @@ def test_synthetic_folder_without_labels(tmp_path):
         dataset.open_synthetic(tmp_path)
 
 
+def test_the_hash_of_synthetic_images_follows_their_pixels(tmp_path):
+    row = "image_id,dx,file,caption,source_image_id,seed\ns,mel,s.png,melanoma,o,1\n"
+    hashes = []
+    for value in (10, 10, 20):
+        folder = tmp_path / str(len(hashes))
+        folder.mkdir()
+        (folder / "index.csv").write_text(row)
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(folder / "s.png")
+        hashes.append(dataset.open_synthetic(folder).data_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("count", [0, 40, 10_000])
+def test_limited_training_keeps_whole_lesions_and_every_entity(cohort, count):
+    frame = splits.limit_training(cohort.frame, count, seed=0)
+    held = cohort.frame["split"] != "train"
+    assert frame[frame["split"] != "train"]["image_id"].tolist() == cohort.frame[held]["image_id"].tolist()
+    kept, every = (part[part["split"] == "train"] for part in (frame, cohort.frame))
+    assert set(kept["dx"]) == set(every["dx"])
+    sizes = every["group"].value_counts()
+    assert (kept["group"].value_counts() == sizes[kept["group"].unique()]).all()
+    assert len(kept) == len(every) if count in (0, 10_000) else 20 <= len(kept) <= 40 + sizes.max() * 7
+
+
 def test_ham10000_as_published(ham10000):
     cohort = dataset.load_folder(ham10000)
     assert len(cohort) == 10_015 and cohort.frame["lesion_id"].nunique() == 7_470
     assert cohort.frame["dx"].value_counts().to_dict() == HAM10000_IMAGES
     assert cohort.frame["age"].isna().sum() == 57
     frame = cohort.frame.assign(
-        published=dataset.published_split(cohort.frame, 0), split=dataset.lesion_split(cohort.frame, 0)
+        published=splits.published_split(cohort.frame, 0), split=splits.lesion_split(cohort.frame, 0)
     )
-    assert 0.36 < dataset.sister_leak(frame, "published").loc["all", "share"] < 0.42
-    assert dataset.sister_leak(frame, "split").loc["all", "leaked"] == 0
+    assert 0.36 < splits.sister_leak(frame, "published").loc["all", "share"] < 0.42
+    assert splits.sister_leak(frame, "split").loc["all", "leaked"] == 0
     tested = frame[frame["split"] == "test"].groupby("dx")["lesion_id"].nunique()
     assert tested.min() >= 10 and len(tested) == 7

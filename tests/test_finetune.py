@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dermstudy import architecture, checkpoints, finetune, glide
+from dermstudy import architecture, batches, checkpoints, finetune, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "dermatofibroma"] * 4
@@ -151,7 +151,7 @@ def test_every_timestep_is_drawn(tokenizer):
     seen = {
         timestep
         for step in range(60)
-        for timestep in finetune._batch(images, config(), step, scheduler, 0).timesteps.tolist()
+        for timestep in batches.make_batch(images, config(), step, scheduler, 0).timesteps.tolist()
     }
     assert seen == set(range(1000))
 
@@ -162,7 +162,7 @@ def test_the_loss_by_hand(tokenizer):
     denoise = finetune.Denoiser(model.unet, model.text_encoder)
     ids, mask = architecture.tokenize(tokenizer, CAPTIONS[:4], 32)
     noise, timesteps = torch.randn(4, 3, 64, 64), torch.tensor([10, 300, 600, 990])
-    batch = finetune.Batch(torch.zeros(4, 3, 64, 64), noise, timesteps)
+    batch = batches.Batch(torch.zeros(4, 3, 64, 64), noise, timesteps)
     loss = finetune.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config())
     assert torch.allclose(loss, noise.square().mean(dim=(1, 2, 3)))
     velocity = glide.build("tiny-base", tokenizer, "v_prediction")
@@ -190,7 +190,7 @@ def test_only_the_chosen_part_trains(tokenizer, images, tmp_path, part, frozen):
 
 def test_epochs_visit_every_image_once():
     settings = config(batch=3)
-    drawn = np.concatenate([finetune._draw(9, settings, step, None) for step in range(6)])
+    drawn = np.concatenate([batches.draw(9, settings, step, None) for step in range(6)])
     assert sorted(drawn[:9]) == sorted(drawn[9:]) == list(range(9)) and list(drawn[:9]) != list(drawn[9:])
 
 
@@ -210,6 +210,17 @@ def test_a_state_of_other_settings_is_not_resumed(tokenizer, images, tmp_path):
     finetune.train(glide.build("tiny-base", tokenizer), images, CAPTIONS, config(steps=4), tmp_path)
     log = finetune.train(glide.build("tiny-base", tokenizer), images, CAPTIONS, config(steps=4, seed=1), tmp_path)
     assert log["step"].tolist() == [4]
+
+
+@pytest.mark.parametrize("changed", ["nothing", "weights", "images", "captions"])
+def test_a_state_of_another_start_is_not_resumed(tokenizer, images, tmp_path, capsys, changed):
+    finetune.train(glide.build("tiny-base", tokenizer), images, CAPTIONS, config(steps=4), tmp_path)
+    model = glide.build("tiny-base", tokenizer, seed=int(changed == "weights"))
+    pixels = images[::-1].copy() if changed == "images" else images
+    captions = CAPTIONS[::-1] if changed == "captions" else CAPTIONS
+    capsys.readouterr()
+    finetune.train(model, pixels, captions, config(steps=4), tmp_path)
+    assert ("going on from step 4" in capsys.readouterr().out) == (changed == "nothing")
 
 
 @pytest.mark.parametrize(

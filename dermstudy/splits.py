@@ -1,0 +1,114 @@
+"""Which image is for training, validation or test: by lesion, as published, or as a file says; what leaks between them.
+
+Source: Shavlokhova et al., section 2.4 (80/20 split); the split by lesion and the count of sisters are this study's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.entities import CODES, ENTITIES
+from dermstudy.files import InputError
+
+SPLITS = ("train", "validation", "test")
+
+
+def lesion_split(
+    frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), minimum_test_lesions: int = 10
+) -> pd.Series:
+    """The audited split: "train", "validation" or "test" for each row, whole groups together, by entity.
+
+    A group's entity is its first image's. Each entity gives its share of groups, at least `minimum_test_lesions` to
+    the test set and one to validation, and keeps at least one for training; InputError where it has too few.
+    """
+    if len(fractions) != 3 or not np.isclose(sum(fractions), 1) or min(fractions) <= 0:
+        raise InputError(f"split fractions {list(fractions)} must be three positive numbers that add up to 1")
+    groups = frame.sort_values("image_id").groupby("group" if "group" in frame else "lesion_id")["dx"].first()
+    chosen: dict[str, str] = {}
+    for entity in ENTITIES:
+        members = np.sort(groups.index[groups == entity.code].to_numpy())
+        if len(members) == 0:
+            continue
+        test = max(minimum_test_lesions, round(fractions[2] * len(members)))
+        validation = max(1, round(fractions[1] * len(members)))
+        if test + validation >= len(members):
+            raise InputError(
+                f"{entity.name} ({entity.code}) has {len(members)} lesions; the split needs {test} for test, "
+                f"{validation} for validation and one for training: add images or lower MIN_TEST_LESIONS"
+            )
+        random = np.random.default_rng([seed, entity.paper_class])
+        for place, member in enumerate(random.permutation(members)):
+            chosen[member] = "test" if place < test else "validation" if place < test + validation else "train"
+    return frame["group" if "group" in frame else "lesion_id"].map(chosen)
+
+
+def names_images(path: str | Path, frame: pd.DataFrame) -> bool:
+    """Whether the split file `path` names any image of `frame`; where it names none it belongs to another cohort."""
+    return bool(frame["image_id"].isin(_read_split(path).index).any())
+
+
+def _read_split(path: str | Path) -> pd.Series:
+    try:
+        return pd.read_csv(path, dtype=str).set_index("image_id")["split"]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a split file: it needs the columns image_id and split") from error
+
+
+def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
+    """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
+    shipped = _read_split(path)
+    if shipped.index.has_duplicates:
+        double = shipped.index[shipped.index.duplicated()][0]
+        raise InputError(f"{path} names {double} twice: keep one of the rows")
+    split = frame["image_id"].map(shipped)
+    unknown = frame["image_id"][~split.isin(SPLITS)]
+    if len(unknown):
+        raise InputError(
+            f"{path} gives no split for {len(unknown)} images, {unknown.iloc[0]} first: "
+            "use the split file that belongs to this cohort"
+        )
+    return split
+
+
+def published_split(frame: pd.DataFrame, seed: int, test_fraction: float = 0.2) -> pd.Series:
+    """The paper's split, 80/20 by image at random (section 2.4): "train" or "test" for each row."""
+    from sklearn.model_selection import train_test_split
+
+    order = frame["image_id"].sort_values()
+    _, test = train_test_split(order, test_size=test_fraction, random_state=seed)
+    return pd.Series(np.where(frame["image_id"].isin(test), "test", "train"), index=frame.index)
+
+
+def limit_training(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`frame` with about `count` training images (0: all) in whole lesions and the entities' own shares, at least a lesion each.
+
+    Validation and test lesions stay as they are.
+    """
+    training = frame[frame["split"] == "train"]
+    if count == 0 or count >= len(training):
+        return frame
+    kept: list[str] = []
+    for code, own in training.groupby("dx"):
+        order = np.random.default_rng([seed, CODES.index(code), 5]).permutation(np.sort(own["group"].unique()))
+        room = count * len(own) / len(training)
+        sizes = own["group"].value_counts().loc[order].cumsum()
+        kept += list(order[: max(1, int((sizes <= room).sum()))])
+    return frame[(frame["split"] != "train") | frame["group"].isin(kept)].reset_index(drop=True)
+
+
+def sister_leak(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Test images with a sister image of the same lesion in training, by entity and over all.
+
+    Columns: test_images, leaked, share (0..1); index: entity codes, then "all".
+    """
+    group = frame["group"] if "group" in frame else frame["lesion_id"]
+    in_training = set(group[frame[column] == "train"])
+    test = frame[frame[column] == "test"].assign(leaked=group[frame[column] == "test"].isin(in_training))
+    counts = test.groupby("dx")["leaked"].agg(test_images="size", leaked="sum").reindex(CODES, fill_value=0)
+    counts.loc["all"] = counts.sum()
+    counts["share"] = counts["leaked"] / counts["test_images"].clip(lower=1)
+    return counts.rename_axis("entity")
