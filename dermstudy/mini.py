@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,6 @@ STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
 SCALES = (1.0, 2.0, 3.0, 4.0, 8.0)
 UPSAMPLER_STEPS = (("ancestral", "fast27"), ("dpm-solver", "4"), ("dpm-solver", "8"), ("dpm-solver", "15"))
 TRIAL = ("dpm-solver", "15")  # the sampler of the guidance comparison
-MARGIN = 0.1  # the share of the reference's KID within which fewer steps count as equal
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def reference(cohort: dataset.Cohort, cache: Path, count: int, side: int) -> Ref
 
 def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, str], scale: float) -> np.ndarray:
     """One 64 x 64 image for each row's caption, uint8 [n, 64, 64, 3]; kept in `folder`, so that a cut run goes on."""
-    path = folder / f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}.npy"
-    if not path.is_file():
+
+    def paint() -> np.ndarray:
         model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
         seeds = sample.seeds_for(rows["image_id"], 0)
         parts = []
@@ -51,9 +52,18 @@ def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, st
             part = slice(start, start + 35)
             captions = rows["caption"].tolist()[part]
             parts.append(model(captions, guidance_scale=scale, num_inference_steps=sampler[1], seeds=seeds[part]))
+        return np.concatenate(parts)
+
+    return _kept(folder / f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}.npy", paint)
+
+
+def _kept(path: Path, paint: Callable[[], np.ndarray]) -> np.ndarray:
+    """The images in `path`, painted where it is not there."""
+    if not path.is_file():
+        images = paint()
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, np.concatenate(parts))
-        print(f"{sampler[0]}, {sampler[1]} steps, scale {scale:g}: {len(rows)} images", flush=True)
+            np.save(stream, images)
+        print(f"{path.stem}: {len(images)} images", flush=True)
     return np.load(path)
 
 
@@ -121,14 +131,10 @@ def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarr
     """
     seeds, features = sample.seeds_for(rows["image_id"], 0), {}
     for sampler in UPSAMPLER_STEPS:
-        path = folder / f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}.npy"
-        if not path.is_file():
-            model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
-            images = sample.enlarged(model, small, rows["caption"].tolist(), seeds, sampler[1])
-            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-                np.save(stream, images)
-            print(f"upsampler, {sampler[0]}, {sampler[1]} steps: {len(images)} images", flush=True)
-        features[sampler] = _features(np.load(path))
+        model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
+        paint = partial(sample.enlarged, model, small, rows["caption"].tolist(), seeds, sampler[1])
+        images = _kept(folder / f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}.npy", paint)
+        features[sampler] = _features(images)
     features["bicubic", "-"] = _features(sample.bicubic(small, 4 * small.shape[1]))
     table = [
         {"sampler": name, "steps": steps, "n": len(own), **paired_kid(own, features[UPSAMPLER_STEPS[0]], real)}
@@ -137,7 +143,7 @@ def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarr
     return pd.DataFrame(table)
 
 
-def fewest_steps(table: pd.DataFrame, margin: float = MARGIN) -> str:
+def fewest_steps(table: pd.DataFrame, margin: float = release.MARGIN) -> str:
     """The fewest DPM-Solver++ steps whose KID is at most 1 + margin times the reference's; the most tried if none is."""
     solver = table[table["sampler"] == "dpm-solver"]
     equal = solver[solver["ratio"] <= 1 + margin]
@@ -145,7 +151,12 @@ def fewest_steps(table: pd.DataFrame, margin: float = MARGIN) -> str:
 
 
 def choose_samplers(
-    space: workspace.Workspace, count: int, skin_steps: int, scale: float | None = None, ancestral: int = 250
+    space: workspace.Workspace,
+    count: int,
+    skin_steps: int,
+    scale: float | None = None,
+    ancestral: int = 250,
+    precision: str = "fp32",
 ) -> None:
     """Fill tables/mini_guidance.csv, mini_steps.csv and mini_upsampler_steps.csv of `space` from validation lesions."""
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
@@ -153,8 +164,9 @@ def choose_samplers(
     upsampler = glide.load(space.need("glide_upsampler", made_by="02_upsample"), glide.GlideUpsamplePipeline)
     for model in (base, upsampler):
         model.set_progress_bar_config(disable=True)
+        glide.cast(model, precision)
     recipe = sha256_file(space.artifacts / "glide_base" / "unet" / "diffusion_pytorch_model.safetensors")[:8]
-    folder = space.out(f"samplers-{recipe}")
+    folder = space.out(f"samplers-{recipe}-{precision}")
     folder.mkdir(exist_ok=True)
     small = reference(cohort, space.out("features"), count, base.unet.config.sample_size)
     accuracy = skin.train(
@@ -189,6 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     samplers.add_argument("--skin-steps", type=int, default=2000, help="as notebook 04's SKIN_STEPS (default 2000)")
     samplers.add_argument("--scale", type=float, help="guidance scale of the step comparison (default: the lowest KID)")
     samplers.add_argument("--ancestral", type=int, default=250, help="steps of the reference (default 250)")
+    samplers.add_argument("--precision", choices=list(glide.PRECISIONS), default="fp32", help="default fp32")
     packing = commands.add_parser("pack", help="the weights, the split, the tables and the model card as one folder")
     packing.add_argument("out")
     for command in (samplers, packing):
@@ -197,7 +210,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         space = workspace.open_workspace(options.results)
         if options.command == "samplers":
-            choose_samplers(space, options.count, options.skin_steps, options.scale, options.ancestral)
+            choose_samplers(
+                space, options.count, options.skin_steps, options.scale, options.ancestral, options.precision
+            )
         else:
             release.pack(space, Path(options.out))
     except InputError as error:

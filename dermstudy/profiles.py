@@ -28,22 +28,39 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read profiles/<name>.yaml; InputError for an unknown profile, an unknown notebook or a malformed file."""
+    """Read profiles/<name>.yaml; InputError for an unknown profile, an unknown notebook or a malformed file.
+
+    A profile that `extends` another one starts from its parameters and changes those that it names.
+    """
     if name not in profile_names():
         raise InputError(f"unknown profile {name!r}: profiles/ has {', '.join(profile_names())}")
-    path = project_root() / "profiles" / f"{name}.yaml"
+    path = _path(name)
+    content = _content(path)
+    base = content.pop("extends", None)
+    if base is not None and (base == name or base not in profile_names() or "extends" in _content(_path(base))):
+        raise InputError(f"{shown(path)} extends {base!r}: name another profile that extends none itself")
+    under = load_profile(base) if base else Profile("", "", {}, {})
+    description, shared = content.pop("description"), under.shared | (content.pop("all", None) or {})
+    stems = [notebook.stem for notebook in notebooks()]
+    for stem in content:
+        if stem not in stems:
+            raise InputError(f"{shown(path)} names notebook {stem!r}, which notebooks/ has not: {', '.join(stems)}")
+    own = {stem: under.own.get(stem, {}) | (content.get(stem) or {}) for stem in stems}
+    return Profile(name, description, shared, own)
+
+
+def _path(name: str) -> Path:
+    return project_root() / "profiles" / f"{name}.yaml"
+
+
+def _content(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"{shown(path)} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("description"), str):
         raise InputError(f"{shown(path)} needs a mapping with a 'description' line at its top")
-    description, shared = content.pop("description"), content.pop("all", None) or {}
-    stems = [notebook.stem for notebook in notebooks()]
-    for stem in content:
-        if stem not in stems:
-            raise InputError(f"{shown(path)} names notebook {stem!r}, which notebooks/ has not: {', '.join(stems)}")
-    return Profile(name, description, shared, {stem: content.get(stem) or {} for stem in stems})
+    return content
 
 
 def notebooks() -> list[Path]:

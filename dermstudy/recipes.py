@@ -1,7 +1,7 @@
 """How glide-mini's architecture and recipe were chosen: candidates trained for the same time, judged on validation.
 
 `python -m dermstudy.recipes` trains each candidate at 32 x 32 on the training lesions of an opened cohort and compares
-them on validation lesions. Seconds are equal, steps are not: a recipe that learns more a step but runs
+them on validation lesions (tables/mini_recipes.csv). Seconds are equal, steps are not: a recipe that learns more a step but runs
 slower has to earn it.
 """
 
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from dermstudy import architecture, dataset, finetune, glide, workspace
-from dermstudy.files import InputError, atomic_path
+from dermstudy.files import InputError
 
 SIDE = 32
 HELD_OUT = 224  # validation images
@@ -137,7 +137,6 @@ def clean_error(pipeline, images: np.ndarray, captions: list[str], draws: int = 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dermstudy.recipes", description=__doc__.split("\n\n")[0])
     parser.add_argument("results", help="a results folder in which notebook 00 has run, such as results/ham10000")
-    parser.add_argument("out", help="the table to write (CSV)")
     parser.add_argument("--seconds", type=float, default=50, help="training time of a candidate (default 50)")
     parser.add_argument("--only", nargs="*", choices=list(CANDIDATES), help="some of the candidates")
     options = parser.parse_args(arguments)
@@ -148,8 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 2
-    with atomic_path(Path(options.out)) as path:
-        table.to_csv(path, index=False, lineterminator="\n")
+    space.save_table(table, "mini_recipes")
     print(table.round(3).to_string(index=False))
     return 0
 

@@ -14,15 +14,18 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from dermstudy import dataset, figures, glide, sample, workspace
+from dermstudy import dataset, figures, glide, sample, splits, workspace
 from dermstudy.entities import CODES, NAMES, PROMPTS
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 
 LARGEST = 40_000_000  # bytes of all that ships
+MARGIN = 0.1  # the share of the reference's KID within which fewer sampler steps count as equal
+LINEAGE = "lineage.json"  # the runs that the weights come from, the first one first
 CHECKSUMS = "SHA256SUMS"
 TABLES = (
     *("finetune_log", "upsample_log", "upsample_against_bicubic", "mini_recipes", "mini_guidance", "mini_steps"),
     *("mini_upsampler_steps", "quality_audited", "quality_fidelity", "quality_memorisation"),
+    "quality_closest",
 )
 FIGURES = ("finetune_loss", "finetune_bands", "upsample_loss", "guidance")
 MONTAGE_SEEDS = range(8)
@@ -50,14 +53,18 @@ def pack(space: workspace.Workspace, out: Path) -> None:
         for folder in ("tables", "figures"):
             (temporary / folder).mkdir(parents=True)
         for name, model in models.items():
-            model.to(torch.float16).save_pretrained(temporary / name)
+            for module in (model.unet, model.text_encoder):
+                torch.nn.Module.half(module)
+            model.save_pretrained(temporary / name)
             _forget_origin(temporary / name)
         cohort.frame[["image_id", "split"]].to_csv(temporary / "split.csv", index=False, lineterminator="\n")
         for name, path in wanted.items():
             shutil.copyfile(path, temporary / name)
         notes = json.loads(wanted["manifest.json"].read_text(encoding="utf-8"))
+        runs = [*_inherited(notes, temporary), _run(notes, temporary)]
+        write_text(temporary / LINEAGE, json.dumps(runs, indent=1) + "\n")
         _montage(temporary, notes["notebooks"]["03_sample"]["parameters"])
-        counts = pd.crosstab(cohort.frame["dx"], cohort.frame["split"]).reindex(CODES)[list(dataset.SPLITS)]
+        counts = pd.crosstab(cohort.frame["dx"], cohort.frame["split"]).reindex(CODES)[list(splits.SPLITS)]
         write_text(temporary / "README.md", card(temporary, notes, counts))
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)
@@ -99,24 +106,35 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     """The model card as markdown. Every figure in it is read from `folder`/tables, the manifest `notes` or `counts`."""
     tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in TABLES}
     text = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
-    training, upsampling, sampling = (
-        notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "02_upsample", "03_sample")
+    training, sampling, measured = (
+        notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "03_sample", "04_metrics")
     )
+    runs = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    logs = [pd.read_csv(path) for path in sorted((folder / "tables").glob("finetune_log_run*.csv"))]
+    logs.append(tables["finetune_log"])
+    guidance = tables["mini_guidance"]
+    chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
+    overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
     fields = {
-        "commit": notes["commit"][:12],
         "data_hash": notes["data_hash"][:16],
         "split_sha256": sha256_file(folder / "split.csv")[:16],
         "base_parameters": f"{_parameters(folder / 'base') / 1e6:.1f}",
         "upsampler_parameters": f"{_parameters(folder / 'upsampler', glide.GlideUpsamplePipeline) / 1e6:.1f}",
         "counts": _markdown(counts.rename(index=NAMES).rename_axis("entity"), 0),
-        "base_recipe": _recipe(training, tables["finetune_log"]),
-        "upsampler_recipe": _recipe(upsampling, tables["upsample_log"]),
-        "prediction": {"v_prediction": "velocity", "epsilon": "noise"}[training["PREDICTION"]],
-        "bands": _markdown(_bands(tables["finetune_log"]), 4),
+        "base_recipe": _lines([run["base"] for run in runs]),
+        "upsampler_recipe": _lines([run["upsampler"] for run in runs]),
+        "commits": ", then ".join(run["commit"][:12] for run in runs),
+        "prediction": {"v_prediction": "velocity", "epsilon": "noise"}[_prediction(folder / "base")],
+        "bands": _markdown(pd.concat([_bands(log, run + 1) for run, log in enumerate(logs)]).set_index("run"), 4),
         "recipes": _markdown(tables["mini_recipes"].set_index("candidate"), 4),
         "guidance": _markdown(tables["mini_guidance"].set_index("guidance_scale"), 3),
         "steps": _markdown(tables["mini_steps"].set_index(["sampler", "steps"]), 3),
         "upsampler_steps": _markdown(tables["mini_upsampler_steps"].set_index(["sampler", "steps"]), 3),
+        "margin": f"{1 + MARGIN:g}",
+        "kid_64": f"{chosen['kid']:.0f}",
+        "kid_256": f"{overall['value']:.0f}",
+        "missed": _missed(tables["quality_audited"]),
+        "searched": "all" if not measured["NEIGHBOURS"] else f"{measured['NEIGHBOURS']} of the",
         "defaults": f"guidance scale {sampling['GUIDANCE_SCALE']:g}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps "
         f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
         "quality": _markdown(_quality(tables["quality_audited"]), 2),
@@ -156,24 +174,70 @@ def _montage(folder: Path, sampling: dict) -> None:
         whole.save(path, format="JPEG", quality=92)
 
 
+def _inherited(notes: dict, folder: Path) -> list[dict]:
+    """The earlier runs that these weights started from, their logs copied into `folder`/tables; none from nothing."""
+    start = workspace.from_root(notes["notebooks"]["01_finetune"]["parameters"]["START"]).parent
+    if not notes["notebooks"]["01_finetune"]["parameters"]["START"] or not (start / "manifest.json").is_file():
+        return []
+    earlier = json.loads((start / "manifest.json").read_text(encoding="utf-8"))
+    lineage = start / LINEAGE
+    runs = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else [_run(earlier, start)]
+    for name in ("finetune_log", "upsample_log"):
+        for path in sorted((start / "tables").glob(f"{name}_run*.csv")):
+            shutil.copyfile(path, folder / "tables" / path.name)
+        shutil.copyfile(start / "tables" / f"{name}.csv", folder / "tables" / f"{name}_run{len(runs)}.csv")
+    return runs
+
+
+def _run(notes: dict, folder: Path) -> dict:
+    """One run as the card tells it: profile, commit, the recipes of both models."""
+    base, upsampler = (notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "02_upsample"))
+    return {
+        "profile": notes["profile"],
+        "commit": notes["notebooks"]["01_finetune"].get("commit") or notes["commit"],
+        "base": _recipe(base, pd.read_csv(folder / "tables" / "finetune_log.csv")),
+        "upsampler": _recipe(upsampler, pd.read_csv(folder / "tables" / "upsample_log.csv")),
+    }
+
+
+def _lines(recipes: list[str]) -> str:
+    if len(recipes) == 1:
+        return f"from nothing, {recipes[0]}"
+    return "; ".join(
+        f"run {place}, {'on from there' if place > 1 else 'from nothing'}: {recipe}"
+        for place, recipe in enumerate(recipes, 1)
+    )
+
+
+def _prediction(folder: Path) -> str:
+    return glide.load(folder).scheduler.config.prediction_type
+
+
+def _missed(audited: pd.DataFrame) -> str:
+    """The entities whose KID is farther from its floor than from what other entities' real images score."""
+    own = audited[(audited["metric"] == "kid") & (audited["entity"] != "overall")]
+    far = own[(own["value"] - own["floor"]).abs() >= (own["value"] - own["others"]).abs()]
+    return ", ".join(NAMES[code] for code in far["entity"]) or "none"
+
+
 def _recipe(parameters: dict, log: pd.DataFrame) -> str:
     names = ("STEPS", "BATCH", "LEARNING_RATE", "CAPTION_DROPOUT", "EMA_DECAY", "PRECISION", "HALF_SIDE_STEPS", "CROP")
+    names += ("WHOLE_STEPS", "WHOLE_BATCH") if parameters.get("WHOLE_STEPS") else ()
     kept = log.loc[log["validation_loss"].idxmin()]
     settings = ", ".join(
         f"{name.lower().replace('_', ' ')} {parameters[name]}" for name in names if parameters.get(name)
     )
-    return f"{settings}; weights of step {kept['step']:.0f} kept; {log['seconds'].iloc[-1] / 60:.0f} minutes"
+    return f"{settings}, weights of step {kept['step']:.0f} kept, {log['seconds'].iloc[-1] / 60:.0f} minutes"
 
 
-def _bands(log: pd.DataFrame) -> pd.DataFrame:
-    """The held-out loss by band at some records, the last among them."""
+def _bands(log: pd.DataFrame, run: int) -> pd.DataFrame:
+    """The held-out loss by band at some records of a run, the last among them."""
     chosen = log.iloc[sorted({round(place * (len(log) - 1) / 5) for place in range(6)})]
     names = {
         name: "timesteps " + name.removeprefix("validation_").replace("_", " to ") for name in log.filter(regex=r"_\d")
     }
-    return chosen.set_index("step")[["loss", "validation_loss", *names]].rename(
-        columns=names | {"loss": "training loss"}
-    )
+    table = chosen[["step", "loss", "validation_loss", *names]].rename(columns=names | {"loss": "training loss"})
+    return table.assign(run=run)
 
 
 def _quality(audited: pd.DataFrame) -> pd.DataFrame:

@@ -63,7 +63,12 @@ def run(
             seconds = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
             present = _artifact_names(space)
             made = sorted(present - before | present & set(_made_by(notebook)))
-            state[notebook.stem] = {"fingerprint": prints[notebook.stem], "seconds": seconds, "artifacts": made}
+            state[notebook.stem] = {
+                "fingerprint": prints[notebook.stem],
+                "seconds": seconds,
+                "artifacts": made,
+                "commit": commit(),
+            }
             _save_state(space, state)
             _write_manifest(space, chosen, parameters, prints, state)
         print(f"done in {_clock(time.monotonic() - started)}: {shown(space.root)}", flush=True)
@@ -269,6 +274,7 @@ def _write_manifest(space: Workspace, profile: Profile, parameters: dict, prints
                 "source": source_hash(project_root() / "notebooks" / f"{stem}.ipynb"),
                 "fingerprint": known["fingerprint"],
                 "seconds": known["seconds"],
+                "commit": known.get("commit", ""),
                 "parameters": declared_parameters(project_root() / "notebooks" / f"{stem}.ipynb") | parameters[stem],
             }
             for stem, known in sorted(state.items())

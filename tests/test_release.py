@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from safetensors import safe_open
 
-from dermstudy import dataset, glide, release
+from dermstudy import dataset, glide, release, splits
 from dermstudy.files import InputError
 
 MINI = ROOT / "weights" / "glide-mini"
@@ -81,7 +81,7 @@ def test_the_card_has_no_empty_place_and_says_what_the_model_is_not():
 @pytest.mark.skipif(not HAM10000.is_dir(), reason="HAM10000 is not at hand: its split cannot be checked against it")
 def test_the_shipped_split_is_the_studys_own_and_keeps_lesions_apart():
     cohort = dataset.load_folder(HAM10000)
-    split = dataset.apply_split(cohort.frame, MINI / "split.csv")
+    split = splits.apply_split(cohort.frame, MINI / "split.csv")
     frame = cohort.frame.assign(split=split)
     assert frame.groupby("lesion_id")["split"].nunique().max() == 1
     assert len(pd.read_csv(MINI / "split.csv")) == len(frame)

@@ -212,6 +212,22 @@ def test_unknown_parameters_are_errors(own, message):
         profiles.resolve(profiles.Profile("trial", "", shared, stems), "results/x")
 
 
+def test_a_profile_changes_the_one_it_extends():
+    base, twin = (profiles.load_profile(name) for name in ("ham10000", "published-twin"))
+    assert twin.shared == base.shared and twin.own["03_sample"] == base.own["03_sample"]
+    assert twin.own["01_finetune"] == base.own["01_finetune"] | {"TRAIN_ON": "all"}
+
+
+def test_a_profile_that_extends_nothing_known_is_named(tmp_path, monkeypatch):
+    for name, base in (("ring", "ring"), ("lost", "nowhere"), ("deep", "ring")):
+        (tmp_path / "profiles").mkdir(exist_ok=True)
+        (tmp_path / "profiles" / f"{name}.yaml").write_text(f"description: a trial\nextends: {base}\n")
+    monkeypatch.setattr(profiles, "project_root", lambda: tmp_path)
+    for name in ("ring", "lost", "deep"):
+        with pytest.raises(InputError, match="name another profile that extends none itself"):
+            profiles.load_profile(name)
+
+
 def test_every_shipped_profile_resolves():
     for name in profiles.profile_names():
         profiles.resolve(profiles.load_profile(name), f"results/{name}")
@@ -271,3 +287,12 @@ def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatc
     assert "{" not in text and "vascular lesion" in text
     assert glide.load(out / "upsampler", glide.GlideUpsamplePipeline).unet.config.sample_size == 256
     assert mini.main(["pack", str(out), "--results", str(tmp_path / "empty")]) == 2
+    assert "from nothing, steps 12" in text and len(json.loads((out / "lineage.json").read_text())) == 1
+    manifest = json.loads((space.root / "manifest.json").read_text())
+    manifest["notebooks"]["01_finetune"]["parameters"]["START"] = str(out / "base")
+    walk = tmp_path / "walk"
+    shutil.copytree(space.root, walk, symlinks=True)
+    (walk / "manifest.json").write_text(json.dumps(manifest))
+    release.pack(workspace.open_workspace(walk), out)
+    assert release.verify(out) > 10 and (out / "tables" / "finetune_log_run1.csv").is_file()
+    assert "run 2, on from there: steps 12" in (out / "README.md").read_text()
