@@ -13,12 +13,14 @@ import pandas as pd
 from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
+from dermstudy.splits import limit_training
 
 PROTOCOLS = ("as published", "audited")
 ARMS = ("original", "synthetic", "combined")
 # Without synthetic images, but with as many images an epoch as the combined arm has: what else could have helped.
 CONTROLS = ("longer training", "class weights", "oversampling", "stronger augmentation")
 RARE_ONLY = "rare entities"  # synthetic images of rare entities only
+EVERY = "all originals"  # without synthetic images, whatever `limit` says
 RARE_SHARE = 0.1  # rare: less than this share of the commonest entity's training images
 LADDER = (
     "as published",
@@ -46,32 +48,43 @@ class Arm:
 
 
 def make_arm(
-    protocol: str, name: str, originals: Cohort, synthetic: Cohort, seed: int, test_fraction: float = 0.2
+    protocol: str,
+    name: str,
+    originals: Cohort,
+    synthetic: Cohort,
+    seed: int,
+    test_fraction: float = 0.2,
+    limit: int = 0,
 ) -> Arm:
-    """One arm of the ablation: a name of ARMS, or, audited, of CONTROLS, RARE_ONLY, or "ratio R".
+    """One arm of the ablation: a name of ARMS, or, audited, of CONTROLS, RARE_ONLY, EVERY, or "ratio R".
 
     As published: the pool (originals, synthetic, or both) split at random within each entity, synthetic images in the
     test set too, early stopping on the test set, for the paper names no other. Audited: trained on originals of training
     lesions and synthetic images made for them, stopped on validation lesions, tested on originals of test lesions alone.
     "ratio R" adds R synthetic images for each original to a fixed part of the originals, small enough for a ratio of 2, and
-    trains every dose for as many steps an epoch.
+    trains every dose for as many steps an epoch. limit: how many training originals there are, in whole lesions (0: all); a
+    synthetic image may take its caption from any training lesion.
     InputError where an entity is absent from training or test, or the arm is unknown.
     """
-    synthetic = _grouped(synthetic, originals)
+    synthetic, every = _grouped(synthetic, originals), originals.select(split="train")
+    if name != EVERY:
+        originals = replace(originals, frame=limit_training(originals.frame, limit, seed))
     if protocol == "as published" and name in ARMS:
         pool = {"original": [originals], "synthetic": [synthetic], "combined": [originals, synthetic]}[name]
         return _checked(_published(name, pool, seed, test_fraction))
-    if protocol != "audited" or not (name in (*ARMS, *CONTROLS, RARE_ONLY) or _ratio(name) is not None):
+    if protocol != "audited" or not (name in (*ARMS, *CONTROLS, RARE_ONLY, EVERY) or _ratio(name) is not None):
         raise InputError(
             f"unknown arm {name!r} of protocol {protocol!r}: choose {', '.join(ARMS)} of {' or '.join(PROTOCOLS)}, or, "
-            f"audited, {', '.join(CONTROLS)}, {RARE_ONLY} or 'ratio R'"
+            f"audited, {', '.join(CONTROLS)}, {RARE_ONLY}, {EVERY} or 'ratio R'"
         )
     real = originals.select(split="train")
-    made = synthetic.select(source_image_id=real.frame["image_id"])
+    made = synthetic.select(source_image_id=every.frame["image_id"])
     budget = {"images_per_epoch": len(real) + len(made)}
     changes: dict = {}
     if name in ARMS:
         train = {"original": [real], "synthetic": [made], "combined": [real, made]}[name]
+    elif name == EVERY:
+        train = [real]
     elif name == RARE_ONLY:
         train = [real, made.select(dx=rare_entities(real.frame))]
     elif name in CONTROLS:
@@ -91,23 +104,25 @@ def make_arm(
 
 
 def ladder(
-    originals: Cohort, published: Cohort, safe: Cohort | None, seed: int, test_fraction: float = 0.2
+    originals: Cohort, published: Cohort, safe: Cohort | None, seed: int, test_fraction: float = 0.2, limit: int = 0
 ) -> dict[str, Arm]:
     """The combined arm from the published protocol to the audited one, a single change a step; names of LADDER.
 
     published: synthetic images of a generator that saw all lesions; safe: of its twin that saw training lesions only, for
     the same captions (None leaves the last step out). The second step changes the test set alone, so its network is the
-    first step's.
+    first step's. The third trains on the lesion split's share of the originals instead of the published one. limit: as in
+    make_arm.
     """
-    published = _grouped(published, originals)
-    first = make_arm(PROTOCOLS[0], "combined", originals, published, seed, test_fraction)
+    first = make_arm(PROTOCOLS[0], "combined", originals, published, seed, test_fraction, limit)
+    published, safe = _grouped(published, originals), safe and _grouped(safe, originals)
+    originals = replace(originals, frame=limit_training(originals.frame, limit, seed))
     test = [originals.select(split="test")]
     train = [originals.select(split="train"), published]
     apart = Arm("ladder", LADDER[2], train, test, test)
     stopped = replace(apart, name=LADDER[3], fit_until=[originals.select(split="validation")])
     steps = {LADDER[0]: first, LADDER[2]: apart, LADDER[3]: stopped}
     if safe is not None:
-        steps[LADDER[4]] = replace(stopped, name=LADDER[4], train=[train[0], _grouped(safe, originals)])
+        steps[LADDER[4]] = replace(stopped, name=LADDER[4], train=[train[0], safe])
     return {name: _checked(arm) for name, arm in steps.items()}
 
 

@@ -26,3 +26,10 @@ def import_keras():
     """The keras module, on TensorFlow."""
     import_tensorflow()
     return importlib.import_module("keras")
+
+
+def limit_threads(threads: int) -> None:
+    """Let TensorFlow use this many threads; to be called before it computes anything."""
+    tensorflow = import_tensorflow()
+    tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(threads)

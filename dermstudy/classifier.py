@@ -7,23 +7,29 @@ residual network.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from sklearn.preprocessing import LabelEncoder
 
 from dermstudy.arms import Arm
-from dermstudy.backends import import_keras
+from dermstudy.backends import import_keras, limit_threads
 from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text
 
+POLICIES = {"fp32": "float32", "bf16": "mixed_bfloat16"}
 PAPER, RESIDUAL, PRETRAINED = "paper's CNN", "residual network", "ResNet50"
+Key = TypeVar("Key")
 MODELS = (PAPER, RESIDUAL, PRETRAINED)
 
 
@@ -46,6 +52,7 @@ class ClassifierConfig:
     weights: str = ""  # for ResNet50: Keras' file of its weights without top; "" starts from nothing
     class_weights: bool = False  # each image counts by the rarity of its entity
     images_per_epoch: int = 0  # 0: every image once
+    precision: str = "fp32"  # or bf16: convolutions compute in half precision, weights and answers stay whole
 
 
 def label_encoder() -> LabelEncoder:
@@ -64,20 +71,32 @@ def network(config: ClassifierConfig):
 
     The paper's CNN is that of section 2.4. The residual network has one block of two convolutions at each of four
     widths. ResNet50 is Keras' own. Rotation, shifts, zoom and horizontal flip act in training only, with the nearest
-    pixel beyond the border, as the legacy ImageDataGenerator did. InputError for an unknown model or missing weights.
+    pixel beyond the border, as the legacy ImageDataGenerator did. InputError for an unknown model or precision, or missing
+    weights.
     """
+    if config.precision not in POLICIES:
+        raise InputError(f"unknown precision {config.precision!r}: choose {' or '.join(POLICIES)}")
     keras = import_keras()
-    layers = keras.layers
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[config.precision])
+    try:
+        return _network(keras, config)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _network(keras, config: ClassifierConfig):
+    layers, whole = keras.layers, {"dtype": "float32"}
     augmented = [
-        layers.RandomRotation(config.rotation / 360, fill_mode="nearest"),
-        layers.RandomTranslation(config.shift, config.shift, fill_mode="nearest"),
-        layers.RandomZoom(config.zoom, fill_mode="nearest"),
-        layers.RandomFlip("horizontal"),
+        layers.RandomRotation(config.rotation / 360, fill_mode="nearest", **whole),
+        layers.RandomTranslation(config.shift, config.shift, fill_mode="nearest", **whole),
+        layers.RandomZoom(config.zoom, fill_mode="nearest", **whole),
+        layers.RandomFlip("horizontal", **whole),
     ]
-    answer = layers.Dense(len(CODES), activation="softmax")
+    answer = layers.Dense(len(CODES), activation="softmax", **whole)
     shape = (config.side, config.side, 3)
     if config.model == PAPER:
-        stack = [layers.Input(shape), layers.Rescaling(1 / 255), *augmented]
+        stack = [layers.Input(shape), layers.Rescaling(1 / 255, **whole), *augmented]
         for filters in config.filters:
             stack += [layers.Conv2D(filters, 3, activation="relu"), layers.MaxPooling2D()]
         stack += [layers.Flatten(), layers.Dense(config.dense, activation="relu"), layers.Dropout(config.dropout)]
@@ -86,7 +105,7 @@ def network(config: ClassifierConfig):
     for layer in augmented:
         x = layer(x)
     if config.model == RESIDUAL:
-        x = _residual_blocks(layers, layers.Rescaling(1 / 127.5, offset=-1)(x))
+        x = _residual_blocks(layers, layers.Rescaling(1 / 127.5, offset=-1, **whole)(x))
     elif config.model == PRETRAINED:
         if config.weights and not Path(config.weights).is_file():
             raise InputError(
@@ -251,11 +270,7 @@ def train(
 
 def train_once(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path) -> Result:
     """`train`, or its kept result in `folder` when the same images, configuration and seed have been run before."""
-    parts = {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
-    hashes = [cohort.data_hash for cohort in arm.train]
-    settings = asdict(replace(config, **arm.changes))
-    key = sha256_text(json.dumps([seed, settings, parts, hashes]))[:16]
-    kept = Path(folder) / key
+    kept = _kept(arm, config, seed, folder)
     if kept.is_dir():
         return Result(pd.read_csv(kept / "predictions.csv"), pd.read_csv(kept / "history.csv"))
     result = train(arm, config, seed, lambda line: print(line, flush=True), Path(folder) / "pixels")
@@ -266,6 +281,30 @@ def train_once(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path
     return result
 
 
-def train_seeds(arm: Arm, config: ClassifierConfig, seeds: Sequence[int], folder: str | Path) -> list[Result]:
-    """`train_once` for each seed, so that a cut run goes on seed by seed."""
-    return [train_once(arm, config, seed, folder) for seed in seeds]
+def _kept(arm: Arm, config: ClassifierConfig, seed: int, folder: str | Path) -> Path:
+    """Where the result of these images, this configuration and this seed is kept."""
+    parts = {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
+    hashes = [[cohort.data_hash for cohort in getattr(arm, part)] for part in parts]
+    settings = asdict(replace(config, **arm.changes))
+    return Path(folder) / sha256_text(json.dumps([seed, settings, parts, hashes]))[:16]
+
+
+def train_all(
+    arms: Mapping[Key, Arm], config: ClassifierConfig, seeds: Sequence[int], folder: str | Path, workers: int = 1
+) -> dict[Key, list[Result]]:
+    """`train_once` for every arm and seed, so that a cut run goes on where it stopped; the results by the arms' keys.
+
+    workers: runs at once, each in a process of its own with its share of the processor's threads. On two cores two such
+    runs take less time than one after the other, since a batch of 32 small images keeps no two cores busy.
+    """
+    jobs = [(arm, config, seed, folder) for arm in arms.values() for seed in seeds]
+    waiting = [job for job in jobs if not _kept(*job).is_dir()]
+    if workers > 1 and len(waiting) > 1:
+        for cohorts in (part for arm in arms.values() for part in (arm.train, arm.fit_until, arm.test)):
+            Pixels(cohorts, config.side, Path(folder) / "pixels")  # decoded here, for all processes
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=limit_threads, initargs=(threads,)) as pool:
+            list(pool.map(train_once, *zip(*waiting, strict=True)))
+    results = iter([train_once(*job) for job in jobs])
+    return {key: [next(results) for _ in seeds] for key in arms}

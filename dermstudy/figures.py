@@ -112,6 +112,22 @@ def note(text: str) -> Figure:
     return figure
 
 
+def intervals(ax, table, label: str, value: str) -> None:
+    """Dots with horizontal intervals (columns `value`, low, high), one row a `label`, the first on top.
+
+    Where the table has them, `always_nevus` is marked red and `paper` by a cross; differences get a line at zero.
+    """
+    rows = table[::-1]
+    if value == "difference":
+        ax.axvline(0, color="#BBBBBB", lw=1)
+    ax.hlines(rows[label], rows["low"], rows["high"], color="#88CCEE", lw=3)
+    ax.plot(rows[value], rows[label], "o", color="#332288", label="this run")
+    if "always_nevus" in rows:
+        ax.plot(rows["always_nevus"], rows[label], "|", color="#CC6677", ms=12, mew=2, label="always nevus")
+    if "paper" in rows:
+        ax.plot(rows["paper"], rows[label], "x", color="#999933", label="paper")
+
+
 def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw a confusion matrix: rows are the true labels, columns the predicted, as in Figures S1 and S2.
 

@@ -201,6 +201,29 @@ def summary(runs: Runs, repeats: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def beside_readers(predictions: list[pd.DataFrame], answers: pd.DataFrame, repeats: int, seed: int) -> pd.DataFrame:
+    """Each reader and a network on the same original images of a kit: share of entities named, paired difference.
+
+    predictions: test predictions of each seed; answers: reader, original_name, source, entity, entity_answer, one row an
+    image and reader. Columns reader, n, reader_accuracy, network_accuracy, difference (network minus reader), low, high;
+    the interval resamples lesions and seeds. Empty where no original of the kit is among the predicted images.
+    """
+    rows = []
+    shown = answers[(answers["source"] == "original") & answers["original_name"].isin(predictions[0]["image_id"])]
+    for reader, own in shown.groupby("reader"):
+        named = own.set_index("original_name")["entity_answer"]
+        network = [run[run["image_id"].isin(named.index)].reset_index(drop=True) for run in predictions]
+        person = [run.assign(answer=run["image_id"].map(named)) for run in network]
+        change = paired_difference(network, person, repeats, seed, accuracy)
+        rows.append({
+            "reader": reader, "n": len(named), "reader_accuracy": accuracy(person[0]),
+            "network_accuracy": float(np.mean([accuracy(run) for run in network])),
+            **{key: change[key] for key in ("difference", "low", "high")},
+        })  # fmt: skip
+    columns = ["reader", "n", "reader_accuracy", "network_accuracy", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def worth(steps: dict[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.DataFrame:
     """What each step of a ladder changes: its balanced accuracy, and the difference to the step before with interval.
 

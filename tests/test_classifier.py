@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from dermstudy import arms, classifier, dataset, scores
+from dermstudy import arms, classifier, dataset, scores, splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
@@ -65,7 +65,7 @@ def test_no_lesion_on_both_sides_of_any_audited_split(seed, most):
             for image in range(random.integers(1, most + 1))]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["dx", "lesion_id", "image_id"]).assign(file="", caption="")
     frame["group"] = frame["lesion_id"]
-    frame["split"] = dataset.lesion_split(frame, seed, minimum_test_lesions=2)
+    frame["split"] = splits.lesion_split(frame, seed, minimum_test_lesions=2)
     originals = dataset.Cohort("random", None, frame, "")
     fakes = frame.assign(source_image_id=frame["image_id"], image_id="s" + frame["image_id"])
     made = dataset.Cohort("synthetic", None, fakes[["image_id", "dx", "file", "caption", "source_image_id"]], "")
@@ -221,6 +221,53 @@ def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
     originals = steps[arms.LADDER[2]].rows("train").query("kind == 'original'")
     assert not set(originals["group"]) & set(steps[arms.LADDER[2]].rows("test")["group"])
     assert list(arms.ladder(cohort, synthetic, None, 0)) == [arms.LADDER[0], *arms.LADDER[2:4]]
+
+
+def test_a_limit_leaves_the_tests_and_the_synthetic_images_alone(cohort, synthetic):
+    for name in (*arms.ARMS, "class weights", "ratio 1"):
+        whole, part = (arms.make_arm("audited", name, cohort, synthetic, 0, limit=limit) for limit in (0, 60))
+        assert whole.rows("test")["image_id"].tolist() == part.rows("test")["image_id"].tolist()
+        kinds = [arm.rows("train")["kind"].value_counts() for arm in (whole, part)]
+        assert kinds[0].get("synthetic", 0) == kinds[1].get("synthetic", 0) or name == "ratio 1"
+        assert name == "synthetic" or kinds[1]["original"] < kinds[0]["original"]
+    every = [arms.make_arm("audited", arms.EVERY, cohort, synthetic, 0, limit=limit) for limit in (0, 60)]
+    assert every[0].rows("train")["image_id"].tolist() == every[1].rows("train")["image_id"].tolist()
+    assert len(arms.make_arm("as published", "original", cohort, synthetic, 0, limit=60).rows("train")) < len(cohort)
+
+
+def test_a_network_beside_readers_by_hand():
+    tests = pd.DataFrame({"image_id": list("abcd"), "group": list("abcd"), "dx": ["nv", "nv", "mel", "mel"]})
+    run = tests.assign(answer=["nv", "nv", "mel", "nv"], kind="original")
+    answers = pd.DataFrame({
+        "reader": "R", "original_name": ["a", "b", "c", "synthetic_a"], "source": ["original"] * 3 + ["AI"],
+        "entity": ["nv", "nv", "mel", "nv"], "entity_answer": ["nv", "mel", "nv", "nv"],
+    })  # fmt: skip
+    row = scores.beside_readers([run, run], answers, 100, 0).iloc[0]
+    assert (row["n"], row["reader_accuracy"], row["network_accuracy"]) == (3, pytest.approx(1 / 3), 1.0)
+    assert row["difference"] == pytest.approx(2 / 3) and row["low"] <= 2 / 3 <= row["high"]
+    assert scores.beside_readers([run], answers.assign(original_name=""), 10, 0).empty
+
+
+def test_runs_side_by_side_are_the_runs_one_by_one(cohort, synthetic, tmp_path):
+    chosen = {name: arms.make_arm("audited", name, cohort, synthetic, 0) for name in ("original", "combined")}
+    settings = replace(SMALL, precision="bf16")
+    together = classifier.train_all(chosen, settings, [0, 1], tmp_path / "two", workers=2)
+    columns = list(classifier.encoded_codes())
+    for name, arm in chosen.items():
+        assert len(together[name]) == 2
+        alone = classifier.train_once(arm, settings, 1, tmp_path / "one")
+        assert np.allclose(together[name][1].predictions[columns], alone.predictions[columns], atol=0.05)
+        assert together[name][1].predictions["image_id"].tolist() == alone.predictions["image_id"].tolist()
+
+
+def test_half_precision_keeps_the_answers_whole():
+    model = classifier.network(replace(SMALL, precision="bf16"))
+    kinds = {type(layer).__name__: layer.compute_dtype for layer in model.layers}
+    assert kinds["Conv2D"] == "bfloat16" and kinds["RandomRotation"] == kinds["Rescaling"] == "float32"
+    assert model.layers[-1].compute_dtype == "float32" and {str(w.dtype) for w in model.weights} >= {"float32"}
+    assert classifier.network(SMALL).layers[5].compute_dtype == "float32"  # the policy is put back
+    with pytest.raises(InputError, match="unknown precision 'fp8': choose fp32 or bf16"):
+        classifier.network(replace(SMALL, precision="fp8"))
 
 
 def test_worth_pairs_what_both_tests_share():

@@ -167,6 +167,22 @@ def export(folder: str | Path, key_path: str | Path, partial: bool = False) -> p
     return with_truth(store.answers(folder), key, partial)
 
 
+NAMED_COLUMNS = ("reader", "image", "original_name", "source", "entity", "entity_answer", "kit")
+
+
+def save_answers(answers: pd.DataFrame, key: pd.DataFrame | None, path: str | Path) -> None:
+    """Write answers with the name that each image has in its own cohort; without a key the names stay empty."""
+    names = {} if key is None else key.set_index("image")["original_name"].to_dict()
+    table = answers.assign(original_name=answers["image"].map(names).fillna(""))[list(NAMED_COLUMNS)]
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def open_answers(path: str | Path) -> pd.DataFrame:
+    """What `save_answers` wrote."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
 # A reader where none has answered
 
 
