@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `report`, `data`, `kit`, `convert`."""
+"""The command line: `dermstudy run`, `report`, `data`, `kit`, `app`, `convert`."""
 
 from __future__ import annotations
 
@@ -90,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--partial", action="store_true", help="also readers who have not finished")
     export.set_defaults(act=_kit_export)
 
+    app = commands.add_parser("app", help="a page that paints: from text, into a marked place, two entities blended")
+    app.add_argument(
+        "--weights", metavar="DIR", default="weights/glide-mini", help="base/ and upsampler/ (default: glide-mini)"
+    )
+    app.add_argument("--port", type=int, default=7860)
+    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one only)")
+    app.set_defaults(act=_app)
+
     convert = commands.add_parser("convert", help="OpenAI's GLIDE checkpoint to a diffusers folder, or back")
     convert.add_argument("source", help="CHECKPOINT.pt (or a diffusers folder with --to-openai)")
     convert.add_argument("target", help="the folder (or the checkpoint) to write")
@@ -153,7 +161,7 @@ def _phantom(options: argparse.Namespace) -> None:
 
 
 def _kit_build(options: argparse.Namespace) -> None:
-    from dermstudy import dataset
+    from dermstudy import dataset, splits
     from dermstudy.readers import kit
 
     saved = Path(options.data, "cohort.csv").is_file()
@@ -161,7 +169,7 @@ def _kit_build(options: argparse.Namespace) -> None:
     if not saved or options.split:
         if not options.split:
             raise InputError(f"{options.data} does not say which lesions are held out: give --split tables/split.csv")
-        cohort.frame["split"] = dataset.apply_split(cohort.frame, options.split)
+        cohort.frame["split"] = splits.apply_split(cohort.frame, options.split)
     synthetic = dataset.open_synthetic(options.synthetic)
     folder, key = kit.build(synthetic, cohort.select(split="test"), options.folder, options.per_entity, options.seed)
     print(f"{14 * options.per_entity} images in {folder}; the key, which no reader may see, is {key}")
@@ -180,6 +188,12 @@ def _kit_export(options: argparse.Namespace) -> None:
     answers = kit.export(options.folder, key, options.partial)
     path = workbook.write_workbook(answers, options.workbook)
     print(f"{len(answers)} answers of {answers['reader'].nunique()} reader(s) in {path}")
+
+
+def _app(options: argparse.Namespace) -> None:
+    from dermstudy import app, workspace
+
+    app.serve(workspace.from_root(options.weights), options.port, options.host)
 
 
 def _convert(options: argparse.Namespace) -> None:

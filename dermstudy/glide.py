@@ -27,6 +27,9 @@ from dermstudy.files import InputError
 SAMPLERS = ("ancestral", "ddim", "dpm-solver")
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
 def scheduler_from(preset: Preset, prediction: str = "epsilon") -> DDPMScheduler:
     """The training and ancestral-sampling scheduler: 1,000 steps, learned variance range, x0 clipped to [-1, 1]."""
     return DDPMScheduler(
@@ -115,6 +118,7 @@ class _Glide(DiffusionPipeline):
         known: tuple[torch.Tensor, torch.Tensor] | None = None,
         temperature: float = 1.0,
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        blend: tuple[str, float] | None = None,
     ) -> torch.Tensor:
         """Float32 [n, 3, side, side] in -1..1. low: the enlarged small image; known: an image and where it stays."""
         if len(seeds) != len(captions):
@@ -125,7 +129,10 @@ class _Glide(DiffusionPipeline):
         sample = torch.stack([torch.randn(3, side, side, generator=generator) for generator in generators])
         sample = (sample * temperature).to(self.device)  # float32 whatever the network's precision
         guided = guidance_scale != 1.0
-        hidden, pooled = self.encode(captions + [negative] * count if guided else captions)
+        second, share = blend or ("", 0.0)
+        shares = [1 - share, share] if blend else [1.0]
+        texts = captions + [second] * count * bool(blend) + [negative] * count * guided
+        hidden, pooled = self.encode(texts)
         condition = [part for part in (*self._inpainting(known, sample), low) if part is not None]
         self._set_timesteps(steps)
         ancestral = isinstance(self.scheduler, DDPMScheduler)
@@ -134,15 +141,17 @@ class _Glide(DiffusionPipeline):
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             entered = torch.cat([sample, *condition], dim=1).to(self.unet.dtype)
             output = self.unet(
-                torch.cat([entered, entered]) if guided else entered,
+                torch.cat([entered] * (len(texts) // count)),
                 timestep,
                 encoder_hidden_states=hidden,
                 class_labels=pooled,
-            ).sample.float()  # [n or 2n, 6, side, side]: the prediction, and where the variance lies in its range
+            ).sample.float()  # [n a text, 6, side, side]: the prediction, and where the variance lies in its range
+            answers = output.chunk(len(texts) // count)
+            output = sum(part * answer for part, answer in zip(shares, answers, strict=False))
             if guided:
-                conditional, negated = output.chunk(2)
-                mean = negated[:, :3] + guidance_scale * (conditional[:, :3] - negated[:, :3])
-                output = torch.cat([mean, conditional[:, 3:]], dim=1)
+                negated = answers[-1][:, :3]
+                mean = negated + guidance_scale * (output[:, :3] - negated)
+                output = torch.cat([mean, output[:, 3:]], dim=1)
             if known is not None:
                 output = torch.cat([self._as_known(output[:, :3], sample, timestep, *known), output[:, 3:]], dim=1)
             sample = self.scheduler.step(output if learned else output[:, :3], timestep, sample, **options).prev_sample
@@ -223,6 +232,7 @@ class GlidePipeline(_Glide):
         inpaint_keep: np.ndarray | torch.Tensor | None = None,
         output_type: str = "np",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        blend: tuple[str, float] | None = None,
     ):
         """Sample `num_images` images a prompt.
 
@@ -231,13 +241,25 @@ class GlidePipeline(_Glide):
             (in fp32, to half of one of 256 levels: kernels add up in another order for another batch).
         negative_prompt: what guidance leads away from, the empty caption by default.
         inpaint_image, inpaint_keep: uint8 [n, side, side, 3] and a mask [n, side, side], true where the image stays.
+        blend: a second prompt and its share (0..1): guidance leads towards the weighted mean of what both ask for, a
+            composition after Liu et al. (arXiv 2206.01714).
         Returns uint8 [n, side, side, 3] ("np"), PIL images ("pil") or float [n, 3, side, side] in -1..1 ("pt").
         """
         captions = self._captions(prompt, num_images)
         seeds = range(len(captions)) if seeds is None else seeds
         known = self._known(inpaint_image, inpaint_keep, len(captions))
+        if blend is not None and not 0 <= blend[1] <= 1:
+            raise InputError(f"a share of {blend[1]} in the blend: give a number from 0 to 1")
         sample = self._denoise(
-            captions, list(seeds), num_inference_steps, guidance_scale, negative_prompt, None, known, 1.0, callback
+            captions,
+            list(seeds),
+            num_inference_steps,
+            guidance_scale,
+            negative_prompt,
+            None,
+            known,
+            callback=callback,
+            blend=blend,
         )
         return self._finish(sample, output_type)
 
@@ -320,6 +342,14 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
     pipeline.unet.eval()
     pipeline.text_encoder.eval()
     return pipeline.to(PartialState().device)
+
+
+def cast(pipeline: _Glide, precision: str) -> None:
+    """Let both networks compute in `precision`, "fp32" or "bf16"; InputError for another."""
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+    for module in (pipeline.unet, pipeline.text_encoder):
+        torch.nn.Module.to(module, PRECISIONS[precision])
 
 
 def parameter_count(pipeline: _Glide) -> int:

@@ -140,10 +140,14 @@ def enlarged(
     parts = []
     for start in range(0, len(small), batch):
         part = slice(start, start + batch)
-        # A second stream for the second stage: the same seed twice would tie its noise to the base model's.
-        own = [int(sha256_text(f"upsample {value}")[:8], 16) for value in seeds[part]]
+        own = upsample_seeds(seeds[part])
         parts.append(upsampler(captions[part], small[part], num_inference_steps=steps, seeds=own))
     return np.concatenate(parts)
+
+
+def upsample_seeds(seeds: list[int]) -> list[int]:
+    """Seeds of the second stage: the same ones twice would tie its noise to the base model's."""
+    return [int(sha256_text(f"upsample {value}")[:8], 16) for value in seeds]
 
 
 def bicubic(small: np.ndarray, side: int) -> np.ndarray:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from browser import CHROMIUM, FLAGS, Server
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
@@ -191,35 +187,12 @@ def test_a_secret_kit_differs_each_time(cohort, synthetic, tmp_path):
 # In a browser
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-class Server:
-    """`dermstudy kit serve` in a process of its own."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self):
-        command = [sys.executable, "-m", "dermstudy.cli", "kit", "serve", str(self.folder), "--port", str(self.port)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert "serving" in self.process.stdout.readline()
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def served(made, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "kit")
     shutil.copy(made[1], tmp_path / "kit_key.csv")
-    server = Server(folder)
+    server = Server("kit", "serve", str(folder))
+    server.folder = folder
     yield server
     server.kill()
 
@@ -247,9 +220,8 @@ def test_two_readers_in_a_browser_through_a_kill(served, tmp_path):
     key = kit.open_key(served.folder.parent / "kit_key.csv")
     truth = key.set_index("image")
     shots = Path(os.environ.get("DERMSTUDY_SCREENSHOTS", tmp_path))
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         sizes = {"Ada": (1280, 900), "Grete": (820, 1180)}
         pages = {
             name: browser.new_context(viewport={"width": w, "height": h}).new_page() for name, (w, h) in sizes.items()

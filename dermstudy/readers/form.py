@@ -10,6 +10,7 @@ import html
 import os
 from pathlib import Path
 
+from dermstudy import pages
 from dermstudy.entities import ENTITIES
 from dermstudy.files import InputError
 from dermstudy.readers import kit, store
@@ -17,9 +18,6 @@ from dermstudy.readers.workbook import SOURCE_ANSWERS
 
 SOURCE_LABELS = {"AI": "AI (A)", "original": "original (O)", "unsure": "unsure (U)"}
 STYLE = """
-footer { display: none !important; }
-.gradio-container { max-width: 1180px !important; margin: auto !important; }
-.gradio-container, .gradio-container main { width: 100% !important; }
 #welcome { max-width: 620px; margin: 6vh auto; }
 #study { width: 100%; align-self: stretch; }
 #study > * { flex: 1 1 340px !important; }
@@ -202,28 +200,5 @@ def application(folder: str | Path):
 
 def serve(folder: str | Path, port: int = 7860, host: str = "127.0.0.1") -> None:
     """Serve the kit until interrupted. InputError where the port is taken or the folder is no kit."""
-    page = application(folder)
-    import gradio as gr
-
-    plain = gr.themes.Default(
-        primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            theme=plain,
-            css=STYLE,
-            head=KEYS,
-            footer_links=[],
-            allowed_paths=[],
-            blocked_paths=[str(Path(folder).resolve().parent)],
-            ssr_mode=False,
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        raise InputError(f"port {port} cannot be served on {host}: choose another with --port") from error
-    print(f"serving {folder} at http://{host}:{port} (stop with Ctrl-C; every answer is saved)", flush=True)
-    page.block_thread()
+    say = f"{folder} at {{address}} (stop with Ctrl-C; every answer is saved)"
+    pages.serve(application(folder), port, host, say, STYLE, KEYS, (str(Path(folder).resolve().parent),))

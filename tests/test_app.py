@@ -1,0 +1,205 @@
+"""The page that paints: bounds of what can be asked, marks and provenance, what repainting leaves alone, real visitors."""
+
+from __future__ import annotations
+
+import io
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, FLAGS, Server
+from conftest import ROOT
+from PIL import Image
+
+from dermstudy import app, glide, paint
+from dermstudy.files import InputError
+
+MINI = ROOT / "weights" / "glide-mini"
+
+
+@pytest.fixture(scope="module")
+def painter():
+    return paint.Painter(MINI, upsample_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (("", 3, 10, 0, 1), "The text is empty"),
+        (("m" * 201, 3, 10, 0, 1), "The text has 201 characters: keep it to 200"),
+        (("melanoma", 30, 10, 0, 1), "guidance scale is 30: give a number from 1 to 10"),
+        (("melanoma", 3, -5, 0, 1), "number of steps is -5: give a number from 1 to 100"),
+        (("melanoma", 3, 2.5, 0, 1), "number of steps is 2.5: give a whole number"),
+        (("melanoma", 3, 10, -1, 1), "seed is -1"),
+        (("melanoma", 3, 10, 0, 10_000), "number of images is 10000: give a number from 1 to 8"),
+        (("melanoma", 3, 10, 0, None), "number of images is None"),
+        (("melanoma", float("nan"), 10, 0, 1), "guidance scale is nan"),
+    ],
+)
+def test_a_wish_out_of_bounds_is_named(form, message):
+    with pytest.raises(InputError, match=message):
+        paint.checked(*form)
+
+
+def test_one_seed_one_image_and_its_mark(painter):
+    wish = paint.checked("melanoma", 3.0, 3, 7, 2)
+    told = []
+    images = painter.paint(wish, lambda *line: told.append(line))
+    alone = painter.paint(paint.checked("melanoma", 3.0, 3, 8, 1))
+    assert images.shape == (2, 256, 256, 3) and np.abs(images[1].astype(int) - alone[0]).mean() < 1
+    assert (3, 3, "painting") in told and (1, 2, "enlarging") in told
+    content = Image.open(io.BytesIO(paint.png(images[0], painter.name, wish, 0)))
+    notes = content.text
+    assert notes["prompt"] == "melanoma" and notes["seed"] == "7" and notes["model"].startswith("glide-mini ")
+    assert "dermstudy" in notes["Software"] and "not for diagnosis" in notes["Description"]
+    corner = (slice(225, 256), slice(170, 256))
+    assert np.abs(np.asarray(content)[corner].astype(int) - images[0][corner]).mean() > 20
+    assert np.array_equal(np.asarray(content)[:200], images[0][:200])
+
+
+def test_repainting_leaves_the_rest_alone(painter):
+    image = painter.paint(paint.checked("melanocytic nevus", 3.0, 3, 0, 1))[0]
+    mask = np.zeros((256, 256), bool)
+    mask[100:160, 90:170] = True
+    result = painter.repaint(paint.checked("melanoma", 3.0, 3, 1, 1), image, mask)[0]
+    assert np.array_equal(result[~mask], image[~mask])
+    assert np.abs(result[mask].astype(int) - image[mask]).mean() > 3
+    for wrong, message in ((mask & False, "Nothing is marked"), (mask | True, "The whole image is marked")):
+        with pytest.raises(InputError, match=message):
+            painter.repaint(paint.checked("melanoma", 3.0, 3, 1, 1), image, wrong)
+
+
+def test_a_blend_runs_from_the_first_to_the_second(painter):
+    base = painter.base
+    settings = {"guidance_scale": 3.0, "num_inference_steps": 4, "seeds": [0]}
+    pure = [base(prompt, **settings).astype(int) for prompt in ("melanocytic nevus", "melanoma")]
+    mixed = [
+        base("melanocytic nevus", blend=("melanoma", share), **settings).astype(int) for share in (0.0, 0.3, 0.7, 1.0)
+    ]
+    assert np.abs(mixed[0] - pure[0]).mean() < 0.1 and np.abs(mixed[-1] - pure[1]).mean() < 0.1
+    distances = [np.abs(image - pure[1]).mean() for image in mixed]
+    assert distances == sorted(distances, reverse=True)
+    with pytest.raises(InputError, match="a share of 1.5 in the blend"):
+        base("melanoma", blend=("melanoma", 1.5), **settings)
+
+
+@pytest.mark.parametrize("content", [b"no image", b"\xff\xd8 broken", b"GIF89a" + b"0" * 40])
+def test_an_upload_that_is_no_image(content):
+    with pytest.raises(InputError, match="The file is no image that can be read"):
+        paint.opened(content, 256)
+
+
+def test_uploads_are_bounded_and_cropped():
+    with pytest.raises(InputError, match="The file has 6.0 MB: keep it to 5"):
+        paint.opened(b"0" * 6_000_000, 256)
+    stream = io.BytesIO()
+    Image.fromarray(np.tile(np.arange(300, dtype=np.uint8)[None, :, None], (100, 1, 3))).save(stream, format="PNG")
+    assert paint.opened(stream.getvalue(), 64).shape == (64, 64, 3)
+
+
+def test_a_drawing_without_an_image():
+    with pytest.raises(InputError, match="There is no image yet"):
+        app.picture_and_mask({"background": None, "layers": [], "composite": None}, 256)
+    with pytest.raises(InputError, match="it must be 256 x 256"):
+        app.picture_and_mask({"background": np.zeros((64, 64, 4), np.uint8), "layers": []}, 256)
+
+
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(InputError, match="no GLIDE weights in"):
+        app.application(tmp_path)
+    assert glide.load(MINI / "base").unet.config.sample_size == 64
+
+
+@pytest.fixture(scope="module")
+def served():
+    server = Server("app", "--weights", str(MINI))
+    yield server
+    server.kill()
+
+
+def test_no_file_of_the_server_is_reachable(served):
+    for path in (
+        f"gradio_api/file={ROOT}/README.md", "gradio_api/file=README.md", "../README.md", "%2e%2e/README.md",
+        "gradio_api/file=/etc/passwd", f"file={MINI}/manifest.json",
+    ):  # fmt: skip
+        try:
+            with urllib.request.urlopen(f"{served.address}/{path}", timeout=20) as answer:
+                content = answer.read()
+                assert b"make study" not in content and b"root:" not in content, path
+        except urllib.error.HTTPError as error:
+            assert error.code in (400, 403, 404, 405), path
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
+def test_visitors_in_a_browser(served, tmp_path):
+    """Paint, refuse, save, repaint, blend; then four visitors at once."""
+    from playwright.sync_api import sync_playwright
+
+    shots = Path(os.environ.get("DERMSTUDY_SCREENSHOTS", tmp_path))
+    patient = {"timeout": 240_000}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True).new_page()
+        page.goto(served.address)
+        page.get_by_text("Not for diagnosis").wait_for(**patient)
+        text, numbers = page.locator("#prompt textarea, #prompt input").first, page.locator("#text input[type=number]")
+        for field, value, back, message in (
+            (text, "m" * 500, "melanoma", "keep it to 200"),
+            (numbers.nth(1), "-5", "5", "number of steps is -5"),
+            (numbers.nth(3), "10000", "2", "number of images is 10000"),
+        ):
+            field.fill(value)
+            page.locator("#paint").click()
+            page.locator("#said").get_by_text(message).wait_for(**patient)
+            field.fill(back)
+        page.locator("#entity label").nth(1).click()
+        page.wait_for_function("document.querySelector('#prompt textarea, #prompt input').value.includes('nevus')")
+        page.locator("#paint").click()
+        page.locator("#shown img").nth(1).wait_for(**patient)
+        page.screenshot(path=shots / "app_text.png", full_page=True)
+        with page.expect_download() as download:
+            page.locator("#shown a[download]").first.click()
+        download.value.save_as(tmp_path / "saved.png")
+        assert Image.open(tmp_path / "saved.png").text["prompt"] == "melanocytic nevus"
+
+        page.get_by_role("tab", name="Repaint a place").click()
+        page.locator("#repaint").click()
+        page.get_by_text("There is no image yet").wait_for(**patient)
+        (tmp_path / "notes.txt").write_text("no image")
+        page.locator("#given input[type=file], input[type=file]").first.set_input_files(tmp_path / "notes.txt")
+        page.get_by_text("The file is no image that can be read").wait_for(**patient)
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "saved.png")
+        page.wait_for_function("!document.querySelector('#repaint_said').innerText.includes('no image')", **patient)
+        page.wait_for_timeout(1500)
+        box = page.locator("#editor canvas").first.bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(*middle)
+        page.mouse.down()
+        for step in range(10):
+            page.mouse.move(middle[0] + 4 * step, middle[1] + 4 * (step % 3))
+        page.mouse.up()
+        page.locator("#place input[type=number]").nth(3).fill("1")
+        page.locator("#repaint").click()
+        page.locator("#repainted img").first.wait_for(**patient)
+        page.screenshot(path=shots / "app_repaint.png", full_page=True)
+
+        page.get_by_role("tab", name="Blend two entities").click()
+        page.locator("#blending input[type=number]").last.fill("1")
+        page.locator("#blend").click()
+        page.locator("#mixed img").first.wait_for(**patient)
+        page.screenshot(path=shots / "app_blend.png", full_page=True)
+
+        visitors = [browser.new_context().new_page() for _ in range(4)]
+        for visitor in visitors:
+            visitor.goto(served.address)
+            visitor.locator("#paint").wait_for(**patient)
+            visitor.locator("#text input[type=number]").nth(3).fill("1")
+        for visitor in visitors:
+            visitor.locator("#paint").click()
+        for visitor in visitors:
+            visitor.locator("#shown img").first.wait_for(**patient)
+        browser.close()
+    assert served.process.poll() is None
