@@ -31,7 +31,7 @@ from dermstudy.checkpoints import load_state, named, origin_of, read_notes, save
 from dermstudy.files import InputError, atomic_path
 from dermstudy.glide import PRECISIONS, sampler_from, to_float
 
-TRAINS = ("all", "unet", "text")
+TRAINS = ("all", "unet", "text", "tokens")  # tokens: those that inversion.extend added
 BANDS = 4  # the validation loss is kept for as many equal bands of the 1,000 timesteps
 
 
@@ -89,7 +89,9 @@ def train(
     own = _share(config, accelerator)
     modules = {"unet": pipeline.unet, "text": pipeline.text_encoder}
     trained = {name: module for name, module in modules.items() if config.trains in ("all", name)}
-    for name, module in modules.items():
+    if config.trains == "tokens":
+        trained = {"tokens": pipeline.text_encoder.token_embedding}
+    for name, module in [*modules.items(), *trained.items()]:
         module.requires_grad_(name in trained)
         module.to(memory_format=torch.contiguous_format)
         module.train(name in trained)
@@ -269,6 +271,8 @@ def _check(pipeline, images, captions, config, low_side, entities) -> None:
         raise InputError(f"balanced training needs the entity of each of the {len(images)} images")
     if len(images) == 0:
         raise InputError("no training image: the training split is empty; check the cohort that 00_dataset saved")
+    if config.trains == "tokens" and not hasattr(pipeline.text_encoder.token_embedding, "added"):
+        raise InputError("no token can learn: give the model some by inversion.extend first")
     if config.trains not in TRAINS:
         raise InputError(f"unknown part to train {config.trains!r}: choose one of {', '.join(TRAINS)}")
     if config.precision not in PRECISIONS:

@@ -1,0 +1,119 @@
+"""Textual inversion: only the new vectors move, the file is small and the same in another process, misuse is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+
+from dermstudy import architecture, finetune, glide, inversion
+from dermstudy.files import InputError
+
+CAPTIONS = ["melanoma", "a dermatoscopic image of melanoma", "dermatofibroma"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return architecture.train_tokenizer(CAPTIONS)
+
+
+@pytest.fixture
+def model(tokenizer):
+    return glide.build("tiny-base", tokenizer, "v_prediction", 0)
+
+
+def config(steps=6):
+    return finetune.TrainingConfig(steps=steps, batch=4, learning_rate=0.05, trains="tokens", validate_every=steps)
+
+
+def test_only_the_new_vectors_learn(model, tmp_path):
+    before = {key: value.clone() for key, value in model.text_encoder.state_dict().items()}
+    unet = {key: value.clone() for key, value in model.unet.state_dict().items()}
+    adapted = inversion.extend(model, "<melanoma>", "melanoma", vectors=3)
+    start = inversion.learned(adapted).clone()
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    with torch.no_grad():  # an untrained model ignores its captions; let it hear them
+        adapted.unet.conv_out.weight.normal_(0, 0.1)
+    log = finetune.train(adapted, images, [inversion.phrase("<melanoma>", 3)] * 4, config(), tmp_path)
+    assert len(log) == 1 and not torch.equal(inversion.learned(adapted), start)
+    after = adapted.text_encoder.state_dict()
+    assert torch.equal(after["token_embedding.known"], before["token_embedding.weight"])
+    assert all(torch.equal(after[key], value) for key, value in before.items() if key != "token_embedding.weight")
+    assert all(
+        torch.equal(value, unet[key]) for key, value in adapted.unet.state_dict().items() if key != "conv_out.weight"
+    )
+    assert all(torch.equal(value, before[key]) for key, value in model.text_encoder.state_dict().items())
+
+
+def test_the_vectors_begin_as_the_words_they_replace(model):
+    adapted = inversion.extend(model, "<a>", "melanoma", vectors=4)
+    ids, mask = architecture.tokenize(model.tokenizer, ["melanoma"], 32)
+    words = model.text_encoder.token_embedding.weight[ids[0][mask[0].bool()]]
+    start = inversion.learned(adapted)
+    assert all((words - row).norm(dim=1).min() < 0.1 * row.norm() for row in start)
+    assert len({tuple(row.tolist()) for row in start}) == 4
+
+
+def test_a_fresh_process_paints_the_same_images(model, tmp_path):
+    """The learned file and the unadapted weights are all that another machine needs."""
+    with torch.no_grad():
+        model.unet.conv_out.weight.normal_(0, 0.05)
+    model.save_pretrained(tmp_path / "model")
+    adapted = inversion.extend(model, "<melanoma>", "melanoma", vectors=2, seed=3)
+    with torch.no_grad():
+        adapted.text_encoder.token_embedding.added.add_(0.5)
+    path = inversion.save(inversion.learned(adapted), "<melanoma>", tmp_path / "melanoma.safetensors")
+    assert path.stat().st_size < inversion.LARGEST and set(load_file(path)) == {"<melanoma>"}
+    settings = {"guidance_scale": 3.0, "num_inference_steps": "4", "seeds": [5]}
+    here = adapted("a dermatoscopic image of <melanoma> <melanoma>_1", **settings)
+    code = (
+        "import numpy as np; from dermstudy import glide, inversion; "
+        f"model = glide.load({str(tmp_path / 'model')!r}); phrase = inversion.load(model, {str(path)!r}); "
+        f"np.save({str(tmp_path / 'there.npy')!r}, model('a dermatoscopic image of ' + phrase, **{settings!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert np.array_equal(np.load(tmp_path / "there.npy"), here)
+
+
+@pytest.mark.parametrize(
+    ("token", "start", "vectors", "message"),
+    [
+        ("<a>", "melanoma", 0, "0 vectors an entity: give 1 to 32"),
+        ("<a>", "melanoma", 65, "65 vectors an entity"),
+        ("<a>", "", 2, "the words to start from are empty"),
+        ("Melanoma", "melanoma", 2, "is no token name"),
+    ],
+)
+def test_misuse_is_named(model, token, start, vectors, message):
+    with pytest.raises(InputError, match=message):
+        inversion.extend(model, token, start, vectors)
+
+
+def test_files_that_do_not_fit(model, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="is no file of learned vectors"):
+        inversion.load(model, path)
+    save_file({"<a>": torch.zeros(2, 7)}, path)
+    with pytest.raises(InputError, match="it was learned for another model"):
+        inversion.load(model, path)
+    save_file({"<a>": torch.zeros(2, 32), "<b>": torch.zeros(2, 32)}, path)
+    with pytest.raises(InputError, match="it should hold one token's vectors"):
+        inversion.load(model, path)
+    inversion.save(torch.zeros(2, 32), "<a>", path)
+    assert inversion.load(model, path) == "<a> <a>_1"
+    with pytest.raises(InputError, match="the model knows <a> already"):
+        inversion.load(model, path)
+    with pytest.raises(InputError, match="MB of learned vectors"):
+        inversion.save(torch.zeros(64, 8192), "<a>", path)
+
+
+def test_training_tokens_needs_some(model, tmp_path):
+    images = np.zeros((4, 64, 64, 3), np.uint8)
+    with pytest.raises(InputError, match="no token can learn"):
+        finetune.train(model, images, ["melanoma"] * 4, config(), tmp_path)
