@@ -15,7 +15,9 @@ def import_tensorflow():
         try:
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
-                importlib.import_module("tensorflow")
+                tensorflow = importlib.import_module("tensorflow")
+                # It warns of a new graph for each new network, and a new network is what every run here is.
+                tensorflow.get_logger().setLevel("ERROR")
         finally:
             os.dup2(standard_error, 2)
             os.close(standard_error)

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel, compute_snr
+from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -31,7 +32,9 @@ from dermstudy.checkpoints import load_state, named, origin_of, read_notes, save
 from dermstudy.files import InputError, atomic_path
 from dermstudy.glide import PRECISIONS, sampler_from, to_float
 
-TRAINS = ("all", "unet", "text", "tokens")  # tokens: those that inversion.extend added
+# tokens: those that inversion.extend added; lora: low-rank additions to the U-Net (Hu et al., arXiv 2106.09685)
+TRAINS = ("all", "unet", "text", "tokens", "lora")
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "time_emb_proj")
 BANDS = 4  # the validation loss is kept for as many equal bands of the 1,000 timesteps
 
 
@@ -44,7 +47,8 @@ class TrainingConfig:
     learning_rate: float = 1e-5
     weight_decay: float = 0.0
     caption_dropout: float = 0.0  # the paper's unconditional probability
-    trains: str = "all"
+    trains: str = "all"  # one of TRAINS
+    lora_rank: int = 8
     precision: str = "fp32"
     warmup_steps: int = 0
     gradient_clip: float = 0.0  # norm; 0 leaves gradients as they are
@@ -91,14 +95,23 @@ def train(
     trained = {name: module for name, module in modules.items() if config.trains in ("all", name)}
     if config.trains == "tokens":
         trained = {"tokens": pipeline.text_encoder.token_embedding}
+    elif config.trains == "lora":
+        trained = {"unet": pipeline.unet}
+        if not getattr(pipeline.unet, "peft_config", None):
+            torch.manual_seed(config.seed)
+            targets = list(LORA_TARGETS)
+            pipeline.unet.add_adapter(
+                LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets)
+            )
     for name, module in [*modules.items(), *trained.items()]:
-        module.requires_grad_(name in trained)
+        for key, parameter in module.named_parameters():
+            parameter.requires_grad_(name in trained and (config.trains != "lora" or "lora_" in key))
         module.to(memory_format=torch.contiguous_format)
         module.train(name in trained)
     if config.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()
     pipeline.to(accelerator.device)
-    parameters = [parameter for module in trained.values() for parameter in module.parameters()]
+    parameters = [p for module in trained.values() for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     average = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True) if config.ema_decay else None
     ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
@@ -165,6 +178,16 @@ def train(
     kept = read_notes(folder)["best"]
     accelerator.print(f"kept the weights of step {kept['step']} (loss {kept['loss']:.4f})", flush=True)
     return pd.DataFrame(read_notes(folder)["log"])
+
+
+def trained_count(pipeline, trains: str) -> int:
+    """How many numbers a run with this `trains` changes in a model that has been through one."""
+    parts = {"unet": pipeline.unet.parameters(), "text": pipeline.text_encoder.parameters()}
+    if trains == "lora":
+        parts = {"lora": (value for name, value in pipeline.unet.named_parameters() if "lora_" in name)}
+    elif trains == "tokens":
+        parts = {"tokens": [pipeline.text_encoder.token_embedding.added]}
+    return sum(value.numel() for name, own in parts.items() if trains in ("all", name) for value in own)
 
 
 class Denoiser(nn.Module):

@@ -53,7 +53,7 @@ def extend(pipeline, token: str, start: str, vectors: int, seed: int = 0):
     length = pipeline.text_encoder.config.length
     if not 1 <= vectors <= min(MOST, length):
         raise InputError(f"{vectors} vectors an entity: give 1 to {min(MOST, length)}, the longest caption in tokens")
-    model = copy.deepcopy(pipeline)
+    model = copied(pipeline)
     ids, mask = tokenize(model.tokenizer, [start], length)
     words = ids[0][mask[0].bool()]
     if not len(words):
@@ -64,6 +64,11 @@ def extend(pipeline, token: str, start: str, vectors: int, seed: int = 0):
     _add(model, token, vectors)
     model.text_encoder.token_embedding = AddedTokens(known, begin + 0.01 * known.std() * noise)
     return model
+
+
+def copied(pipeline):
+    """A model with weights of its own, equal to those of `pipeline`."""
+    return copy.deepcopy(pipeline)
 
 
 def learned(model) -> torch.Tensor:

@@ -27,7 +27,7 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in (project_root() / "profiles").glob("*.yaml"))
 
 
-def load_profile(name: str) -> Profile:
+def load_profile(name: str, extended_by: tuple[str, ...] = ()) -> Profile:
     """Read profiles/<name>.yaml; InputError for an unknown profile, an unknown notebook or a malformed file.
 
     A profile that `extends` another one starts from its parameters and changes those that it names.
@@ -37,9 +37,9 @@ def load_profile(name: str) -> Profile:
     path = _path(name)
     content = _content(path)
     base = content.pop("extends", None)
-    if base is not None and (base == name or base not in profile_names() or "extends" in _content(_path(base))):
-        raise InputError(f"{shown(path)} extends {base!r}: name another profile that extends none itself")
-    under = load_profile(base) if base else Profile("", "", {}, {})
+    if base is not None and (base not in profile_names() or base in (name, *extended_by)):
+        raise InputError(f"{shown(path)} extends {base!r}: name another profile, and no ring of them")
+    under = load_profile(base, (name, *extended_by)) if base else Profile("", "", {}, {})
     description, shared = content.pop("description"), under.shared | (content.pop("all", None) or {})
     stems = [notebook.stem for notebook in notebooks()]
     for stem in content:

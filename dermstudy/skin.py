@@ -67,6 +67,12 @@ def named(folder: str | Path, images: np.ndarray) -> np.ndarray:
     return np.array(CODES)[_scores(_trained(folder), images).argmax(axis=1)]
 
 
+def probabilities(folder: str | Path, images: np.ndarray) -> pd.DataFrame:
+    """The network's probability of each entity, [n, 7] by entity code, for uint8 [n, h, w, 3] of any side."""
+    scores = torch.from_numpy(_scores(_trained(folder), _reduced(images)))
+    return pd.DataFrame(scores.softmax(dim=1).numpy(), columns=list(CODES))
+
+
 def _trained(folder: str | Path):
     path = Path(folder) / "weights.safetensors"
     if not path.is_file():

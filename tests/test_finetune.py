@@ -188,6 +188,30 @@ def test_only_the_chosen_part_trains(tokenizer, images, tmp_path, part, frozen):
     assert moved == {frozen: False, ({"unet", "text_encoder"} - {frozen}).pop(): True}
 
 
+def test_low_rank_additions_train_alone_and_travel_in_a_small_file(tokenizer, images, tmp_path):
+    model = glide.build("tiny-base", tokenizer, seed=1)
+    with torch.no_grad():
+        model.unet.conv_out.weight.normal_(0, 0.1)
+    before = {key: value.clone() for key, value in model.unet.state_dict().items()}
+    finetune.train(model, images, CAPTIONS, config(trains="lora", lora_rank=2), tmp_path / "run")
+    after = model.unet.state_dict()
+    moved = [key for key in after if "lora_B" in key and after[key].abs().sum() > 0]
+    assert moved and all(torch.equal(after[key.replace(".base_layer", "")], before[key]) if key in after
+                         else torch.equal(after[key.rsplit(".", 1)[0] + ".base_layer." + key.rsplit(".", 1)[1]], value)
+                         for key, value in before.items())  # fmt: skip
+    model.unet.save_lora_adapter(tmp_path / "adapter")
+    file = next((tmp_path / "adapter").glob("*.safetensors"))
+    fresh = glide.build("tiny-base", tokenizer, seed=1)
+    with torch.no_grad():
+        fresh.unet.conv_out.weight.copy_(before["conv_out.weight"])
+    settings = {"guidance_scale": 1.0, "num_inference_steps": "3", "seeds": [0]}
+    plain = fresh("melanoma", **settings)
+    fresh.unet.load_lora_adapter(str(tmp_path / "adapter"), weight_name=file.name, prefix=None)
+    adapted = fresh("melanoma", **settings)
+    assert np.abs(adapted.astype(int) - model("melanoma", **settings)).max() <= 1
+    assert not np.array_equal(plain, adapted) and file.stat().st_size < 100_000
+
+
 def test_epochs_visit_every_image_once():
     settings = config(batch=3)
     drawn = np.concatenate([batches.draw(9, settings, step, None) for step in range(6)])

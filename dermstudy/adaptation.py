@@ -1,0 +1,194 @@
+"""Ways to adapt GLIDE to entities that it has not seen, judged alike: what they paint, what they cost, what they weigh.
+
+Sources: de Wilde et al. (arXiv 2303.13430) for learned tokens, interpolation and inpainting, and for the question whether
+a classifier gains; Chambon et al. (arXiv 2210.04133) for which parts of a model to train.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from dermstudy import encoders, finetune, glide, inversion, metrics, skin
+from dermstudy.arms import Arm
+from dermstudy.dataset import Cohort, open_synthetic
+from dermstudy.entities import NAMES, by_code
+from dermstudy.files import InputError, atomic_path
+
+DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
+
+
+@dataclass
+class Trial:
+    """A model, adapted or not: what its captions say for each entity code, and what the adaptation cost."""
+
+    name: str
+    model: object
+    captions: Mapping[str, str]
+    costs: dict = field(default_factory=dict)  # seconds, steps, trained_numbers, megabytes
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every trial is sampled: the same captions, seeds and settings."""
+
+    count: int  # images an entity
+    guidance_scale: float
+    steps: int | str
+    seed: int = 0
+    sampler: str = "dpm-solver"
+
+    def of(self, model, count: int) -> dict:
+        """The arguments for `count` images of `model`, which is given the sampler."""
+        model.scheduler = glide.sampler_from(model.scheduler, self.sampler)
+        model.set_progress_bar_config(disable=True)
+        seeds = [self.seed + place for place in range(count)]
+        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.steps, "seeds": seeds}
+
+
+def training_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int) -> Cohort:
+    """`count` training images of each entity in `codes`, of as many lesions as it has; InputError where it has fewer."""
+    chosen = []
+    for place, code in enumerate(codes):
+        own = cohort.select(split="train", dx=code).frame
+        if len(own) < count:
+            raise InputError(f"{NAMES[code]} has {len(own)} training images, {count} are asked for: lower IMAGES")
+        shuffled = own.sample(frac=1, random_state=np.random.default_rng([seed, place]))
+        order = shuffled.groupby("group").cumcount().sort_values(kind="stable").index
+        chosen += list(own.loc[order[:count], "image_id"])
+    return cohort.select(image_id=chosen)
+
+
+def learn_tokens(
+    pipeline, cohort: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path, seed: int = 0
+) -> Trial:
+    """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors."""
+    model, captions, seconds, size = pipeline, {}, 0.0, 0
+    for code in cohort.frame["dx"].unique():
+        own, token = cohort.select(dx=code), f"<{code}>"
+        adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
+        said = inversion.phrase(token, vectors)
+        images = own.images(adapted.unet.config.sample_size)
+        log = finetune.train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
+        seconds += log["seconds"].iloc[-1]
+        path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
+        size += path.stat().st_size
+        if model is pipeline:
+            model = inversion.copied(pipeline)
+        captions[code] = inversion.load(model, path)
+    costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": size // 4, "megabytes": size / 1e6}
+    return Trial(f"{vectors} vectors, {len(cohort) // len(captions)} images", model, captions, costs)
+
+
+def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
+    """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
+    model = inversion.copied(pipeline)
+    images, captions = cohort.images(model.unet.config.sample_size), cohort.frame["caption"].tolist()
+    log = finetune.train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
+    numbers = finetune.trained_count(model, config.trains)
+    costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}
+    costs["megabytes"] = numbers * 4 / 1e6
+    costs["training_megabytes"] = numbers * 12 / 1e6  # a gradient and two moments for each number
+    said = cohort.frame.groupby("dx")["caption"].first().to_dict()
+    return Trial(
+        {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains], model, said, costs
+    )
+
+
+def unadapted(pipeline, codes: Sequence[str]) -> Trial:
+    """The model as it came, asked for each entity by its plain name."""
+    costs = {"steps": 0, "seconds": 0.0, "trained_numbers": 0, "megabytes": 0.0}
+    return Trial("unadapted", pipeline, {code: by_code(code).prompt for code in codes}, costs)
+
+
+def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
+    """Images of each entity, uint8 [count, side, side, 3]; the same seeds in every trial."""
+    settings = sampling.of(trial.model, sampling.count) | more
+    return {code: trial.model([said] * sampling.count, **settings) for code, said in trial.captions.items()}
+
+
+def judged(
+    trials: Mapping[str, dict[str, np.ndarray]], real: Mapping[str, np.ndarray], skin_folder: Path
+) -> pd.DataFrame:
+    """One row a trial and entity: KID to real images of test lesions, and the share that the skin network names rightly.
+
+    trials: images by trial and entity; real: pixels of test lesions by entity at the same side. Columns trial, entity, n,
+    kid (x 1,000), floor (the KID of real halves), fidelity (0..1).
+    """
+    known = {code: encoders.fid_inception_features(pixels) for code, pixels in real.items()}
+    rows = []
+    for name, by_entity in trials.items():
+        for code, images in by_entity.items():
+            half = len(known[code]) // 2
+            rows.append({
+                "trial": name, "entity": code, "n": len(images),
+                "kid": metrics.kid(encoders.fid_inception_features(images), known[code]),
+                "floor": metrics.kid(known[code][:half], known[code][half:]),
+                "fidelity": float((skin.named(skin_folder, images) == code).mean()),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def overview(table: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a trial: the means over its entities beside what it cost."""
+    means = table.groupby("trial", sort=False)[["kid", "floor", "fidelity"]].mean()
+    return means.join(pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects())
+
+
+def as_cohort(images: Mapping[str, np.ndarray], folder: Path) -> Cohort:
+    """Painted images as a synthetic dataset on disk, so that a classifier reads them as it reads the originals."""
+    rows = []
+    if folder.exists():
+        shutil.rmtree(folder)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        for code, pixels in images.items():
+            for place, image in enumerate(pixels):
+                name = f"adapted_{code}_{place}"
+                Image.fromarray(image).save(temporary / f"{name}.png")
+                rows.append((name, code, f"{name}.png", NAMES[code], "", place))
+        columns = ["image_id", "dx", "file", "caption", "source_image_id", "seed"]
+        pd.DataFrame(rows, columns=columns).to_csv(temporary / "index.csv", index=False)
+    return open_synthetic(folder)
+
+
+def downstream_arms(cohort: Cohort, few: Cohort, synthetic: Cohort) -> dict[str, Arm]:
+    """Telling two entities apart from real images (`few`), real and synthetic, synthetic only; tested on test lesions."""
+    pair = list(few.frame["dx"].unique())
+    held = [cohort.select(split=split, dx=pair) for split in ("validation", "test")]
+    made = Cohort(
+        synthetic.name, synthetic.root, synthetic.frame.assign(group=synthetic.frame["image_id"]), synthetic.data_hash
+    )
+    train = {DOWNSTREAM[0]: [few], DOWNSTREAM[1]: [few, made], DOWNSTREAM[2]: [made]}
+    return {name: Arm("audited", name, parts, [held[0]], [held[1]]) for name, parts in train.items()}
+
+
+def pair_area(predictions: pd.DataFrame) -> float:
+    """The area under the ROC curve for telling the second entity of a pair from the first, from the network's two shares."""
+    first, second = sorted(predictions["dx"].unique())
+    share = predictions[second] / (predictions[first] + predictions[second]).clip(lower=1e-12)
+    return float(roc_auc_score(predictions["dx"] == second, share))
+
+
+def repainted(
+    trial: Trial, code: str, skin_images: np.ndarray, sampling: Sampling, radius: float = 0.3
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """A lesion of `code` painted into a disc in the middle of each image, and what that changed.
+
+    skin_images: uint8 [n, side, side, 3] at the model's side. Returns the images and one row each: mean absolute change
+    inside and outside the disc (levels of 256).
+    """
+    side = skin_images.shape[1]
+    places = (np.arange(side) + 0.5) / side - 0.5
+    inside = np.hypot(*np.meshgrid(places, places)) < radius
+    settings = sampling.of(trial.model, len(skin_images)) | {"inpaint_image": skin_images, "inpaint_keep": ~inside}
+    result = trial.model([trial.captions[code]] * len(skin_images), **settings)
+    change = np.abs(result.astype(int) - skin_images).mean(axis=3)
+    return result, pd.DataFrame({"inside": change[:, inside].mean(axis=1), "outside": change[:, ~inside].mean(axis=1)})
