@@ -79,7 +79,7 @@ def test_the_card_has_no_empty_place_and_says_what_the_model_is_not():
 
 
 @pytest.mark.skipif(not HAM10000.is_dir(), reason="HAM10000 is not at hand: its split cannot be checked against it")
-def test_the_shipped_split_is_the_studys_own_and_keeps_lesions_apart():
+def test_the_shipped_split_names_every_image_and_keeps_lesions_apart():
     cohort = dataset.load_folder(HAM10000)
     split = splits.apply_split(cohort.frame, MINI / "split.csv")
     frame = cohort.frame.assign(split=split)
