@@ -84,7 +84,8 @@ def learn_tokens(
             model = inversion.copied(pipeline)
         captions[code] = inversion.load(model, path)
     costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": size // 4, "megabytes": size / 1e6}
-    return Trial(f"{vectors} vectors, {len(cohort) // len(captions)} images", model, captions, costs)
+    name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(captions)} images"
+    return Trial(name, model, captions, costs)
 
 
 def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
