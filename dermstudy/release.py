@@ -131,6 +131,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "steps": _markdown(tables["mini_steps"].set_index(["sampler", "steps"]), 3),
         "upsampler_steps": _markdown(tables["mini_upsampler_steps"].set_index(["sampler", "steps"]), 3),
         "margin": f"{1 + MARGIN:g}",
+        "reason": _reason(guidance, chosen, tables["quality_fidelity"].set_index("entity").loc["overall"]),
         "kid_64": f"{chosen['kid']:.0f}",
         "kid_256": f"{overall['value']:.0f}",
         "missed": _missed(tables["quality_audited"]),
@@ -211,6 +212,23 @@ def _lines(recipes: list[str]) -> str:
 
 def _prediction(folder: Path) -> str:
     return glide.load(folder).scheduler.config.prediction_type
+
+
+def _reason(guidance: pd.DataFrame, chosen: pd.Series, fidelity: pd.Series) -> str:
+    """What speaks for the chosen guidance scale and against it, read from the tables."""
+    lowest = guidance.loc[guidance["kid"].idxmin()]
+    recall = guidance["recall"].rank(ascending=False)[guidance["guidance_scale"] == chosen["guidance_scale"]].iloc[0]
+    kid = (
+        "has the lowest KID"
+        if lowest["guidance_scale"] == chosen["guidance_scale"]
+        else f"has a KID of {chosen['kid']:.0f} beside the lowest, {lowest['kid']:.0f} at {lowest['guidance_scale']:g}"
+    )
+    excess = 100 * (fidelity["synthetic"] - fidelity["real"])
+    obeyed = "over-guidance" if excess > 10 else "within the ten points of the goal" if excess >= -10 else "too little"
+    return (
+        f"Scale {chosen['guidance_scale']:g} {kid}, and place {recall:.0f} of {len(guidance)} in recall. Its images are named "
+        f"{abs(excess):.0f} points {'more' if excess > 0 else 'less'} often than real ones (below), which is {obeyed}."
+    )
 
 
 def _missed(audited: pd.DataFrame) -> str:
