@@ -213,6 +213,7 @@ def fingerprints(parameters: dict[str, dict], data_token: str) -> dict[str, str]
         parts = [source_hash(notebook), json.dumps(own, sort_keys=True)]
         if "DATA" in own:
             parts.append(data_token)
+        parts += [_content_token(value) for name, value in sorted(own.items()) if name != "DATA"]
         parts += [prints[stem] for stem in dependencies(notebook) if stem in prints]
         prints[notebook.stem] = sha256_text("\n".join(parts))
     return prints
@@ -228,6 +229,15 @@ def _data_token(data: str | None) -> str:
             status = os.stat(os.path.join(folder, name))
             rows.append(f"{os.path.relpath(folder, from_root(data))}/{name} {status.st_size} {status.st_mtime_ns}")
     return sha256_text("\n".join(rows))
+
+
+def _content_token(value: object) -> str:
+    """What lies at a path of the checkout (weights, a split, another run's images) by its bytes; "" for any other value."""
+    path = from_root(value) if isinstance(value, str) and "/" in value else None
+    if path is None or not path.exists():
+        return ""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return sha256_text(" ".join(f"{file.relative_to(path)} {sha256_file(file)}" for file in files))
 
 
 def _code(notebook: Path) -> list[str]:

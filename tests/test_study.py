@@ -113,6 +113,18 @@ def test_fingerprints_follow_parameters_and_dependencies():
     assert changed == set(STEMS) - {"00_dataset", "09_which_parts"}
 
 
+def test_fingerprints_follow_the_weights_that_a_walk_starts_from(tmp_path):
+    parameters = profiles.resolve(profiles.load_profile("smoke"), "results/x")
+    (tmp_path / "weights").mkdir()
+    parameters["01_finetune"]["START"] = str(tmp_path / "weights")
+    prints = []
+    for content in ("one", "one", "two"):
+        (tmp_path / "weights" / "model").write_text(content)
+        prints.append(study.fingerprints(parameters, "phantom"))
+    assert prints[0] == prints[1] and prints[0]["00_dataset"] == prints[2]["00_dataset"]
+    assert prints[0]["01_finetune"] != prints[2]["01_finetune"] and prints[0]["03_sample"] != prints[2]["03_sample"]
+
+
 def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_path, capsys):
     kept = (smoke / "05_dermatologist_study.ipynb").read_bytes()
     broken = smoke / "artifacts" / "cohort" / "cohort.json"
