@@ -254,8 +254,9 @@ def _bands(log: pd.DataFrame, run: int) -> pd.DataFrame:
     names = {
         name: "timesteps " + name.removeprefix("validation_").replace("_", " to ") for name in log.filter(regex=r"_\d")
     }
-    table = chosen[["step", "loss", "validation_loss", *names]].rename(columns=names | {"loss": "training loss"})
-    return table.assign(run=run)
+    chosen = chosen.assign(gap=chosen["validation_loss"] - chosen["loss"])
+    columns = ["step", "loss", "validation_loss", "gap", *names]
+    return chosen[columns].rename(columns=names | {"loss": "training loss"}).assign(run=run)
 
 
 def _quality(audited: pd.DataFrame) -> pd.DataFrame:
