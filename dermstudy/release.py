@@ -112,6 +112,8 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     runs = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
     logs = [pd.read_csv(path) for path in sorted((folder / "tables").glob("finetune_log_run*.csv"))]
     logs.append(tables["finetune_log"])
+    ups = [pd.read_csv(path) for path in sorted((folder / "tables").glob("upsample_log_run*.csv"))]
+    ups.append(tables["upsample_log"])
     guidance = tables["mini_guidance"]
     chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
     overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
@@ -135,6 +137,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "kid_64": f"{chosen['kid']:.0f}",
         "kid_256": f"{overall['value']:.0f}",
         "missed": _missed(tables["quality_audited"]),
+        "minutes": f"{sum(log['seconds'].iloc[-1] for log in logs + ups) / 60:.0f}",
         "searched": "all" if not measured["NEIGHBOURS"] else f"{measured['NEIGHBOURS']} of the",
         "defaults": f"guidance scale {sampling['GUIDANCE_SCALE']:g}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps "
         f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
@@ -183,11 +186,13 @@ def _inherited(notes: dict, folder: Path) -> list[dict]:
     earlier = json.loads((start / "manifest.json").read_text(encoding="utf-8"))
     lineage = start / LINEAGE
     runs = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else [_run(earlier, start)]
+    again = runs[-1] == _run(notes, folder)  # this walk has been packed before: it is no run of its own
     for name in ("finetune_log", "upsample_log"):
         for path in sorted((start / "tables").glob(f"{name}_run*.csv")):
             shutil.copyfile(path, folder / "tables" / path.name)
-        shutil.copyfile(start / "tables" / f"{name}.csv", folder / "tables" / f"{name}_run{len(runs)}.csv")
-    return runs
+        if not again:
+            shutil.copyfile(start / "tables" / f"{name}.csv", folder / "tables" / f"{name}_run{len(runs)}.csv")
+    return runs[:-1] if again else runs
 
 
 def _run(notes: dict, folder: Path) -> dict:

@@ -305,6 +305,10 @@ def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatc
     walk = tmp_path / "walk"
     shutil.copytree(space.root, walk, symlinks=True)
     (walk / "manifest.json").write_text(json.dumps(manifest))
+    release.pack(workspace.open_workspace(walk), out)  # the same run once more
+    assert len(json.loads((out / "lineage.json").read_text())) == 1
+    manifest["notebooks"]["01_finetune"]["commit"] = "another"
+    (walk / "manifest.json").write_text(json.dumps(manifest))
     release.pack(workspace.open_workspace(walk), out)
     assert release.verify(out) > 10 and (out / "tables" / "finetune_log_run1.csv").is_file()
     assert "run 2, on from there: steps 12" in (out / "README.md").read_text()
