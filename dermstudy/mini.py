@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from dermstudy import dataset, encoders, glide, metrics, release, sample, skin, workspace
+from dermstudy import dataset, encoders, figures, glide, metrics, release, sample, skin, workspace
 from dermstudy.files import InputError, atomic_path, sha256_file
 
 STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
@@ -109,6 +111,18 @@ def guidance_table(
     return pd.DataFrame(rows)
 
 
+def guidance_figure(table: pd.DataFrame) -> Figure:
+    """KID, recall and condition fidelity of `guidance_table` against the guidance scale."""
+    figures.use_style()
+    figure, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.0))
+    shown = {"kid": "KID x 1,000", "recall": "recall", "condition_fidelity": "condition fidelity"}
+    for ax, (column, label) in zip(axes, shown.items(), strict=True):
+        ax.plot(table["guidance_scale"], table[column], "o-", color="#332288")
+        ax.set(xlabel="guidance scale", title=label, ylim=(0, None if column == "kid" else 1))
+    figure.tight_layout()
+    return figure
+
+
 def steps_table(model, against: Reference, folder: Path, scale: float, ancestral: int) -> pd.DataFrame:
     """One row a sampler and number of steps: KID, and its ratio to that of `ancestral` steps of upstream's sampler.
 
@@ -175,6 +189,7 @@ def choose_samplers(
     print(f"skin network: balanced accuracy {accuracy:.2f} on validation lesions", flush=True)
     guidance = guidance_table(base, small, folder, space.out("skin_encoder"), TRIAL)
     space.save_table(guidance, "mini_guidance")
+    space.save_figure(guidance_figure(guidance), "mini_guidance")
     print(guidance.round(3).to_string(index=False), flush=True)
     scale = scale or float(guidance.loc[guidance["kid"].idxmin(), "guidance_scale"])
     steps = space.save_table(steps_table(base, small, folder, scale, ancestral), "mini_steps")

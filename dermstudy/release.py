@@ -27,7 +27,7 @@ TABLES = (
     *("mini_upsampler_steps", "quality_audited", "quality_fidelity", "quality_memorisation"),
     "quality_closest",
 )
-FIGURES = ("finetune_loss", "finetune_bands", "upsample_loss", "guidance")
+FIGURES = ("finetune_loss", "finetune_bands", "upsample_loss", "guidance", "mini_guidance")
 MONTAGE_SEEDS = range(8)
 
 
