@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,7 @@ def learn_tokens(
 ) -> Trial:
     """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors."""
     model, captions, seconds, size = pipeline, {}, 0.0, 0
+    config = replace(config, validate_every=config.steps)  # without held-out images no record is better than the last
     for code in cohort.frame["dx"].unique():
         own, token = cohort.select(dx=code), f"<{code}>"
         adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
@@ -90,7 +91,7 @@ def learn_tokens(
 
 def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
     """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
-    model = inversion.copied(pipeline)
+    model, config = inversion.copied(pipeline), replace(config, validate_every=config.steps)
     images, captions = cohort.images(model.unet.config.sample_size), cohort.frame["caption"].tolist()
     log = finetune.train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
     numbers = finetune.trained_count(model, config.trains)
