@@ -70,7 +70,7 @@ def learn_tokens(
     pipeline, cohort: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path, seed: int = 0
 ) -> Trial:
     """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors."""
-    model, captions, seconds, size = pipeline, {}, 0.0, 0
+    model, captions, seconds, size, numbers = pipeline, {}, 0.0, 0, 0
     config = replace(config, validate_every=config.steps)  # without held-out images no record is better than the last
     for code in cohort.frame["dx"].unique():
         own, token = cohort.select(dx=code), f"<{code}>"
@@ -79,12 +79,13 @@ def learn_tokens(
         images = own.images(adapted.unet.config.sample_size)
         log = finetune.train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
         seconds += log["seconds"].iloc[-1]
+        numbers += finetune.trained_count(adapted, config.trains)
         path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
         size += path.stat().st_size
         if model is pipeline:
             model = inversion.copied(pipeline)
         captions[code] = inversion.load(model, path)
-    costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": size // 4, "megabytes": size / 1e6}
+    costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": numbers, "megabytes": size / 1e6}
     name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(captions)} images"
     return Trial(name, model, captions, costs)
 
