@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from dermstudy import encoders, finetune, glide, inversion, metrics, skin
+from dermstudy import encoders, figures, finetune, glide, inversion, metrics, skin
 from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
@@ -143,6 +145,21 @@ def overview(table: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
     """One row a trial: the means over its entities beside what it cost."""
     means = table.groupby("trial", sort=False)[["kid", "floor", "fidelity"]].mean()
     return means.join(pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects())
+
+
+def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:
+    """KID and the share named rightly of each trial in `overview`; red: the floor of real images, a line at `anchor`."""
+    figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.7 + 0.24 * len(overview)), sharey=True)
+    for ax, (column, label) in zip(
+        axes, {"kid": "KID x 1,000", "fidelity": "share named rightly"}.items(), strict=True
+    ):
+        ax.plot(overview[column], overview.index, "o", color="#332288")
+        ax.set(xlabel=label, ylim=(len(overview) - 0.5, -0.5))
+    axes[0].axvline(overview["floor"].iloc[0], color="#CC6677", lw=1)
+    axes[1].set_xlim(-0.02, 1.02)
+    if anchor is not None:
+        axes[1].axvline(anchor, color="#999933", lw=1)
+    return figure
 
 
 def as_cohort(images: Mapping[str, np.ndarray], folder: Path) -> Cohort:
