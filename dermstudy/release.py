@@ -49,6 +49,12 @@ def pack(space: workspace.Workspace, out: Path) -> None:
             raise InputError(
                 f"{workspace.shown(path)} is missing: run notebooks 00 to 04 and the sampler comparison first"
             )
+    notes = json.loads(wanted["manifest.json"].read_text(encoding="utf-8"))
+    scale = notes["notebooks"]["03_sample"]["parameters"]["GUIDANCE_SCALE"]
+    if scale not in pd.read_csv(wanted["tables/mini_guidance.csv"])["guidance_scale"].tolist():
+        raise InputError(
+            f"03_sample took guidance scale {scale:g}, which the sampler comparison has not: compare it too"
+        )
     with atomic_path(out) as temporary:
         for folder in ("tables", "figures"):
             (temporary / folder).mkdir(parents=True)
@@ -60,7 +66,6 @@ def pack(space: workspace.Workspace, out: Path) -> None:
         cohort.frame[["image_id", "split"]].to_csv(temporary / "split.csv", index=False, lineterminator="\n")
         for name, path in wanted.items():
             shutil.copyfile(path, temporary / name)
-        notes = json.loads(wanted["manifest.json"].read_text(encoding="utf-8"))
         runs = [*_inherited(notes, temporary), _run(notes, temporary)]
         write_text(temporary / LINEAGE, json.dumps(runs, indent=1) + "\n")
         _montage(temporary, notes["notebooks"]["03_sample"]["parameters"])

@@ -57,7 +57,13 @@ def test_environment_yml_installs_the_lock_and_upstream_at_its_commit():
 
 
 def test_every_import_is_declared():
-    own = {"dermstudy", "conftest", "in_processes", "glide_text2im"}  # the last only from a copy that a user names
+    own = {
+        "dermstudy",
+        "browser",
+        "conftest",
+        "in_processes",
+        "glide_text2im",
+    }  # the last only from a copy that a user names
     names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml",
              "imagehash": "imagehash", "torch_fidelity": "torch-fidelity"}  # fmt: skip
     declared_names = declared()
