@@ -87,15 +87,7 @@ class Painter:
     def paint(self, wish: Wish, tell: Tell = lambda *_: None, blend: tuple[str, float] | None = None) -> np.ndarray:
         """Images of the wish's prompt, or of its blend with a second one: uint8 [count, side, side, 3]."""
         with self.busy:
-            small = self.base(
-                wish.prompt,
-                num_images=wish.count,
-                guidance_scale=wish.guidance_scale,
-                num_inference_steps=wish.steps,
-                seeds=self._seeds(wish),
-                blend=blend,
-                callback=lambda index, *_: tell(index + 1, wish.steps, "painting"),
-            )
+            small = self._small(wish, tell, blend=blend)
             caption = wish.prompt if blend is None or blend[1] < 0.5 else blend[0]
             return self._enlarged(wish, small, caption, tell)
 
@@ -115,17 +107,19 @@ class Painter:
         # A small pixel is painted anew where any part of it is marked.
         keep = ~mask.reshape(low, self.side // low, low, self.side // low).any(axis=(1, 3))
         with self.busy:
-            painted = self.base(
-                wish.prompt,
-                num_images=wish.count,
-                guidance_scale=wish.guidance_scale,
-                num_inference_steps=wish.steps,
-                seeds=self._seeds(wish),
-                inpaint_image=small[None],
-                inpaint_keep=keep,
-                callback=lambda index, *_: tell(index + 1, wish.steps, "painting"),
-            )
+            painted = self._small(wish, tell, inpaint_image=small[None], inpaint_keep=keep)
             return self._enlarged(wish, painted, wish.prompt, tell, known=(image, ~mask))
+
+    def _small(self, wish: Wish, tell: Tell, **more) -> np.ndarray:
+        return self.base(
+            wish.prompt,
+            num_images=wish.count,
+            guidance_scale=wish.guidance_scale,
+            num_inference_steps=wish.steps,
+            seeds=self._seeds(wish),
+            callback=lambda index, *_: tell(index + 1, wish.steps, "painting"),
+            **more,
+        )
 
     def _enlarged(self, wish: Wish, small: np.ndarray, caption: str, tell: Tell, known=None) -> np.ndarray:
         large = []
