@@ -227,10 +227,10 @@ def test_unknown_parameters_are_errors(own, message):
 def test_a_profile_changes_the_one_it_extends():
     base, twin = (profiles.load_profile(name) for name in ("ham10000", "published-twin"))
     assert twin.shared == base.shared and twin.own["04_metrics"] == base.own["04_metrics"]
-    changed = {"TRAIN_ON": "all", "STEPS": 200, "VALIDATE_EVERY": 100}
-    assert twin.own["01_finetune"] == base.own["01_finetune"] | changed
-    safe = profiles.load_profile("safe-twin")
-    assert safe.own["01_finetune"] == twin.own["01_finetune"] | {"TRAIN_ON": "train"}
+    assert twin.own["01_finetune"] == base.own["01_finetune"] | {"TRAIN_ON": "all"}
+    without = profiles.load_profile("ham10000-without")
+    started = profiles.load_profile("ham10000-from-nothing").own["01_finetune"]
+    assert without.own["01_finetune"] == started | {"LEAVE_OUT": ["mel", "vasc"]}
 
 
 def test_a_profile_that_extends_nothing_known_is_named(tmp_path, monkeypatch):
