@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("out", nargs="?", default="build/report", help="the folder to write (default: build/report)")
     report.set_defaults(act=_report)
 
+    found = commands.add_parser("findings", help="the paper, its rerun and the audit in one table (Markdown)")
+    found.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
+    found.set_defaults(act=_findings)
+
+    prose = commands.add_parser("prose", help="mended words into executed notebooks whose code is unchanged")
+    prose.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
+    prose.set_defaults(act=_prose)
+
     data = commands.add_parser("data", help="check a HAM10000 folder, or write the embedded phantom")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="read a folder and decode every image")
@@ -141,6 +149,19 @@ def _report(options: argparse.Namespace) -> None:
 
     space = workspace.Workspace(workspace.from_root(options.results))
     print(f"{workspace.shown(report.write(space, options.out))}/index.html")
+
+
+def _findings(options: argparse.Namespace) -> None:
+    from dermstudy import findings, workspace
+
+    print(findings.markdown(workspace.Workspace(workspace.from_root(options.results))))
+
+
+def _prose(options: argparse.Namespace) -> None:
+    from dermstudy import prose, workspace
+
+    changed = prose.refresh(workspace.Workspace(workspace.from_root(options.results)))
+    print(f"new words in {', '.join(changed)}" if changed else "every word is up to date")
 
 
 def _check(options: argparse.Namespace) -> None:

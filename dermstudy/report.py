@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 
+from dermstudy import findings
 from dermstudy.files import InputError, atomic_path, write_text
 from dermstudy.workspace import Workspace, shown
 
@@ -55,7 +56,7 @@ def write(space: Workspace, out: str | Path) -> Path:
         cover = [name for name in COVER if (space.figures / f"{name}.png").is_file()]
         for name in cover:
             (temporary / "figures" / f"{name}.png").write_bytes((space.figures / f"{name}.png").read_bytes())
-        write_text(temporary / "index.html", _index(notes, pages, titles, cover))
+        write_text(temporary / "index.html", _index(notes, pages, titles, _found(space), cover))
     return out
 
 
@@ -80,7 +81,19 @@ def _with_navigation(body: str, before: str | None, after: str | None) -> str:
     return re.sub(r"(<body[^>]*>)", lambda match: match.group(1) + navigation, body, count=1)
 
 
-def _index(notes: dict, pages: list, titles: list[str], cover: list[str]) -> str:
+def _found(space: Workspace) -> str:
+    """The table of what was found; empty where the walk has not come so far."""
+    try:
+        table = findings.table(space)
+    except InputError:
+        return ""
+    lines = ["".join(f"<th>{html.escape(name)}</th>" for name in table.columns)]
+    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in table.to_numpy()]
+    content = "".join(f"<tr>{line}</tr>" for line in lines)
+    return "<table>" + re.sub(r"[*]{2}([^*]*)[*]{2}", r"<b>\1</b>", content) + "</table>"
+
+
+def _index(notes: dict, pages: list, titles: list[str], found: str, cover: list[str]) -> str:
     rows = "".join(
         f'<tr><td><a href="{stem}.html">{html.escape(title)}</a></td><td>{html.escape(_question(content))}</td></tr>'
         for (stem, content), title in zip(pages, titles, strict=True)
@@ -92,6 +105,7 @@ def _index(notes: dict, pages: list, titles: list[str], cover: list[str]) -> str
 <title>dermstudy: {html.escape(notes["profile"])}</title><style>{STYLE}</style></head><body>
 <h1>dermstudy: {html.escape(notes["profile"])}</h1>
 <p>{html.escape(notes["description"])}. Nothing here is for diagnosis or any clinical use.</p>
+{found}
 <table><tr><th>notebook</th><th>question</th></tr>{rows}</table>
 {pictures}
 <p class="small">Commit {notes["commit"]}; data {notes["data_hash"][:16]}; {notes["seconds"]:.0f} seconds on

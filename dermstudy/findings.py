@@ -1,0 +1,128 @@
+"""What was asked and what was found: the paper, its rerun and the audit in one table, read from a run's tables.
+
+Source: Shavlokhova et al., Table 1, sections 3.2 to 3.4, for the column of the paper.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dermstudy import paper
+from dermstudy.classifier import PAPER, RESIDUAL
+from dermstudy.files import InputError
+from dermstudy.workspace import Workspace, shown
+
+COLUMNS = ("question", "the paper", "as published, rerun", "audited")
+NONE = "–"
+
+
+def table(space: Workspace) -> pd.DataFrame:
+    """One row a question, columns COLUMNS, every cell a text; brackets hold 95 % intervals.
+
+    InputError names a table that is missing.
+    """
+    rows = [*_images(space), *_reader(space), *_networks(space)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def markdown(space: Workspace) -> str:
+    """`table` in Markdown."""
+    found = table(space)
+    lines = [found.columns, ["---"] * len(found.columns), *found.to_numpy()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _read(space: Workspace, name: str) -> pd.DataFrame:
+    path = space.tables / f"{name}.csv"
+    if not path.is_file():
+        raise InputError(f"{shown(path)} is missing: run notebooks 00 and 04 to 07 into {shown(space.root)} first")
+    return pd.read_csv(path)
+
+
+def _images(space: Workspace):
+    leak = _read(space, "leak").query("entity == 'all'").set_index("protocol")["share"]
+    yield (
+        "Test images with an image of their lesion in training",
+        NONE,
+        f"{leak['as published']:.0%}",
+        f"{leak['audited']:.0%}",
+    )
+    rerun = _read(space, "quality_as_published").set_index("entity").loc["overall"]
+    audited = _read(space, "quality_audited").query("entity == 'overall'").set_index("metric")
+    fid, kid = audited.loc["fid"], audited.loc["kid"]
+    yield (
+        "FID of synthetic images, all entities",
+        f"{paper.table_1().loc['overall', 'fid']:.0f}",
+        f"{rerun['fid']:.0f} (n = {rerun['n']:.0f})",
+        f"{fid['value']:.0f} ({fid['low']:.0f} to {fid['high']:.0f}; n = {fid['n']:.0f}); real images: {fid['floor']:.0f}",
+    )
+    yield (
+        "KID (× 1,000), all entities",
+        NONE,
+        NONE,
+        f"{kid['value']:.0f} ({kid['low']:.0f} to {kid['high']:.0f}); real images: {kid['floor']:.0f}".replace(
+            "-0", "0"
+        ),
+    )
+    named = _read(space, "quality_fidelity").set_index("entity").loc["overall"]
+    yield (
+        "Images in which a network names the entity asked for",
+        NONE,
+        NONE,
+        f"{named['synthetic']:.0%}; real images: {named['real']:.0%}",
+    )
+
+
+def _reader(space: Workspace):
+    told = _read(space, "reader_intervals").set_index("what").loc["source, all images"]
+    printed = {(place, what): value for what, place, value in paper.READER_FIGURES}
+    yield (
+        "Reader: synthetic or original?",
+        f"{printed['AI against original', 'accuracy']:.2f} right",
+        f"{told['right']:.0f} of {told['of']:.0f}, {told['share']:.3f}",
+        f"{told['share']:.2f} ({told['low']:.2f} to {told['high']:.2f})",
+    )
+    entity = _read(space, "reader_audit").iloc[0]
+    difference = printed["entities, AI images", "accuracy"] - printed["entities, original images", "accuracy"]
+    yield (
+        "Reader: entities of synthetic less of original images",
+        f"{difference:+.2f}",
+        f"{entity['difference']:+.3f}",
+        f"{entity['difference']:+.2f} (p = {entity['p_value']:.0e})",
+    )
+
+
+def _networks(space: Workspace):
+    summary = _read(space, "ablation_summary")
+    kept = summary[summary["model"] == PAPER].set_index(["protocol", "arm", "metric"])
+    for arm, said in (("original", "originals"), ("combined", "originals and synthetic images")):
+        for metric in ("accuracy", "balanced accuracy"):
+            rerun, audited = kept.loc["as published", arm, metric], kept.loc["audited", arm, metric]
+            yield (
+                f"The paper's network on {said}: {metric}",
+                f"{rerun['paper']:.2f}",
+                f"{rerun['mean']:.2f} ({rerun['low']:.2f} to {rerun['high']:.2f})",
+                f"{audited['mean']:.2f} ({audited['low']:.2f} to {audited['high']:.2f}); "
+                f"always nevus: {audited['always_nevus']:.2f}",
+            )
+    both = [kept.loc["as published", arm, "balanced accuracy"] for arm in ("combined", "original")]
+    primary = _read(space, "ablation_primary").iloc[0]
+    yield (
+        "**Gain of balanced accuracy from synthetic images**",
+        f"{both[0]['paper'] - both[1]['paper']:+.2f}",
+        f"{both[0]['mean'] - both[1]['mean']:+.2f}",
+        f"**{_change(primary)}**",
+    )
+    models = _read(space, "ablation_models").set_index(["model", "comparison"])
+    if (RESIDUAL, "combined minus original") in models.index:
+        yield "The same, residual network", NONE, NONE, _change(models.loc[RESIDUAL, "combined minus original"])
+    yield (
+        "Gain from the rest of the real images instead",
+        NONE,
+        NONE,
+        _change(models.loc[PAPER, "all originals minus original"]),
+    )
+
+
+def _change(row: pd.Series) -> str:
+    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"

@@ -1,0 +1,37 @@
+"""The one table of what was found: read from a run's tables, and the one that the README shows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from dermstudy import cli, findings, paper, workspace
+from dermstudy.files import InputError
+
+DEMO = workspace.Workspace(ROOT / "results" / "demo")
+
+
+def test_the_table_reads_what_the_notebooks_wrote():
+    found = findings.table(DEMO).set_index("question")
+    gain = found.filter(like="Gain of balanced accuracy", axis=0).iloc[0]
+    primary = pd.read_csv(DEMO.tables / "ablation_primary.csv").iloc[0]
+    assert [float(value) for value in re.findall(r"[+-]\d+\.\d+", gain["audited"])] == [
+        pytest.approx(primary[name], abs=5e-4) for name in ("difference", "low", "high")
+    ]
+    printed = paper.by_class("combined")["recall"].mean() - paper.by_class("original")["recall"].mean()
+    assert float(gain["the paper"]) == pytest.approx(printed, abs=5e-3)
+    network = found.loc["The paper's network on originals and synthetic images: accuracy"]
+    assert network["the paper"] == "0.86" and "always nevus" in network["audited"]
+
+
+def test_a_missing_table_is_named(tmp_path, capsys):
+    shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
+    (tmp_path / "run" / "tables" / "ablation_primary.csv").unlink()
+    assert cli.main(["findings", str(tmp_path / "run")]) == 2
+    assert "ablation_primary.csv is missing" in capsys.readouterr().err
+    with pytest.raises(InputError, match="leak.csv is missing"):
+        findings.table(workspace.Workspace(tmp_path))

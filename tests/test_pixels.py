@@ -1,0 +1,106 @@
+"""No committed picture shows an image of HAM10000: every tile of every picture against all originals, by perceptual hash."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+
+import imagehash
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from scipy import ndimage
+
+from dermstudy import dataset, figures
+
+SMALLEST = 32  # pixels: no tile of a figure is smaller
+SAME = (
+    32  # of 256 bits: an original redrawn in a figure differs from itself in up to 18, synthetic images in 46 and more
+)
+SHEET = 256  # the side of the squares of a sheet of images without gaps
+
+
+def hashed(image: Image.Image) -> np.ndarray:
+    return np.packbits(imagehash.phash(image, hash_size=16).hash.ravel()).view(np.uint64)
+
+
+def tiles(picture: Image.Image) -> list[Image.Image]:
+    """The pictures within a figure: rectangles apart by white that no single colour fills; a sheet's squares."""
+    pixels = np.asarray(picture.convert("RGB"))
+    if not picture.width % SHEET and not picture.height % SHEET:
+        squares = (
+            pixels.reshape(-1, SHEET, picture.width // SHEET, SHEET, 3).swapaxes(1, 2).reshape(-1, SHEET, SHEET, 3)
+        )
+        return [Image.fromarray(square) for square in squares]
+    labels, _ = ndimage.label((pixels < 250).any(axis=-1))
+    found = []
+    for place, box in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels[box] == place
+        if min(part.shape) < SMALLEST or part.mean() < 0.9:
+            continue
+        _, counts = np.unique(pixels[box].reshape(-1, 3), axis=0, return_counts=True)
+        if counts.max() < 0.2 * counts.sum():  # else a cell of a table in colours
+            found.append(Image.fromarray(pixels[box]))
+    return found
+
+
+def nearest(parts: list[Image.Image], originals: np.ndarray) -> np.ndarray:
+    """The smallest distance of each part, flipped and turned in eight ways, to any original, in bits."""
+    turned = [
+        [part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else part for flip in (False, True)] for part in parts
+    ]
+    hashes = np.stack([
+        np.stack([hashed(view.rotate(90 * turn, expand=True)) for view in views for turn in range(4)]) for views in turned
+    ])  # fmt: skip
+    return np.array([
+        min(np.bitwise_count(own[:, None] ^ originals[None]).sum(axis=-1, dtype=int).min() for own in views[:, None])
+        for views in hashes
+    ])  # fmt: skip
+
+
+def committed_pictures():
+    """(name, picture) of every PNG and JPEG in the repository, those inside executed notebooks too."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+            yield name, Image.open(path)
+        elif path.suffix == ".ipynb":
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+                for output in cell.get("outputs", []):
+                    for kind in ("image/png", "image/jpeg"):
+                        if kind in output.get("data", {}):
+                            content = output["data"][kind]
+                            yield name, Image.open(io.BytesIO(base64.b64decode("".join(content))))
+
+
+@pytest.fixture(scope="module")
+def originals(ham10000):
+    cohort = dataset.load_folder(ham10000)
+    return cohort, np.stack([hashed(Image.fromarray(image)) for image in cohort.images(96)])
+
+
+def test_an_original_in_a_figure_is_found(originals, tmp_path):
+    cohort, hashes = originals
+    shown = list(cohort.images(192, cohort.frame["image_id"].iloc[::500]))
+    figures.use_style()
+    figures.save(
+        figures.image_grid([shown[:7], [image[:, ::-1] for image in shown[7:14]]], ["a", "b"]), tmp_path / "a.png"
+    )
+    parts = tiles(Image.open(tmp_path / "a.png"))
+    assert len(parts) == 14
+    assert (nearest(parts, hashes) < SAME).all()
+
+
+def test_no_committed_picture_shows_an_original(originals):
+    _, hashes = originals
+    compared = 0
+    for name, picture in committed_pictures():
+        if parts := tiles(picture):
+            distances = nearest(parts, hashes)
+            compared += len(parts)
+            assert (distances >= SAME).all(), f"{name}: tile {int(distances.argmin())} of {len(parts)} is an original"
+    assert compared > 100

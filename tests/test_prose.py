@@ -1,0 +1,48 @@
+"""Mended words reach executed notebooks; other code does not."""
+
+from __future__ import annotations
+
+import shutil
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from dermstudy import prose, study, workspace
+from dermstudy.files import InputError
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """One notebook and its committed result, where they may be changed."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "results" / "demo" / "05_dermatologist_study.ipynb", tmp_path / "results")
+    monkeypatch.setattr(prose, "notebooks", lambda: sorted((tmp_path / "notebooks").glob("*.ipynb")))
+    return tmp_path / "notebooks" / "05_dermatologist_study.ipynb", workspace.Workspace(tmp_path / "results")
+
+
+def test_words_change_and_outputs_stay(run):
+    source, space = run
+    prose.refresh(space)
+    before = nbformat.read(space.root / source.name, as_version=4)
+    content = nbformat.read(source, as_version=4)
+    content.cells[0].source += "\n\nOne sentence more."
+    nbformat.write(content, source)
+    assert prose.refresh(space) == [source.stem] and prose.refresh(space) == []
+    after = nbformat.read(space.root / source.name, as_version=4)
+    assert after.cells[0].source.endswith("One sentence more.") and after.metadata == before.metadata
+    outputs = [[cell.outputs for cell in nb.cells if cell.cell_type == "code"] for nb in (before, after)]
+    assert outputs[0] == outputs[1]
+
+
+def test_other_code_is_refused(run):
+    source, space = run
+    content = nbformat.read(source, as_version=4)
+    next(cell for cell in content.cells if cell.cell_type == "code").source += "\nSEED = 1"
+    nbformat.write(content, source)
+    before = (space.root / source.name).read_bytes()
+    with pytest.raises(InputError, match="made by other code"):
+        prose.refresh(space)
+    assert (space.root / source.name).read_bytes() == before
+    assert study.source_hash(source)
