@@ -6,8 +6,13 @@ a classifier gains; Chambon et al. (arXiv 2210.04133) for which parts of a model
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +28,10 @@ from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
 from dermstudy.files import InputError, atomic_path
+from dermstudy.readers.analysis import wilson
 
+Features = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
+BASELINE = "unadapted"
 DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
 
 
@@ -34,7 +42,7 @@ class Trial:
     name: str
     model: object
     captions: Mapping[str, str]
-    costs: dict = field(default_factory=dict)  # seconds, steps, trained_numbers, megabytes
+    costs: dict = field(default_factory=dict)  # steps, seconds, trained_numbers, megabytes, peak_megabytes
 
 
 @dataclass(frozen=True)
@@ -72,15 +80,16 @@ def learn_tokens(
     pipeline, cohort: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path, seed: int = 0
 ) -> Trial:
     """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors."""
-    model, captions, seconds, size, numbers = pipeline, {}, 0.0, 0, 0
+    model, captions, seconds, size, numbers, most = pipeline, {}, 0.0, 0, 0, 0.0
     config = replace(config, validate_every=config.steps)  # without held-out images no record is better than the last
     for code in cohort.frame["dx"].unique():
         own, token = cohort.select(dx=code), f"<{code}>"
         adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
         said = inversion.phrase(token, vectors)
         images = own.images(adapted.unet.config.sample_size)
-        log = finetune.train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
-        seconds += log["seconds"].iloc[-1]
+        with _peak_memory() as peak:
+            log = finetune.train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
+        seconds, most = seconds + log["seconds"].iloc[-1], max(most, *peak)
         numbers += finetune.trained_count(adapted, config.trains)
         path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
         size += path.stat().st_size
@@ -88,6 +97,7 @@ def learn_tokens(
             model = inversion.copied(pipeline)
         captions[code] = inversion.load(model, path)
     costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": numbers, "megabytes": size / 1e6}
+    costs["peak_megabytes"] = most
     name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(captions)} images"
     return Trial(name, model, captions, costs)
 
@@ -96,21 +106,45 @@ def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder
     """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
     model, config = inversion.copied(pipeline), replace(config, validate_every=config.steps)
     images, captions = cohort.images(model.unet.config.sample_size), cohort.frame["caption"].tolist()
-    log = finetune.train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
+    with _peak_memory() as peak:
+        log = finetune.train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
     numbers = finetune.trained_count(model, config.trains)
     costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}
-    costs["megabytes"] = numbers * 4 / 1e6
-    costs["training_megabytes"] = numbers * 12 / 1e6  # a gradient and two moments for each number
+    costs |= {"megabytes": numbers * 4 / 1e6, "peak_megabytes": max(peak)}
     said = cohort.frame.groupby("dx")["caption"].first().to_dict()
     return Trial(
         {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains], model, said, costs
     )
 
 
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """Yields a list whose one number becomes the megabytes by which this process grew at most while open (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that an earlier part has freed hides what this one takes
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+    before, peak, done = resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], resident() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
 def unadapted(pipeline, codes: Sequence[str]) -> Trial:
     """The model as it came, asked for each entity by its plain name."""
-    costs = {"steps": 0, "seconds": 0.0, "trained_numbers": 0, "megabytes": 0.0}
-    return Trial("unadapted", pipeline, {code: by_code(code).prompt for code in codes}, costs)
+    costs = {"steps": 0, "seconds": 0.0, "trained_numbers": 0, "megabytes": 0.0, "peak_megabytes": 0.0}
+    return Trial(BASELINE, pipeline, {code: by_code(code).prompt for code in codes}, costs)
 
 
 def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
@@ -119,43 +153,81 @@ def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
     return {code: trial.model([said] * sampling.count, **settings) for code, said in trial.captions.items()}
 
 
+def features(images: Mapping[str, np.ndarray]) -> Features:
+    """FID-Inception features of each entity's images."""
+    return {code: encoders.fid_inception_features(pixels) for code, pixels in images.items()}
+
+
 def judged(
-    trials: Mapping[str, dict[str, np.ndarray]], real: Mapping[str, np.ndarray], skin_folder: Path
+    images: Mapping[str, Mapping[str, np.ndarray]], seen: Mapping[str, Features], known: Features, skin_folder: Path
 ) -> pd.DataFrame:
     """One row a trial and entity: KID to real images of test lesions, and the share that the skin network names rightly.
 
-    trials: images by trial and entity; real: pixels of test lesions by entity at the same side. Columns trial, entity, n,
-    kid (x 1,000), floor (the KID of real halves), fidelity (0..1).
+    images: by trial and entity; seen: their features; known: those of real test lesions. Columns trial, entity, n, kid
+    (x 1,000), floor (the KID of real halves), named (images named rightly).
     """
-    known = {code: encoders.fid_inception_features(pixels) for code, pixels in real.items()}
     rows = []
-    for name, by_entity in trials.items():
-        for code, images in by_entity.items():
+    for name, by_entity in images.items():
+        for code, own in by_entity.items():
             half = len(known[code]) // 2
             rows.append({
-                "trial": name, "entity": code, "n": len(images),
-                "kid": metrics.kid(encoders.fid_inception_features(images), known[code]),
+                "trial": name, "entity": code, "n": len(own),
+                "kid": metrics.kid(seen[name][code], known[code]),
                 "floor": metrics.kid(known[code][:half], known[code][half:]),
-                "fidelity": float((skin.named(skin_folder, images) == code).mean()),
+                "named": int((skin.named(skin_folder, own) == code).sum()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def overview(table: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row a trial: the means over its entities beside what it cost."""
-    means = table.groupby("trial", sort=False)[["kid", "floor", "fidelity"]].mean()
-    return means.join(pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects())
+def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int) -> pd.DataFrame:
+    """KID of BASELINE less that of each trial, the mean over entities: columns gain, low, high; index the trials.
+
+    The interval is the middle 95 % of `repeats` draws of half of the painted and half of the real images, the same halves
+    for both sides of a difference: half of all, drawn without replacement, scatters about as all do.
+    """
+    random, draws = np.random.default_rng(seed), {name: [] for name in seen}
+    for _ in range(repeats):
+        places = {code: random.permutation(len(real)) for code, real in known.items()}
+        chosen = {code: random.permutation(len(own)) for code, own in seen[BASELINE].items()}
+        size = {code: max(2, min(len(places[code]), len(chosen[code])) // 2) for code in known}
+        for name, by_entity in seen.items():
+            kids = [
+                metrics.kid(by_entity[code][chosen[code][: size[code]]], known[code][places[code][: size[code]]])
+                for code in known
+            ]
+            draws[name].append(float(np.mean(kids)))
+    table = {}
+    for name, values in draws.items():
+        difference = np.asarray(draws[BASELINE]) - values
+        low, high = np.quantile(difference, [0.025, 0.975])
+        table[name] = {"gain": difference.mean(), "low": low, "high": high}
+    return pd.DataFrame(table).T.rename_axis("trial")
+
+
+def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a trial: KID, its gain over BASELINE with interval, the share named rightly with Wilson's, the costs."""
+    by_trial = table.groupby("trial", sort=False)
+    means, sums = by_trial[["kid", "floor"]].mean(), by_trial[["named", "n"]].sum()
+    shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
+    shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
+    costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects()
+    return means.join(gained.add_prefix("kid_").rename(columns={"kid_gain": "gain"})).join(shares).join(costs)
 
 
 def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:
-    """KID and the share named rightly of each trial in `overview`; red: the floor of real images, a line at `anchor`."""
+    """Gain of KID and share named rightly of each trial in `overview`, with intervals; a line at `anchor`.
+
+    The red line is the most that there is to gain: the KID of BASELINE less that of real halves.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.7 + 0.24 * len(overview)), sharey=True)
-    for ax, (column, label) in zip(
-        axes, {"kid": "KID x 1,000", "fidelity": "share named rightly"}.items(), strict=True
-    ):
+    parts = {"gain": ("kid_low", "kid_high"), "fidelity": ("fidelity_low", "fidelity_high")}
+    labels = ("KID x 1,000 below the unadapted model's", "share named rightly")
+    for ax, (column, (low, high)), label in zip(axes, parts.items(), labels, strict=True):
+        ax.hlines(overview.index, overview[low], overview[high], color="#88CCEE", lw=3)
         ax.plot(overview[column], overview.index, "o", color="#332288")
         ax.set(xlabel=label, ylim=(len(overview) - 0.5, -0.5))
-    axes[0].axvline(overview["floor"].iloc[0], color="#CC6677", lw=1)
+    axes[0].axvline(0, color="#BBBBBB", lw=1)
+    axes[0].axvline(overview.loc[BASELINE, "kid"] - overview.loc[BASELINE, "floor"], color="#CC6677", lw=1)
     axes[1].set_xlim(-0.02, 1.02)
     if anchor is not None:
         axes[1].axvline(anchor, color="#999933", lw=1)

@@ -6,6 +6,7 @@ Sources: Gal et al. (arXiv 2208.01618); de Wilde et al. (arXiv 2303.13430) for d
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -88,11 +89,8 @@ def save(vectors: torch.Tensor, token: str, path: str | Path) -> Path:
     return Path(path)
 
 
-def load(pipeline, path: str | Path) -> str:
-    """Give `pipeline` the learned tokens in `path` and return the phrase that a caption uses for them.
-
-    InputError where the file is none of learned vectors, does not fit the model, or names a token that it knows.
-    """
+def read(path: str | Path) -> tuple[str, torch.Tensor]:
+    """The token in a file of learned vectors, and the vectors, [vectors, width]; InputError where it is none."""
     path = Path(path)
     try:
         tensors = load_file(path)
@@ -100,12 +98,27 @@ def load(pipeline, path: str | Path) -> str:
         raise InputError(f"{path} is no file of learned vectors: it should be safetensors with one token") from error
     if len(tensors) != 1 or next(iter(tensors.values())).ndim != 2:
         raise InputError(f"{path} holds {', '.join(tensors) or 'nothing'}: it should hold one token's vectors")
-    (token, vectors), known = next(iter(tensors.items())), pipeline.text_encoder.token_embedding.weight
+    return next(iter(tensors.items()))
+
+
+def load(pipeline, path: str | Path) -> str:
+    """Give `pipeline` the learned tokens in `path` and return the phrase that a caption uses for them.
+
+    InputError where the file is none of learned vectors, does not fit the model, or names a token that it knows.
+    """
+    token, vectors = read(path)
+    known = pipeline.text_encoder.token_embedding.weight
     if vectors.shape[1] != known.shape[1] or len(vectors) > pipeline.text_encoder.config.length:
         raise InputError(
             f"{path} holds {len(vectors)} vectors of width {vectors.shape[1]}; this model takes up to "
             f"{pipeline.text_encoder.config.length} of width {known.shape[1]}: it was learned for another model"
         )
+    return give(pipeline, token, vectors)
+
+
+def give(pipeline, token: str, vectors: torch.Tensor) -> str:
+    """Give `pipeline` a token that means `vectors`, [vectors, width], and return the phrase that a caption uses for it."""
+    known = pipeline.text_encoder.token_embedding.weight
     _add(pipeline, token, len(vectors))
     table = nn.Embedding(len(known) + len(vectors), known.shape[1], device=known.device, dtype=known.dtype)
     with torch.no_grad():
@@ -113,6 +126,17 @@ def load(pipeline, path: str | Path) -> str:
     pipeline.text_encoder.token_embedding = table.requires_grad_(False)
     pipeline.text_encoder.register_to_config(vocabulary=len(table.weight))
     return phrase(token, len(vectors))
+
+
+def between(pipeline, first: str | Path, second: str | Path, shares: Sequence[float]) -> list[str]:
+    """The phrases for points on the line between the vectors of two files: 0 is the first's, 1 the second's.
+
+    Source: de Wilde et al., disease interpolation. InputError where the files hold unequal numbers of vectors.
+    """
+    (_, start), (_, end) = read(first), read(second)
+    if start.shape != end.shape:
+        raise InputError(f"{first} and {second} hold {len(start)} and {len(end)} vectors: learn as many for both")
+    return [give(pipeline, f"<between_{100 * share:.0f}>", start + share * (end - start)) for share in shares]
 
 
 def _add(pipeline, token: str, vectors: int) -> None:

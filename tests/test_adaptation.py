@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,6 +43,7 @@ def test_a_part_is_trained_on_a_copy(model, few, tmp_path, part):
     assert all(np.array_equal(value, before[key]) for key, value in model.unet.state_dict().items())
     numbers = trial.costs["trained_numbers"]
     assert 0 < numbers < glide.parameter_count(model) and trial.costs["megabytes"] == numbers * 4 / 1e6
+    assert trial.costs["peak_megabytes"] > 0
     images = adaptation.painted(trial, adaptation.Sampling(2, 2.0, "2"))
     assert set(images) == set(PAIR) and images["mel"].shape == (2, 64, 64, 3)
 
@@ -78,9 +81,30 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     trials = [adaptation.unadapted(model, PAIR), adaptation.unadapted(model, PAIR)]
     trials[1].name = "again"
     images = {trial.name: adaptation.painted(trial, adaptation.Sampling(4, 2.0, "2")) for trial in trials}
-    real = {code: cohort.select(dx=code).images(64)[:8] for code in PAIR}
-    table = adaptation.judged(images, real, tmp_path / "skin")
+    known = adaptation.features({code: cohort.select(dx=code).images(64)[:8] for code in PAIR})
+    seen = {name: adaptation.features(own) for name, own in images.items()}
+    table = adaptation.judged(images, seen, known, tmp_path / "skin")
     first, second = (own.drop(columns="trial").reset_index(drop=True) for _, own in table.groupby("trial"))
     pd.testing.assert_frame_equal(first, second)
-    overview = adaptation.overview(table, trials)
+    gained = adaptation.gains(seen, known, 5, seed=0)
+    assert gained.abs().to_numpy().max() < 1e-6  # the same images on both sides of the difference
+    overview = adaptation.overview(table, gained, trials)
     assert list(overview.index) == ["unadapted", "again"] and overview["seconds"].eq(0).all()
+    assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
+
+
+def test_a_gain_is_found_and_its_interval_holds_it():
+    random = np.random.default_rng(0)
+    known = {code: random.normal(size=(60, 16)) for code in PAIR}
+    far, near = ({code: random.normal(shift, size=(40, 16)) for code in PAIR} for shift in (1.0, 0.3))
+    gained = adaptation.gains({"unadapted": far, "nearer": near, "farther": far}, known, 40, seed=1)
+    assert gained.loc["nearer", "low"] > 0 and gained.loc["farther"].abs().max() < 1e-6
+    assert gained.loc["nearer", "low"] < gained.loc["nearer", "gain"] < gained.loc["nearer", "high"]
+
+
+def test_memory_is_measured_while_it_is_held():
+    with adaptation._peak_memory() as peak:
+        block = np.ones(25_000_000)  # 200 MB, held for a few looks
+        time.sleep(0.2)
+        del block
+    assert 150 < peak[0] < 400

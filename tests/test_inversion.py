@@ -117,3 +117,14 @@ def test_training_tokens_needs_some(model, tmp_path):
     images = np.zeros((4, 64, 64, 3), np.uint8)
     with pytest.raises(InputError, match="no token can learn"):
         finetune.train(model, images, ["melanoma"] * 4, config(), tmp_path)
+
+
+def test_points_between_two_entities(model, tmp_path):
+    ends = torch.zeros(2, 32), torch.ones(2, 32)
+    files = [inversion.save(end, f"<{name}>", tmp_path / name) for name, end in zip("ab", ends, strict=True)]
+    said = inversion.between(model, *files, [0, 0.25, 1])
+    assert said[1] == "<between_25> <between_25>_1"
+    assert torch.equal(model.text_encoder.token_embedding.weight[-6:, 0], torch.tensor([0, 0, 0.25, 0.25, 1, 1]))
+    short = inversion.save(torch.ones(1, 32), "<c>", tmp_path / "c")
+    with pytest.raises(InputError, match="hold 2 and 1 vectors: learn as many for both"):
+        inversion.between(model, files[0], short, [0.5])
