@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import LabelEncoder
 
+from dermstudy import augmentation
 from dermstudy.arms import Arm
 from dermstudy.backends import import_keras, limit_threads
 from dermstudy.dataset import Cohort
@@ -70,9 +71,8 @@ def network(config: ClassifierConfig):
     """A Keras model of `config`: uint8 [n, side, side, 3] to probabilities [n, 7].
 
     The paper's CNN is that of section 2.4. The residual network has one block of two convolutions at each of four
-    widths. ResNet50 is Keras' own. Rotation, shifts, zoom and horizontal flip act in training only, with the nearest
-    pixel beyond the border, as the legacy ImageDataGenerator did. InputError for an unknown model or precision, or missing
-    weights.
+    widths. ResNet50 is Keras' own. Rotation, shifts, zoom and horizontal flip act in training only, as one transform.
+    InputError for an unknown model or precision, or missing weights.
     """
     if config.precision not in POLICIES:
         raise InputError(f"unknown precision {config.precision!r}: choose {' or '.join(POLICIES)}")
@@ -87,23 +87,17 @@ def network(config: ClassifierConfig):
 
 def _network(keras, config: ClassifierConfig):
     layers, whole = keras.layers, {"dtype": "float32"}
-    augmented = [
-        layers.RandomRotation(config.rotation / 360, fill_mode="nearest", **whole),
-        layers.RandomTranslation(config.shift, config.shift, fill_mode="nearest", **whole),
-        layers.RandomZoom(config.zoom, fill_mode="nearest", **whole),
-        layers.RandomFlip("horizontal", **whole),
-    ]
+    augmented = augmentation.random_affine(config.rotation, config.shift, config.zoom, **whole)
     answer = layers.Dense(len(CODES), activation="softmax", **whole)
     shape = (config.side, config.side, 3)
     if config.model == PAPER:
-        stack = [layers.Input(shape), layers.Rescaling(1 / 255, **whole), *augmented]
+        stack = [layers.Input(shape), layers.Rescaling(1 / 255, **whole), augmented]
         for filters in config.filters:
             stack += [layers.Conv2D(filters, 3, activation="relu"), layers.MaxPooling2D()]
         stack += [layers.Flatten(), layers.Dense(config.dense, activation="relu"), layers.Dropout(config.dropout)]
         return keras.Sequential([*stack, answer])
-    image = x = layers.Input(shape)
-    for layer in augmented:
-        x = layer(x)
+    image = layers.Input(shape)
+    x = augmented(image)
     if config.model == RESIDUAL:
         x = _residual_blocks(layers, layers.Rescaling(1 / 127.5, offset=-1, **whole)(x))
     elif config.model == PRETRAINED:
