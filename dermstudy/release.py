@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from dermstudy import dataset, figures, glide, sample, splits, workspace
+from dermstudy import dataset, figures, glide, recipes, sample, splits, workspace
 from dermstudy.entities import CODES, NAMES, PROMPTS
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 
@@ -119,7 +119,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     logs.append(tables["finetune_log"])
     ups = [pd.read_csv(path) for path in sorted((folder / "tables").glob("upsample_log_run*.csv"))]
     ups.append(tables["upsample_log"])
-    guidance = tables["mini_guidance"]
+    guidance, compared = tables["mini_guidance"], tables["mini_recipes"]
     chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
     overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
     fields = {
@@ -133,7 +133,10 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "commits": ", then ".join(run["commit"][:12] for run in runs),
         "prediction": {"v_prediction": "velocity", "epsilon": "noise"}[_prediction(folder / "base")],
         "bands": _markdown(pd.concat([_bands(log, run + 1) for run, log in enumerate(logs)]).set_index("run"), 4),
-        "recipes": _markdown(tables["mini_recipes"].set_index("candidate"), 4),
+        "recipes": _markdown(compared.set_index("candidate").rename(columns={"parameters": "million parameters"}), 4),
+        "recipe_seconds": _span(compared["seconds"]),
+        "recipe_steps": _span(compared["steps"]),
+        "recipe_warmup": str(recipes.BASELINE.warmup_steps),
         "guidance": _markdown(tables["mini_guidance"].set_index("guidance_scale"), 3),
         "steps": _markdown(tables["mini_steps"].set_index(["sampler", "steps"]), 3),
         "upsampler_steps": _markdown(tables["mini_upsampler_steps"].set_index(["sampler", "steps"]), 3),
@@ -211,12 +214,15 @@ def _run(notes: dict, folder: Path) -> dict:
     }
 
 
-def _lines(recipes: list[str]) -> str:
-    if len(recipes) == 1:
-        return f"from nothing, {recipes[0]}"
+def _span(numbers: pd.Series) -> str:
+    return f"{numbers.min():.0f} to {numbers.max():.0f}"
+
+
+def _lines(runs: list[str]) -> str:
+    if len(runs) == 1:
+        return f"from nothing, {runs[0]}"
     return "; ".join(
-        f"run {place}, {'on from there' if place > 1 else 'from nothing'}: {recipe}"
-        for place, recipe in enumerate(recipes, 1)
+        f"run {place}, {'on from there' if place > 1 else 'from nothing'}: {run}" for place, run in enumerate(runs, 1)
     )
 
 
