@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dermstudy import paper
+from dermstudy.arms import CONTROLS, EVERY
 from dermstudy.classifier import PAPER, RESIDUAL
 from dermstudy.files import InputError
 from dermstudy.workspace import Workspace, shown
@@ -95,7 +96,8 @@ def _reader(space: Workspace):
 def _networks(space: Workspace):
     summary = _read(space, "ablation_summary")
     kept = summary[summary["model"] == PAPER].set_index(["protocol", "arm", "metric"])
-    for arm, said in (("original", "originals"), ("combined", "originals and synthetic images")):
+    trained = {"original": "originals", "synthetic": "synthetic images", "combined": "both"}
+    for arm, said in trained.items():
         for metric in ("accuracy", "balanced accuracy"):
             rerun, audited = kept.loc["as published", arm, metric], kept.loc["audited", arm, metric]
             yield (
@@ -116,12 +118,18 @@ def _networks(space: Workspace):
     models = _read(space, "ablation_models").set_index(["model", "comparison"])
     if (RESIDUAL, "combined minus original") in models.index:
         yield "The same, residual network", NONE, NONE, _change(models.loc[RESIDUAL, "combined minus original"])
-    yield (
-        "Gain from the rest of the real images instead",
-        NONE,
-        NONE,
-        _change(models.loc[PAPER, "all originals minus original"]),
-    )
+    controls = _read(space, "ablation_controls").set_index("arm minus original")
+    controls = controls[controls.index.isin(CONTROLS)]
+    if len(controls):
+        best = controls["difference"].idxmax()
+        right = kept.loc["audited", best, "accuracy"]["mean"]
+        said = f"{_change(controls.loc[best])}; accuracy: {right:.2f}"
+        yield f"Gain from {best} instead, without a generator", NONE, NONE, said
+    right = kept.loc["audited", EVERY, "accuracy"]["mean"]
+    said = f"{_change(models.loc[PAPER, f'{EVERY} minus original'])}; accuracy: {right:.2f}"
+    yield "Gain from the rest of the real images instead", NONE, NONE, said
+    for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
+        yield f"From as published to audited, one change a row: {step['step']}", NONE, NONE, _change(pd.Series(step))
 
 
 def _change(row: pd.Series) -> str:

@@ -19,6 +19,8 @@ from dermstudy.files import InputError, sha256_file, sha256_text, write_text
 from dermstudy.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, commit, from_root, open_workspace, project_root, shown, versions
 
+MOST_LINES = 100  # of progress that an executed notebook keeps of one cell
+
 
 def run(
     profile: str = "demo",
@@ -143,7 +145,19 @@ def _cleaned(executed, stamp: dict):
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = _shortened(output.text)
     return executed
+
+
+def _shortened(text: str) -> str:
+    """The first and last of many lines of progress, and how many were left out between them."""
+    lines = text.splitlines(keepends=True)
+    if len(lines) <= MOST_LINES:
+        return text
+    part = MOST_LINES // 4
+    return "".join([*lines[:part], f"... {len(lines) - 2 * part} lines left out ...\n", *lines[-part:]])
 
 
 def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:

@@ -24,7 +24,7 @@ def test_the_table_reads_what_the_notebooks_wrote():
     ]
     printed = paper.by_class("combined")["recall"].mean() - paper.by_class("original")["recall"].mean()
     assert float(gain["the paper"]) == pytest.approx(printed, abs=5e-3)
-    network = found.loc["The paper's network on originals and synthetic images: accuracy"]
+    network = found.loc["The paper's network on both: accuracy"]
     assert network["the paper"] == "0.86" and "always nevus" in network["audited"]
 
 
@@ -35,3 +35,8 @@ def test_a_missing_table_is_named(tmp_path, capsys):
     assert "ablation_primary.csv is missing" in capsys.readouterr().err
     with pytest.raises(InputError, match="leak.csv is missing"):
         findings.table(workspace.Workspace(tmp_path))
+
+
+def test_the_readme_shows_the_table_of_a_committed_run():
+    block = re.search(r"<!-- dermstudy findings (\S+) -->\n(.+?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.S)
+    assert block[2].strip() == findings.markdown(workspace.Workspace(ROOT / block[1]))

@@ -97,6 +97,13 @@ def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     assert "going on from step 12" in capsys.readouterr().out
 
 
+def test_long_progress_is_shortened():
+    text = "".join(f"{n} of 300 images\n" for n in range(300))
+    lines = study._shortened(text).splitlines()
+    assert len(lines) == 51 and lines[0] == "0 of 300 images" and lines[-1] == "299 of 300 images"
+    assert "... 250 lines left out ..." in lines and study._shortened("one\ntwo") == "one\ntwo"
+
+
 def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
     assert parallel.main(["99", "smoke"]) == 2
     assert "no notebook '99'" in capsys.readouterr().err
