@@ -145,10 +145,23 @@ def _cleaned(executed, stamp: dict):
     for cell in executed.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = _shortened(output.text)
+        if cell.cell_type == "code":
+            cell.outputs = _merged(cell.outputs)
     return executed
+
+
+def _merged(outputs: list) -> list:
+    """Outputs with what a cell printed in one piece after the other as one text, shortened."""
+    kept: list = []
+    for output in outputs:
+        if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = _shortened(output.text)
+    return kept
 
 
 def _shortened(text: str) -> str:

@@ -104,6 +104,13 @@ def test_long_progress_is_shortened():
     assert "... 250 lines left out ..." in lines and study._shortened("one\ntwo") == "one\ntwo"
 
 
+def test_what_a_cell_printed_in_pieces_is_one_text():
+    pieces = [nbformat.v4.new_output("stream", name="stdout", text=f"{n}\n") for n in range(152)]
+    table = nbformat.v4.new_output("display_data", data={"text/plain": "a table"})
+    first, kept, last = study._merged([*pieces[:150], table, *pieces[150:]])
+    assert first.text.count("\n") == 51 and kept == table and last.text == "150\n151\n"
+
+
 def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
     assert parallel.main(["99", "smoke"]) == 2
     assert "no notebook '99'" in capsys.readouterr().err
@@ -303,7 +310,8 @@ def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatc
     with pytest.raises(InputError, match="mini_recipes.csv is missing"):
         release.pack(space, out)
     assert not out.exists()
-    space.save_table(pd.DataFrame({"candidate": ["baseline"], "error": [0.1]}), "mini_recipes")
+    recipe = {"candidate": ["baseline"], "parameters": [4.5], "steps": [80], "seconds": [40.0], "error": [0.1]}
+    space.save_table(pd.DataFrame(recipe), "mini_recipes")
     assert mini.main(["pack", str(out), "--results", str(smoke)]) == 0
     assert "MB" in capsys.readouterr().out and release.verify(out) > 10
     text = (out / "README.md").read_text()
