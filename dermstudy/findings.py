@@ -61,9 +61,7 @@ def _images(space: Workspace):
         "KID (× 1,000), all entities",
         NONE,
         NONE,
-        f"{kid['value']:.0f} ({kid['low']:.0f} to {kid['high']:.0f}); real images: {kid['floor']:.0f}".replace(
-            "-0", "0"
-        ),
+        f"{kid['value']:.0f} ({kid['low']:.0f} to {kid['high']:.0f}); real images: {kid['floor']:z.0f}",
     )
     named = _read(space, "quality_fidelity").set_index("entity").loc["overall"]
     yield (

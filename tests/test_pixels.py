@@ -17,9 +17,7 @@ from scipy import ndimage
 from dermstudy import dataset, figures
 
 SMALLEST = 32  # pixels: no tile of a figure is smaller
-SAME = (
-    32  # of 256 bits: an original redrawn in a figure differs from itself in up to 18, synthetic images in 46 and more
-)
+SAME = 32  # of 256 bits: an original redrawn differs from itself in up to 18, synthetic images in 46 and more
 SHEET = 256  # the side of the squares of a sheet of images without gaps
 
 
