@@ -14,12 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dermstudy.entities import CODES, NAMES
+from dermstudy.entities import CODES, COLOURS, NAMES
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
-# Paul Tol's muted scheme, told apart by colour-blind readers; in the paper's class order.
-ENTITY_COLOURS = ("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99")
 NOT_DRAWN = "Real images are drawn only in your own run (DRAW_REAL)."
 
 
@@ -107,8 +105,9 @@ def tiles(path: str | Path, count: int) -> list[np.ndarray]:
 
 def note(text: str) -> Figure:
     """A one-line figure that stands where images may not be drawn."""
-    figure = plt.figure(figsize=(WIDTH, 0.4))
-    figure.text(0.0, 0.5, text, ha="left", va="center", fontsize=8, style="italic")
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.4))
+    ax.set_axis_off()  # the axes are there because notebooks do not show a figure without any
+    ax.text(0.0, 0.5, text, ha="left", va="center", fontsize=8, style="italic")
     return figure
 
 
@@ -195,7 +194,7 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.55))
     names = [NAMES[code] for code in table.index]
     seaborn.heatmap(
-        table, annot=True, fmt=".0f", cmap="Blues_r", cbar=False, xticklabels=names, yticklabels=names, ax=ax
+        table, annot=True, fmt="z.0f", cmap="Blues_r", cbar=False, xticklabels=names, yticklabels=names, ax=ax
     )
     ax.set(xlabel="second half", ylabel="first half", title=title)
     ax.set_xticklabels(names, rotation=45, ha="right")
@@ -210,14 +209,12 @@ def curves(predictions: pd.DataFrame, reliability: pd.DataFrame) -> Figure:
     from sklearn.metrics import RocCurveDisplay
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, WIDTH * 0.46))
-    for code, colour in zip(CODES, ENTITY_COLOURS, strict=True):
+    for code in CODES:
         if (predictions["dx"] == code).any():
-            RocCurveDisplay.from_predictions(
-                predictions["dx"] == code, predictions[code], name=NAMES[code], ax=left, curve_kwargs={"color": colour}
-            )
-    right.scatter(
-        reliability["confidence"], reliability["accuracy"], s=4 + 120 * reliability["n"] / reliability["n"].sum()
-    )
+            own, colour = predictions["dx"] == code, {"color": COLOURS[code]}
+            RocCurveDisplay.from_predictions(own, predictions[code], name=NAMES[code], ax=left, curve_kwargs=colour)
+    size = 4 + 120 * reliability["n"] / reliability["n"].sum()
+    right.scatter(reliability["confidence"], reliability["accuracy"], s=size, color="#332288")
     for ax in (left, right):
         ax.plot([0, 1], [0, 1], color="#BBBBBB", lw=1, zorder=0)
     left.set(xlabel="false positive rate", ylabel="true positive rate")

@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 from dermstudy.dataset import Cohort
 from dermstudy.encoders import Encoder
 from dermstudy.entities import CODES
-from dermstudy.files import InputError, atomic_path, sha256_file
+from dermstudy.files import InputError, atomic_path, sha256_file, sha256_text
 
 SIDE = 64
 BATCH = 32
@@ -48,11 +48,20 @@ def train(training: Cohort, validation: Cohort, folder: str | Path, steps: int, 
 
 
 def encoder(folder: str | Path) -> Encoder:
-    """The encoder whose weights `train` wrote: features [n, 512], pooled. InputError where there are none."""
+    """The encoder whose weights `train` wrote: features [n, 512], pooled, each of length sqrt(512).
+
+    One length, for the features of images unlike all that trained grow without bound, and a distance with a cubic kernel
+    would see nothing but their length. InputError where there are no weights.
+    """
     model = _trained(folder)
     model.fc = torch.nn.Identity()
-    identity = sha256_file(Path(folder) / "weights.safetensors")
-    return Encoder("skin", lambda images: _scores(model, _reduced(images)), identity)
+    identity = sha256_text(f"one length {sha256_file(Path(folder) / 'weights.safetensors')}")
+
+    def features(images: np.ndarray) -> np.ndarray:
+        pooled = _scores(model, _reduced(images))
+        return pooled * np.sqrt(pooled.shape[1]) / np.linalg.norm(pooled, axis=1, keepdims=True).clip(1e-12)
+
+    return Encoder("skin", features, identity)
 
 
 def answers(folder: str | Path, cohort: Cohort, batch: int = 256) -> pd.Series:

@@ -260,6 +260,7 @@ def test_the_skin_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
     images = splits[1].images(96)
     features = encoder.features(images)
     assert features.shape == (len(images), 512) and np.allclose(encoder.features(images[:3]), features[:3], atol=1e-4)
+    assert np.allclose((features**2).mean(axis=1), 1)
     with pytest.raises(InputError, match="needs steps and images"):
         skin.train(*splits, tmp_path / "none", steps=0)
 

@@ -49,6 +49,8 @@ def test_committed_files_are_small_and_clean(folder):
             text = "".join(output.text for output in outputs if output.output_type == "stream")
             assert text.count("\n") <= 100, (notebook.name, cell.source[:60])
             assert "Traceback" not in text and str(ROOT) not in text
+            shown = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
+            assert "with 0 Axes" not in shown, f"{notebook.name}: a figure that nobody sees"
     for path in folder.rglob("*"):
         if path.is_file() and "artifacts" not in path.parts:
             assert path.stat().st_size < 3_000_000, path.name
