@@ -17,6 +17,7 @@ from PIL import Image
 from dermstudy.files import InputError, atomic_path, sha256_text, write_text
 
 COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+MADE_BY = "made_by.txt"  # in a finished dataset: the hash of the settings that it answers
 
 
 def choose_originals(
@@ -76,14 +77,17 @@ def synthesise(
     """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
 
     Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
-    A run that was cut short goes on where it stopped as long as `recipe` and the settings are the same; the folder
-    appears under its name only when whole. Under `accelerate launch` the processes share the images. Prints a line a
-    batch.
+    A run that was cut short goes on where it stopped as long as `recipe` and the settings are the same, and a finished
+    one is kept; the folder appears under its name only when whole. Under `accelerate launch` the processes share the
+    images. Prints a line a batch.
     """
     processes = PartialState()
     folder = Path(folder)
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
     settings = sha256_text(f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} {' '.join(names)}")
+    if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:
+        print(f"{len(names)} of {len(names)} images are there, from the same models and settings")
+        return folder
     part = folder.with_name(f".{folder.name}.{settings[:12]}")
     with processes.main_process_first():
         part.mkdir(parents=True, exist_ok=True)
@@ -120,6 +124,7 @@ def synthesise(
         print(f"{len(own) - len(missing) + done} of {len(own)} images, {done / seconds:.2f} a second", flush=True)
     processes.wait_for_everyone()
     if processes.is_main_process:
+        write_text(part / MADE_BY, settings)
         _finish(part, folder, index)
     processes.wait_for_everyone()
     return folder

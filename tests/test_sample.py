@@ -61,6 +61,18 @@ def test_an_interrupted_run_goes_on(cohort, models, tmp_path, monkeypatch, capsy
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_finished_dataset_is_kept_until_a_setting_changes(cohort, models, tmp_path, capsys):
+    originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True).head(2)
+    folder = make(models, originals, tmp_path / "synthetic", recipe="one")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    capsys.readouterr()
+    assert make((None, None), originals, folder, recipe="one") == folder
+    assert capsys.readouterr().out.startswith("2 of 2 images are there")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    make(models, originals, folder, recipe="two")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} != before
+
+
 def test_rare_entities_lend_their_captions_again(cohort, models, tmp_path):
     few = cohort.frame.groupby("dx").head(2)
     originals = sample.choose_originals(few, 21, seed=0, equal=True, repeat=True)
