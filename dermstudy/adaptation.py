@@ -11,6 +11,7 @@ import gc
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -148,14 +149,21 @@ def unadapted(pipeline, codes: Sequence[str]) -> Trial:
 
 
 def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
-    """Images of each entity, uint8 [count, side, side, 3]; the same seeds in every trial."""
-    settings = sampling.of(trial.model, sampling.count) | more
-    return {code: trial.model([said] * sampling.count, **settings) for code, said in trial.captions.items()}
+    """Images of each entity, uint8 [count, side, side, 3]; the same seeds in every trial. Prints a line when done."""
+    started, settings = time.monotonic(), sampling.of(trial.model, sampling.count) | more
+    images = {code: trial.model([said] * sampling.count, **settings) for code, said in trial.captions.items()}
+    count = sampling.count * len(images)
+    print(f"{trial.name}: {count} images painted, {time.monotonic() - started:.0f} s", flush=True)
+    return images
 
 
 def features(images: Mapping[str, np.ndarray]) -> Features:
-    """FID-Inception features of each entity's images."""
-    return {code: encoders.fid_inception_features(pixels) for code, pixels in images.items()}
+    """FID-Inception features of each entity's images. Prints a line when done."""
+    started = time.monotonic()
+    seen = {code: encoders.fid_inception_features(pixels) for code, pixels in images.items()}
+    count = sum(len(own) for own in seen.values())
+    print(f"features of {count} images, {time.monotonic() - started:.0f} s", flush=True)
+    return seen
 
 
 def judged(
