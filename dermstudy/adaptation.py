@@ -28,11 +28,12 @@ from dermstudy import encoders, figures, finetune, glide, inversion, metrics, sk
 from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
-from dermstudy.files import InputError, atomic_path
+from dermstudy.files import InputError, atomic_path, sha256_text, write_text
 from dermstudy.readers.analysis import wilson
 
 Features = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
 BASELINE = "unadapted"
+BATCH = 16  # images painted at once: more are slower an image on a processor
 DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
 
 
@@ -88,9 +89,8 @@ def learn_tokens(
         adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
         said = inversion.phrase(token, vectors)
         images = own.images(adapted.unet.config.sample_size)
-        with _peak_memory() as peak:
-            log = finetune.train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
-        seconds, most = seconds + log["seconds"].iloc[-1], max(most, *peak)
+        log, peak = _train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
+        seconds, most = seconds + log["seconds"].iloc[-1], max(most, peak)
         numbers += finetune.trained_count(adapted, config.trains)
         path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
         size += path.stat().st_size
@@ -107,15 +107,27 @@ def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder
     """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
     model, config = inversion.copied(pipeline), replace(config, validate_every=config.steps)
     images, captions = cohort.images(model.unet.config.sample_size), cohort.frame["caption"].tolist()
-    with _peak_memory() as peak:
-        log = finetune.train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
+    log, peak = _train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
     numbers = finetune.trained_count(model, config.trains)
     costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}
-    costs |= {"megabytes": numbers * 4 / 1e6, "peak_megabytes": max(peak)}
+    costs |= {"megabytes": numbers * 4 / 1e6, "peak_megabytes": peak}
     said = cohort.frame.groupby("dx")["caption"].first().to_dict()
     return Trial(
         {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains], model, said, costs
     )
+
+
+def _train(
+    model, images, captions, config: finetune.TrainingConfig, folder: Path, **more
+) -> tuple[pd.DataFrame, float]:
+    """The log of finetune.train and the megabytes that it took at most, kept beside its state for when that is read."""
+    record, token = folder / "peak_megabytes.txt", sha256_text(repr(config))[:16]
+    with _peak_memory() as peak:
+        log = finetune.train(model, images, captions, config, folder, **more)
+    kept = record.read_text(encoding="utf-8").split() if record.is_file() else []
+    most = max(peak[0], float(kept[1]) if kept[:1] == [token] else 0.0)
+    write_text(record, f"{token} {most:.1f}\n")
+    return log, most
 
 
 @contextmanager
@@ -151,7 +163,12 @@ def unadapted(pipeline, codes: Sequence[str]) -> Trial:
 def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
     """Images of each entity, uint8 [count, side, side, 3]; the same seeds in every trial. Prints a line when done."""
     started, settings = time.monotonic(), sampling.of(trial.model, sampling.count) | more
-    images = {code: trial.model([said] * sampling.count, **settings) for code, said in trial.captions.items()}
+    seeds = settings.pop("seeds")
+    batches = [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
+    images = {
+        code: np.concatenate([trial.model([said] * len(own), seeds=own, **settings) for own in batches])
+        for code, said in trial.captions.items()
+    }
     count = sampling.count * len(images)
     print(f"{trial.name}: {count} images painted, {time.monotonic() - started:.0f} s", flush=True)
     return images
