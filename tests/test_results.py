@@ -12,7 +12,7 @@ from conftest import ROOT
 from dermstudy import study
 
 LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
-WHOLE = ("demo",)  # results in which every notebook has run
+WHOLE = ("demo", "ham10000")  # results in which every notebook has run
 COMMITTED = [(ROOT / name).parent for name in LISTED.stdout.splitlines()]
 
 
