@@ -49,7 +49,7 @@ def run(
     selected = _select(only, start)
     space = open_workspace(results)
     with _locked(space):
-        prints = fingerprints(parameters, _data_token(data or own_data))
+        prints = fingerprints(parameters, data_token(data or own_data))
         print(f"profile {profile}: {chosen.description}")
         print(f"results in {shown(space.root)}")
         started = time.monotonic()
@@ -232,29 +232,28 @@ def dependencies(notebook: Path) -> list[str]:
     return sorted(set(re.findall(r"made_by\s*=\s*[\"'](\w+)[\"']", "\n".join(_code(notebook)))))
 
 
-def fingerprints(parameters: dict[str, dict], data_token: str) -> dict[str, str]:
+def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
     """One hash a notebook over its sources, its parameters, the data and the fingerprints it depends on."""
     prints: dict[str, str] = {}
     for notebook in notebooks():
         own = {name: value for name, value in parameters[notebook.stem].items() if name != "RESULTS"}
         parts = [source_hash(notebook), json.dumps(own, sort_keys=True)]
         if "DATA" in own:
-            parts.append(data_token)
+            parts.append(data)
         parts += [_content_token(value) for name, value in sorted(own.items()) if name != "DATA"]
         parts += [prints[stem] for stem in dependencies(notebook) if stem in prints]
         prints[notebook.stem] = sha256_text("\n".join(parts))
     return prints
 
 
-def _data_token(data: str | None) -> str:
-    """A quick identity of a data folder: names, sizes and times of its files, or the word itself."""
+def data_token(data: str | None) -> str:
+    """What lies in a data folder, by its bytes (seconds for HAM10000, read once a run); or the word itself."""
     if not data or not from_root(data).is_dir():
         return str(data)
     rows = []
     for folder, _, names in sorted(os.walk(from_root(data), followlinks=True)):
-        for name in sorted(names):
-            status = os.stat(os.path.join(folder, name))
-            rows.append(f"{os.path.relpath(folder, from_root(data))}/{name} {status.st_size} {status.st_mtime_ns}")
+        paths = [Path(folder, name) for name in sorted(names)]
+        rows += [f"{path.relative_to(from_root(data))} {sha256_file(path)}" for path in paths]
     return sha256_text("\n".join(rows))
 
 

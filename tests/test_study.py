@@ -139,6 +139,19 @@ def test_fingerprints_follow_the_weights_that_a_walk_starts_from(tmp_path):
     assert prints[0]["01_finetune"] != prints[2]["01_finetune"] and prints[0]["03_sample"] != prints[2]["03_sample"]
 
 
+def test_a_data_folder_is_known_by_its_bytes_not_by_its_times(tmp_path):
+    (tmp_path / "images").mkdir()
+    image = tmp_path / "images" / "ISIC_0000001.jpg"
+    tokens = []
+    for content in ("one", "one", "two"):
+        image.write_text(content)
+        os.utime(image, (len(tokens), len(tokens)))
+        tokens.append(study.data_token(str(tmp_path)))
+    assert tokens[0] == tokens[1] != tokens[2]
+    image.rename(image.with_name("ISIC_0000002.jpg"))
+    assert study.data_token(str(tmp_path)) != tokens[2] and study.data_token("phantom") == "phantom"
+
+
 def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_path, capsys):
     kept = (smoke / "05_dermatologist_study.ipynb").read_bytes()
     broken = smoke / "artifacts" / "cohort" / "cohort.json"
