@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from dermstudy import encoders, figures, finetune, glide, inversion, metrics, skin
+from dermstudy import encoders, figures, finetune, glide, inversion, metrics, scores, skin
 from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
@@ -292,6 +292,21 @@ def pair_area(predictions: pd.DataFrame) -> float:
     first, second = sorted(predictions["dx"].unique())
     share = predictions[second] / (predictions[first] + predictions[second]).clip(lower=1e-12)
     return float(roc_auc_score(predictions["dx"] == second, share))
+
+
+def pair_areas(answers: Mapping[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.DataFrame:
+    """`pair_area` by training set, the mean over seeds, and its gain over the first one's, with 95 % intervals.
+
+    answers: the predictions of each training seed, over the same test images. Columns: training, auc, low, high, gain,
+    gain_low, gain_high; lesions and seeds are resampled, for the gain pairwise.
+    """
+    rows, reference = [], next(iter(answers.values()))
+    for name, own in answers.items():
+        low, high = scores.clustered_bootstrap(own, pair_area, repeats, seed)
+        gain = scores.paired_difference(own, reference, repeats, seed, pair_area)
+        row = {"training": name, "auc": float(np.mean([pair_area(one) for one in own])), "low": low, "high": high}
+        rows.append(row | {"gain": gain["difference"], "gain_low": gain["low"], "gain_high": gain["high"]})
+    return pd.DataFrame(rows)
 
 
 def repainted(

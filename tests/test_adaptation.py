@@ -77,6 +77,25 @@ def test_the_area_of_a_pair_by_hand():
     assert adaptation.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
 
 
+def test_areas_of_training_sets_and_their_gains():
+    truth = ["mel"] * 40 + ["vasc"] * 40
+    random = np.random.default_rng(0)
+
+    def answers(signal):  # of two seeds
+        share = [np.clip(0.5 + signal * (np.array(truth) == "vasc") + random.normal(0, 0.2, 80), 0, 1) for _ in "01"]
+        groups = [f"lesion {place // 2}" for place in range(80)]
+        return [pd.DataFrame({"dx": truth, "group": groups, "mel": 1 - own, "vasc": own}) for own in share]
+
+    found = {"real": answers(0.1), "real and synthetic": answers(0.3)}
+    areas = adaptation.pair_areas(found, 100, 0).set_index("training")
+    means = {name: np.mean([adaptation.pair_area(one) for one in own]) for name, own in found.items()}
+    assert areas["auc"].to_dict() == pytest.approx(means)
+    assert list(areas.loc["real", ["gain", "gain_low", "gain_high"]]) == [0, 0, 0]
+    more = areas.loc["real and synthetic"]
+    assert more["gain"] == pytest.approx(means["real and synthetic"] - means["real"])
+    assert 0 < more["gain_low"] < more["gain"] < more["gain_high"]
+
+
 def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_path):
     training, validation = (cohort.select(split=split) for split in ("train", "validation"))
     skin.train(training, validation, tmp_path / "skin", steps=3)
