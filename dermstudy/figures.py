@@ -125,6 +125,7 @@ def intervals(ax, table, label: str, value: str) -> None:
         ax.plot(rows["always_nevus"], rows[label], "|", color="#CC6677", ms=12, mew=2, label="always nevus")
     if "paper" in rows:
         ax.plot(rows["paper"], rows[label], "x", color="#999933", label="paper")
+    ax.set_ylim(-0.5, rows[label].nunique() - 0.5)
 
 
 def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = None, ax: Axes | None = None) -> Axes:
@@ -155,8 +156,8 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = Non
     )
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
-    ax.set_xticklabels(ax.get_xticklabels(), rotation=45, ha="right")
-    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.set_xticklabels(labels, rotation=45, ha="right")
+    ax.set_yticklabels(labels, rotation=0)
     if title:
         ax.set_title(title)
     return ax

@@ -117,7 +117,7 @@ def guidance_figure(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.0))
     shown = {"kid": "KID x 1,000", "recall": "recall", "condition_fidelity": "condition fidelity"}
     for ax, (column, label) in zip(axes, shown.items(), strict=True):
-        ax.plot(table["guidance_scale"], table[column], "o-", color="#332288")
+        ax.plot(table["guidance_scale"], table[column], "o-", color="#332288", clip_on=False)
         ax.set(xlabel="guidance scale", title=label, ylim=(0, None if column == "kid" else 1))
     figure.tight_layout()
     return figure
