@@ -22,7 +22,7 @@ def table(space: Workspace) -> pd.DataFrame:
 
     InputError names a table that is missing.
     """
-    rows = [*_images(space), *_reader(space), *_networks(space)]
+    rows = [*_images(space), *_reader(space), *_networks(space), *_taught(space)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -36,7 +36,7 @@ def markdown(space: Workspace) -> str:
 def _read(space: Workspace, name: str) -> pd.DataFrame:
     path = space.tables / f"{name}.csv"
     if not path.is_file():
-        raise InputError(f"{shown(path)} is missing: run notebooks 00 and 04 to 07 into {shown(space.root)} first")
+        raise InputError(f"{shown(path)} is missing: run notebooks 00 and 04 to 08 into {shown(space.root)} first")
     return pd.read_csv(path)
 
 
@@ -93,7 +93,8 @@ def _reader(space: Workspace):
 
 def _networks(space: Workspace):
     summary = _read(space, "ablation_summary")
-    kept = summary[summary["model"] == PAPER].set_index(["protocol", "arm", "metric"])
+    shares = summary.set_index(["model", "protocol", "arm", "metric"])
+    kept = shares.loc[PAPER]
     trained = {"original": "originals", "synthetic": "synthetic images", "combined": "both"}
     for arm, said in trained.items():
         for metric in ("accuracy", "balanced accuracy"):
@@ -101,10 +102,16 @@ def _networks(space: Workspace):
             yield (
                 f"The paper's network on {said}: {metric}",
                 f"{rerun['paper']:.2f}",
-                f"{rerun['mean']:.2f} ({rerun['low']:.2f} to {rerun['high']:.2f})",
-                f"{audited['mean']:.2f} ({audited['low']:.2f} to {audited['high']:.2f}); "
-                f"always nevus: {audited['always_nevus']:.2f}",
+                _share(rerun, "mean"),
+                f"{_share(audited, 'mean')}; always nevus: {audited['always_nevus']:.2f}",
             )
+    for model, said in ((PAPER, "The paper's"), (RESIDUAL, "A residual")):
+        for metric in ("accuracy", "balanced accuracy"):
+            if (model, "audited", EVERY, metric) in shares.index:
+                row = shares.loc[model, "audited", EVERY, metric]
+                printed = f"{kept.loc['as published', 'original', metric]['paper']:.2f}"
+                floor = f"always nevus: {row['always_nevus']:.2f}"
+                yield f"{said} network on {EVERY}: {metric}", printed, NONE, f"{_share(row, 'mean')}; {floor}"
     both = [kept.loc["as published", arm, "balanced accuracy"] for arm in ("combined", "original")]
     primary = _read(space, "ablation_primary").iloc[0]
     yield (
@@ -115,7 +122,7 @@ def _networks(space: Workspace):
     )
     models = _read(space, "ablation_models").set_index(["model", "comparison"])
     if (RESIDUAL, "combined minus original") in models.index:
-        yield "The same, residual network", NONE, NONE, _change(models.loc[RESIDUAL, "combined minus original"])
+        yield f"The same, {RESIDUAL}", NONE, NONE, _change(models.loc[RESIDUAL, "combined minus original"])
     controls = _read(space, "ablation_controls").set_index("arm minus original")
     controls = controls[controls.index.isin(CONTROLS)]
     if len(controls):
@@ -123,11 +130,29 @@ def _networks(space: Workspace):
         right = kept.loc["audited", best, "accuracy"]["mean"]
         said = f"{_change(controls.loc[best])}; accuracy: {right:.2f}"
         yield f"Gain from {best} instead, without a generator", NONE, NONE, said
-    right = kept.loc["audited", EVERY, "accuracy"]["mean"]
-    said = f"{_change(models.loc[PAPER, f'{EVERY} minus original'])}; accuracy: {right:.2f}"
+        if (RESIDUAL, f"{best} minus original") in models.index:
+            right = shares.loc[RESIDUAL, "audited", best, "accuracy"]["mean"]
+            said = f"{_change(models.loc[RESIDUAL, f'{best} minus original'])}; accuracy: {right:.2f}"
+            yield f"Gain from {best} instead, {RESIDUAL}", NONE, NONE, said
+        for model in (PAPER, RESIDUAL):
+            if (model, f"combined minus {best}") in models.index:
+                beyond = _change(models.loc[model, f"combined minus {best}"])
+                yield f"Synthetic images less {best}, {model}", NONE, NONE, beyond
+    said = _change(models.loc[PAPER, f"{EVERY} minus original"])
     yield "Gain from the rest of the real images instead", NONE, NONE, said
     for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
         yield f"From as published to audited, one change a row: {step['step']}", NONE, NONE, _change(pd.Series(step))
+
+
+def _taught(space: Workspace):
+    for place, row in enumerate(_read(space, "inversion_downstream").to_dict("records")):
+        question = f"Two entities taught to the generator, told apart by a network trained on: {row['training']}"
+        gain = f"; gain {row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
+        yield question, NONE, NONE, f"AUC {_share(row, 'auc')}{gain if place else ''}"
+
+
+def _share(row, value: str) -> str:
+    return f"{row[value]:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _change(row: pd.Series) -> str:

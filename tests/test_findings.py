@@ -26,6 +26,10 @@ def test_the_table_reads_what_the_notebooks_wrote():
     assert float(gain["the paper"]) == pytest.approx(printed, abs=5e-3)
     network = found.loc["The paper's network on both: accuracy"]
     assert network["the paper"] == "0.86" and "always nevus" in network["audited"]
+    shares = pd.read_csv(DEMO.tables / "ablation_summary.csv").set_index(["model", "protocol", "arm", "metric"])
+    every = shares.loc["residual network", "audited", "all originals", "accuracy"]
+    stronger = found.loc["A residual network on all originals: accuracy"]
+    assert stronger["the paper"] == "0.65" and stronger["audited"].startswith(f"{every['mean']:.2f} (")
 
 
 def test_a_missing_table_is_named(tmp_path, capsys):
