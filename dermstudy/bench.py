@@ -227,6 +227,58 @@ def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     return lambda: upsample(base("100"), "fast27")
 
 
+# The machine's limit
+
+
+def operations(kind: str, batch: int) -> float:
+    """Floating-point operations of one pass of "base" or "upsampler" at full size over `batch` images and captions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dermstudy.architecture import PRESETS, unet_from
+
+    sizes = PRESETS[f"openai-{kind}"]
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet_from(sizes)(
+            torch.empty(batch, sizes.in_channels, sizes.side, sizes.side),
+            torch.zeros(()),
+            encoder_hidden_states=torch.empty(batch, sizes.text_length, sizes.text_width),
+            class_labels=torch.empty(batch, 4 * sizes.channels),
+        )
+    return counter.get_total_flops()
+
+
+def matrix_rate(side: int = 4096) -> float:
+    """Floating-point operations a second of this machine's product of two bf16 matrices, the best of five."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(5):
+        _synchronise()
+        started = time.perf_counter()
+        torch.mm(left, right)
+        _synchronise()
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds)
+
+
+def limits() -> None:
+    """Print what each case would take if every multiplication ran at the rate of one large bf16 product."""
+    base, upsampler, rate = operations("base", 2), operations("upsampler", 1), matrix_rate()
+    counts = {
+        "guided base step": base,
+        "upsampler step": upsampler,
+        "training step": 3 * operations("base", 4),  # the backward pass multiplies twice as much as the forward
+        "whole image": 100 * base + 27 * upsampler,
+        "whole image, 10 + 4": FEW[0] * base + FEW[1] * upsampler,
+    }
+    print(f"\n{'at ' + format(rate / 1e9, '.0f') + ' GFLOP/s in bf16':24}{'GFLOP':>9}{'seconds':>9}")
+    for case, count in counts.items():
+        print(f"{case:24}{count / 1e9:9.0f}{count / rate:9.2f}")
+
+
 # Metrics
 
 
@@ -288,6 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
             reference = seconds.get((case, "upstream"), seconds.get(("whole image", "upstream")))
             ratio = f"{reference / result['seconds']:7.2f}x" if reference else ""
             print(f"{case:24}{side:12}{result['seconds']:9.2f}{ratio:>8}{result['peak_gib']:10.2f}", flush=True)
+    limits()
     if options.growth:
         print(f"\n{'images at once':24}" + "".join(f"{batch:>9}" for batch in options.growth))
         for side in ("upstream", "ours bf16"):

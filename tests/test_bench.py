@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dermstudy import bench
 
 
@@ -18,3 +20,12 @@ def test_feature_rates_name_what_was_measured(capsys):
     bench.feature_rates(images=2)
     output = capsys.readouterr().out
     assert "FID-Inception features:" in output and "from 2 images measured" in output
+
+
+def test_limits_count_the_network_and_name_every_case(capsys, monkeypatch):
+    assert bench.operations("base", 2) == pytest.approx(2 * bench.operations("base", 1), rel=1e-3)
+    monkeypatch.setattr(bench, "matrix_rate", lambda: 1e12)
+    bench.limits()
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line[:24].strip() for line in lines[1:]] == list(bench.CASES)
+    assert all(float(line.split()[-1]) == pytest.approx(float(line.split()[-2]) / 1000, abs=0.01) for line in lines[1:])
