@@ -38,7 +38,7 @@ def run(
     Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
     """
     chosen = load_profile(profile)
-    own_data = {**chosen.shared, **chosen.own.get("00_dataset", {})}.get("DATA")
+    own_data = _data_of(chosen)
     if data is not None:
         if not Path(data).expanduser().is_dir():
             raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
@@ -75,6 +75,12 @@ def run(
             _write_manifest(space, chosen, parameters, prints, state)
         print(f"done in {_clock(time.monotonic() - started)}: {shown(space.root)}", flush=True)
     return space.root
+
+
+def _data_of(profile: Profile) -> str:
+    """The profile's DATA, or the default of the notebook that declares it."""
+    own = {**profile.shared, **profile.own.get("00_dataset", {})}
+    return own.get("DATA") or declared_parameters(notebooks()[0])["DATA"]
 
 
 class NotebookFailed(Exception):
@@ -238,7 +244,7 @@ def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
     for notebook in notebooks():
         own = {name: value for name, value in parameters[notebook.stem].items() if name != "RESULTS"}
         parts = [source_hash(notebook), json.dumps(own, sort_keys=True)]
-        if "DATA" in own:
+        if "DATA" in declared_parameters(notebook):
             parts.append(data)
         parts += [_content_token(value) for name, value in sorted(own.items()) if name != "DATA"]
         parts += [prints[stem] for stem in dependencies(notebook) if stem in prints]

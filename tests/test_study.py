@@ -150,6 +150,9 @@ def test_a_data_folder_is_known_by_its_bytes_not_by_its_times(tmp_path):
     assert tokens[0] == tokens[1] != tokens[2]
     image.rename(image.with_name("ISIC_0000002.jpg"))
     assert study.data_token(str(tmp_path)) != tokens[2] and study.data_token("phantom") == "phantom"
+    parameters = profiles.resolve(profiles.load_profile("paper"), "results/x")  # DATA is its notebook's default
+    before, after = (study.fingerprints(parameters, token) for token in tokens[1:])
+    assert all(before[stem] != after[stem] for stem in ("00_dataset", "04_metrics"))
 
 
 def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_path, capsys):
