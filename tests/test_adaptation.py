@@ -86,7 +86,7 @@ def test_areas_of_training_sets_and_their_gains():
         groups = [f"lesion {place // 2}" for place in range(80)]
         return [pd.DataFrame({"dx": truth, "group": groups, "mel": 1 - own, "vasc": own}) for own in share]
 
-    found = {"real": answers(0.1), "real and synthetic": answers(0.3)}
+    found = {"real": answers(0.1), "real and synthetic": answers(0.6)}
     areas = adaptation.pair_areas(found, 100, 0).set_index("training")
     means = {name: np.mean([adaptation.pair_area(one) for one in own]) for name, own in found.items()}
     assert areas["auc"].to_dict() == pytest.approx(means)
