@@ -54,7 +54,7 @@ def _images(space: Workspace):
     audited = _read(space, "quality_audited").query("entity == 'overall'").set_index("metric")
     fid, kid = audited.loc["fid"], audited.loc["kid"]
     yield (
-        "FID of synthetic images (falls with n: no column compares with another)",
+        "FID of synthetic images (falls with n, so columns do not compare)",
         f"{paper.table_1().loc['overall', 'fid']:.0f}, mean of seven",
         f"{rerun.loc['overall', 'fid']:.0f}, mean of seven, {each}",
         f"{fid['value']:.0f} ({fid['low']:.0f} to {fid['high']:.0f}), pooled, n = {fid['n']:.0f}; "
