@@ -23,10 +23,11 @@ from sklearn.preprocessing import LabelEncoder
 
 from dermstudy import augmentation
 from dermstudy.arms import Arm
-from dermstudy.backends import import_keras, limit_threads
+from dermstudy.backends import import_keras, import_tensorflow, limit_threads
 from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text
+from dermstudy.processor import bf16_products
 
 POLICIES = {"fp32": "float32", "bf16": "mixed_bfloat16"}
 PAPER, RESIDUAL, PRETRAINED = "paper's CNN", "residual network", "ResNet50"
@@ -72,13 +73,15 @@ def network(config: ClassifierConfig):
 
     The paper's CNN is that of section 2.4. The residual network has one block of two convolutions at each of four
     widths. ResNet50 is Keras' own. Rotation, shifts, zoom and horizontal flip act in training only, as one transform.
+    A processor without bf16 products computes in fp32 whatever is asked.
     InputError for an unknown model or precision, or missing weights.
     """
     if config.precision not in POLICIES:
         raise InputError(f"unknown precision {config.precision!r}: choose {' or '.join(POLICIES)}")
     keras = import_keras()
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(POLICIES[config.precision])
+    able = bf16_products() or import_tensorflow().config.list_physical_devices("GPU")
+    keras.config.set_dtype_policy(POLICIES[config.precision if able else "fp32"])
     try:
         return _network(keras, config)
     finally:

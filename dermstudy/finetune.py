@@ -31,6 +31,7 @@ from dermstudy.batches import Batch, condition, draw, generator_of, make_batch, 
 from dermstudy.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
 from dermstudy.files import InputError, atomic_path
 from dermstudy.glide import PRECISIONS, sampler_from, to_float
+from dermstudy.processor import bf16_products
 
 # tokens: those that inversion.extend added; lora: low-rank additions to the U-Net (Hu et al., arXiv 2106.09685)
 TRAINS = ("all", "unet", "text", "tokens", "lora")
@@ -236,7 +237,7 @@ def validation_loss(pipeline, images, captions, low_side: int, config: TrainingC
             place = torch.arange(start, start + len(pixels)) * draws + turn
             timesteps = (place * total) // (len(images) * draws)
             batch = Batch(pixels, noise, timesteps, condition(pixels, low_side) if low_side else None)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with _autocast(config, device):
                 loss = diffusion_loss(
                     denoise,
                     pipeline.scheduler,
@@ -281,7 +282,12 @@ def _share(config: TrainingConfig, accelerator: Accelerator) -> list[slice]:
 
 
 def _precision(config: TrainingConfig, accelerator: Accelerator):
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    return _autocast(config, accelerator.device)
+
+
+def _autocast(config: TrainingConfig, device: torch.device):
+    able = device.type != "cpu" or bf16_products()
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and able)
 
 
 def _check(pipeline, images, captions, config, low_side, entities) -> None:

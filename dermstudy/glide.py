@@ -20,6 +20,7 @@ from transformers import GPT2Tokenizer
 
 from dermstudy.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
 from dermstudy.files import InputError
+from dermstudy.processor import bf16_products
 
 # Samplers
 
@@ -345,9 +346,14 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
 
 
 def cast(pipeline: _Glide, precision: str) -> None:
-    """Let both networks compute in `precision`, "fp32" or "bf16"; InputError for another."""
+    """Let both networks compute in `precision`, "fp32" or "bf16"; InputError for another.
+
+    A processor without bf16 products computes in fp32 whatever is asked.
+    """
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
+    if pipeline.device.type == "cpu" and not bf16_products():
+        precision = "fp32"
     for module in (pipeline.unet, pipeline.text_encoder):
         torch.nn.Module.to(module, PRECISIONS[precision])
 

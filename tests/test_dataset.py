@@ -292,3 +292,14 @@ def test_ham10000_as_published(ham10000):
     assert splits.sister_leak(frame, "split").loc["all", "leaked"] == 0
     tested = frame[frame["split"] == "test"].groupby("dx")["lesion_id"].nunique()
     assert tested.min() >= 10 and len(tested) == 7
+
+
+def test_an_image_is_reduced_alike_whatever_file_it_comes_from(tmp_path):
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (16, 21, 3), np.uint8))
+    coarse.resize((341, 256), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=85)
+    whole = dataset.read_image(tmp_path / "a.jpg")
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    for side in (32, 64, 128, 256):
+        reduced = dataset.read_image(tmp_path / "a.jpg", side)
+        np.testing.assert_array_equal(reduced, dataset.read_image(tmp_path / "a.png", side))

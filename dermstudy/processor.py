@@ -1,0 +1,22 @@
+"""What this machine's processor can multiply: results are equal to the byte only where it is the same."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+BY_FLAG = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+
+
+@cache
+def instruction_set() -> str:
+    """The widest instruction set that matters here: AMX, AVX-512 bf16, AVX-512, AVX2, or else the machine's kind."""
+    information = Path("/proc/cpuinfo")
+    flags = set(information.read_text(encoding="utf-8").split()) if information.is_file() else set()
+    return next((name for flag, name in BY_FLAG.items() if flag in flags), platform.machine())
+
+
+def bf16_products() -> bool:
+    """Whether the processor multiplies bf16 numbers itself; where it does not, fp32 is 50 times as fast."""
+    return instruction_set() in ("AMX", "AVX-512 bf16")

@@ -1,0 +1,33 @@
+"""Half precision only where the processor has it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dermstudy import architecture, glide, processor
+
+
+@pytest.mark.parametrize(
+    "flags, name, able",
+    [
+        ("fma avx2 avx512f avx512_bf16 amx_bf16", "AMX", True),
+        ("fma avx2 avx512f avx512_bf16", "AVX-512 bf16", True),
+        ("fma avx2 avx512f", "AVX-512", False),
+        ("fma avx avx2", "AVX2", False),
+    ],
+)
+def test_half_precision_is_computed_where_the_processor_has_it(flags, name, able, monkeypatch):
+    monkeypatch.setattr(processor.Path, "read_text", lambda self, encoding: f"flags : {flags}\n")
+    monkeypatch.setattr(processor.Path, "is_file", lambda self: True)
+    processor.instruction_set.cache_clear()
+    try:
+        assert processor.instruction_set() == name
+        assert processor.bf16_products() == able
+        tokenizer = architecture.train_tokenizer(["melanoma"])
+        monkeypatch.undo()
+        pipeline = glide.build("tiny-base", tokenizer)
+        glide.cast(pipeline, "bf16")
+        assert pipeline.unet.dtype == (torch.bfloat16 if able else torch.float32)
+    finally:
+        processor.instruction_set.cache_clear()
