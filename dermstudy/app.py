@@ -10,6 +10,7 @@ import html
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -22,6 +23,8 @@ NOTICE = (
     "**For research on synthetic data only. Not for diagnosis, not for any clinical use, not for teaching what a disease "
     "looks like.** Every image is made by a model and says so."
 )
+ENTITY_CHOICES = [(NAMES[code], code) for code in CODES]
+ONE_AT_A_TIME = {"api_visibility": "private", "concurrency_id": "painter", "concurrency_limit": 1}
 STYLE = """
 .painted { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 256px)); gap: 12px; }
 .painted figure { margin: 0; }
@@ -37,117 +40,144 @@ def application(folder: str | Path):
     import gradio as gr
 
     painter = paint.Painter(folder)
-    side = painter.side
+    acts = _acts(painter)
+    with gr.Blocks(title="Synthetic dermatoscopic images", analytics_enabled=False, delete_cache=(600, 600)) as page:
+        gr.Markdown(f"# Synthetic dermatoscopic images\n{NOTICE} Model: {html.escape(painter.name)}.")
+        with gr.Tab("From text", elem_id="text"):
+            _text_tab(acts)
+        with gr.Tab("Repaint a place", elem_id="place"):
+            _place_tab(acts, painter.side)
+        with gr.Tab("Blend two entities", elem_id="blending"):
+            _blend_tab(acts)
+    return page.queue(max_size=WAITING)
 
-    def told(progress):
-        return lambda done, total, what: progress((done, total), desc=what)
 
-    def answer(act):
-        """Pictures and a line of text from `act`; the line alone where the wish cannot be met."""
-        started = time.monotonic()
-        try:
-            images, wish, notes = act()
-        except InputError as error:
-            return gr.skip(), str(error)
-        line = f"{len(images)} image{'s' if len(images) > 1 else ''} in {time.monotonic() - started:.1f} s"
-        return gallery(images, painter.name, wish, notes), line
+def _acts(painter: paint.Painter) -> SimpleNamespace:
+    """What the page's buttons do: each takes the form's values, and gives pictures and a line of text."""
+    import gradio as gr
 
     def generate(prompt, scale, steps, seed, count, progress=gr.Progress()):  # noqa: B008
         def act():
             wish = paint.checked(prompt, scale, steps, seed, count)
-            return painter.paint(wish, told(progress)), wish, {}
+            return painter.paint(wish, _told(progress)), wish, {}
 
-        return answer(act)
+        return _answer(act, painter)
 
     def blend(first, second, share, scale, steps, seed, count, progress=gr.Progress()):  # noqa: B008
         def act():
             wish = paint.checked(prompt_of(first), scale, steps, seed, count)
             other = prompt_of(second)
-            return painter.paint(wish, told(progress), (other, float(share))), wish, {"blend": f"{other}, {share:g}"}
+            images = painter.paint(wish, _told(progress), (other, float(share)))
+            return images, wish, {"blend": f"{other}, {share:g}"}
 
-        return answer(act)
+        return _answer(act, painter)
 
     def repaint(drawing, prompt, scale, steps, seed, count, progress=gr.Progress()):  # noqa: B008
         def act():
             wish = paint.checked(prompt, scale, steps, seed, count)
-            image, mask = picture_and_mask(drawing, side)
-            return (
-                painter.repaint(wish, image, mask, told(progress)),
-                wish,
-                {"repainted": f"{mask.mean():.0%} of the image"},
-            )
+            image, mask = picture_and_mask(drawing, painter.side)
+            images = painter.repaint(wish, image, mask, _told(progress))
+            return images, wish, {"repainted": f"{mask.mean():.0%} of the image"}
 
-        return answer(act)
+        return _answer(act, painter)
 
     def upload(path):
         try:
-            return canvas(paint.opened(Path(path).read_bytes(), side)), ""
+            return canvas(paint.opened(Path(path).read_bytes(), painter.side)), ""
         except InputError as error:
             return gr.skip(), str(error)
 
-    def skin(progress=gr.Progress()):  # noqa: B008
+    def fresh(progress=gr.Progress()):  # noqa: B008
         wish = paint.Wish(PROMPTS[CODES.index("nv")], 3.0, 10, int(time.time()) % 10_000, 1)
-        return canvas(painter.paint(wish, told(progress))[0]), ""
+        return canvas(painter.paint(wish, _told(progress))[0]), ""
 
-    def numbers(count: int):
-        with gr.Row():
-            return [
-                gr.Number(
-                    3.0, label=f"guidance scale ({paint.SCALES[0]:g} to {paint.SCALES[1]:g})", elem_classes="scale"
-                ),
-                gr.Number(10, label=f"steps (up to {paint.STEPS[1]})", precision=0, elem_classes="steps"),
-                gr.Number(0, label="seed", precision=0, elem_classes="seed"),
-                gr.Number(count, label=f"images (up to {paint.MOST})", precision=0, elem_classes="count"),
-            ]
+    return SimpleNamespace(generate=generate, blend=blend, repaint=repaint, upload=upload, fresh=fresh)
 
-    entities = [(NAMES[code], code) for code in CODES]
-    with gr.Blocks(title="Synthetic dermatoscopic images", analytics_enabled=False, delete_cache=(600, 600)) as page:
-        gr.Markdown(f"# Synthetic dermatoscopic images\n{NOTICE} Model: {html.escape(painter.name)}.")
-        shared = {"api_visibility": "private", "concurrency_id": "painter", "concurrency_limit": 1}
-        with gr.Tab("From text", elem_id="text"):
-            entity = gr.Radio(entities, label="entity", value=CODES[0], elem_id="entity")
-            prompt = gr.Textbox(PROMPTS[0], label="text, or your own words", max_lines=2, elem_id="prompt")
-            inputs = [prompt, *numbers(4)]
-            begin = gr.Button("Paint", variant="primary", elem_id="paint")
-            said = gr.Markdown(elem_id="said", elem_classes="said")
-            shown = gr.HTML(elem_id="shown", min_height=280)
-            entity.change(prompt_of, entity, prompt, api_visibility="private", queue=False)
-            gr.on([begin.click, prompt.submit], generate, inputs, [shown, said], **shared)
-        with gr.Tab("Repaint a place", elem_id="place"):
-            with gr.Row():
-                fresh = gr.Button("Start from a painted nevus", elem_id="fresh")
-                given = gr.UploadButton("Start from an image of your own", elem_id="given")
-            editor = gr.ImageEditor(
-                label="mark the place to repaint",
-                type="numpy",
-                sources=(),
-                transforms=(),
-                layers=False,
-                canvas_size=(side, side),
-                fixed_canvas=True,
-                brush=gr.Brush(default_size=24, colors=["#00FFFF"], color_mode="fixed"),
-                elem_id="editor",
-                height=420,
-            )
-            wanted = gr.Textbox(PROMPTS[CODES.index("mel")], label="what to paint there", max_lines=2, elem_id="wanted")
-            more = numbers(2)
-            again = gr.Button("Repaint", variant="primary", elem_id="repaint")
-            answered = gr.Markdown(elem_id="repaint_said", elem_classes="said")
-            repainted = gr.HTML(elem_id="repainted", min_height=280)
-            fresh.click(skin, None, [editor, answered], **shared)
-            given.upload(upload, given, [editor, answered], api_visibility="private")
-            again.click(repaint, [editor, wanted, *more], [repainted, answered], **shared)
-        with gr.Tab("Blend two entities", elem_id="blending"):
-            with gr.Row():
-                first = gr.Dropdown(entities, value="nv", label="first", elem_id="first")
-                second = gr.Dropdown(entities, value="mel", label="second", elem_id="second")
-                share = gr.Slider(0, 1, 0.5, step=0.05, label="share of the second", elem_id="share")
-            both = numbers(4)
-            mix = gr.Button("Blend", variant="primary", elem_id="blend")
-            remark = gr.Markdown(elem_id="blend_said", elem_classes="said")
-            mixed = gr.HTML(elem_id="mixed", min_height=280)
-            mix.click(blend, [first, second, share, *both], [mixed, remark], **shared)
-    return page.queue(max_size=WAITING)
+
+def _told(progress):
+    return lambda done, total, what: progress((done, total), desc=what)
+
+
+def _answer(act, painter: paint.Painter):
+    """Pictures and a line of text from `act`; the line alone where the wish cannot be met."""
+    import gradio as gr
+
+    started = time.monotonic()
+    try:
+        images, wish, notes = act()
+    except InputError as error:
+        return gr.skip(), str(error)
+    line = f"{len(images)} image{'s' if len(images) > 1 else ''} in {time.monotonic() - started:.1f} s"
+    return gallery(images, painter.name, wish, notes), line
+
+
+def _numbers(count: int) -> list:
+    """The fields that every tab has: guidance scale, steps, seed, number of images."""
+    import gradio as gr
+
+    scale = f"guidance scale ({paint.SCALES[0]:g} to {paint.SCALES[1]:g})"
+    with gr.Row():
+        return [
+            gr.Number(3.0, label=scale, elem_classes="scale"),
+            gr.Number(10, label=f"steps (up to {paint.STEPS[1]})", precision=0, elem_classes="steps"),
+            gr.Number(0, label="seed", precision=0, elem_classes="seed"),
+            gr.Number(count, label=f"images (up to {paint.MOST})", precision=0, elem_classes="count"),
+        ]
+
+
+def _text_tab(acts: SimpleNamespace) -> None:
+    import gradio as gr
+
+    entity = gr.Radio(ENTITY_CHOICES, label="entity", value=CODES[0], elem_id="entity")
+    prompt = gr.Textbox(PROMPTS[0], label="text, or your own words", max_lines=2, elem_id="prompt")
+    inputs = [prompt, *_numbers(4)]
+    begin = gr.Button("Paint", variant="primary", elem_id="paint")
+    said = gr.Markdown(elem_id="said", elem_classes="said")
+    shown = gr.HTML(elem_id="shown", min_height=280)
+    entity.change(prompt_of, entity, prompt, api_visibility="private", queue=False)
+    gr.on([begin.click, prompt.submit], acts.generate, inputs, [shown, said], **ONE_AT_A_TIME)
+
+
+def _place_tab(acts: SimpleNamespace, side: int) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        fresh = gr.Button("Start from a painted nevus", elem_id="fresh")
+        given = gr.UploadButton("Start from an image of your own", elem_id="given")
+    editor = gr.ImageEditor(
+        label="mark the place to repaint",
+        type="numpy",
+        sources=(),
+        transforms=(),
+        layers=False,
+        canvas_size=(side, side),
+        fixed_canvas=True,
+        brush=gr.Brush(default_size=24, colors=["#00FFFF"], color_mode="fixed"),
+        elem_id="editor",
+        height=420,
+    )
+    wanted = gr.Textbox(PROMPTS[CODES.index("mel")], label="what to paint there", max_lines=2, elem_id="wanted")
+    numbers = _numbers(2)
+    again = gr.Button("Repaint", variant="primary", elem_id="repaint")
+    said = gr.Markdown(elem_id="repaint_said", elem_classes="said")
+    repainted = gr.HTML(elem_id="repainted", min_height=280)
+    fresh.click(acts.fresh, None, [editor, said], **ONE_AT_A_TIME)
+    given.upload(acts.upload, given, [editor, said], api_visibility="private")
+    again.click(acts.repaint, [editor, wanted, *numbers], [repainted, said], **ONE_AT_A_TIME)
+
+
+def _blend_tab(acts: SimpleNamespace) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        first = gr.Dropdown(ENTITY_CHOICES, value="nv", label="first", elem_id="first")
+        second = gr.Dropdown(ENTITY_CHOICES, value="mel", label="second", elem_id="second")
+        share = gr.Slider(0, 1, 0.5, step=0.05, label="share of the second", elem_id="share")
+    numbers = _numbers(4)
+    mix = gr.Button("Blend", variant="primary", elem_id="blend")
+    said = gr.Markdown(elem_id="blend_said", elem_classes="said")
+    mixed = gr.HTML(elem_id="mixed", min_height=280)
+    mix.click(acts.blend, [first, second, share, *numbers], [mixed, said], **ONE_AT_A_TIME)
 
 
 def prompt_of(code: str) -> str:
