@@ -78,6 +78,17 @@ def training_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int)
     return cohort.select(image_id=chosen)
 
 
+def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) -> list[tuple[int, int]]:
+    """The trials of textual inversion as (vectors, images an entity): more vectors at most images, then fewer images.
+
+    InputError, before anything trains, where a caption of `pipeline` does not hold as many vectors.
+    """
+    for count in vectors:
+        inversion.check_fits(pipeline, count)
+    pairs = [(count, max(images)) for count in vectors] + [(max(vectors), count) for count in images]
+    return list(dict.fromkeys(pairs))
+
+
 def learn_tokens(
     pipeline, cohort: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path, seed: int = 0
 ) -> Trial:
