@@ -247,7 +247,8 @@ def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial])
     shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
     shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
     costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects()
-    return means.join(gained.add_prefix("kid_").rename(columns={"kid_gain": "gain"})).join(shares).join(costs)
+    gained = gained.rename(columns={"low": "gain_low", "high": "gain_high"})
+    return means.join(gained).join(shares).join(costs)
 
 
 def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:
@@ -256,7 +257,7 @@ def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figu
     The red line is the most that there is to gain: the KID of BASELINE less that of real halves.
     """
     figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.7 + 0.24 * len(overview)), sharey=True)
-    parts = {"gain": ("kid_low", "kid_high"), "fidelity": ("fidelity_low", "fidelity_high")}
+    parts = {"gain": ("gain_low", "gain_high"), "fidelity": ("fidelity_low", "fidelity_high")}
     labels = ("KID x 1,000 below the unadapted model's", "share named rightly")
     for ax, (column, (low, high)), label in zip(axes, parts.items(), labels, strict=True):
         ax.hlines(overview.index, overview[low], overview[high], color="#88CCEE", lw=3)

@@ -111,6 +111,8 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     assert gained.abs().to_numpy().max() < 1e-6  # the same images on both sides of the difference
     overview = adaptation.overview(table, gained, trials)
     assert list(overview.index) == ["unadapted", "again"] and overview["seconds"].eq(0).all()
+    assert list(overview.columns[:5]) == ["kid", "floor", "gain", "gain_low", "gain_high"]
+    adaptation.overview_figure(overview)
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
 
 
@@ -121,6 +123,17 @@ def test_a_gain_is_found_and_its_interval_holds_it():
     gained = adaptation.gains({"unadapted": far, "nearer": near, "farther": far}, known, 40, seed=1)
     assert gained.loc["nearer", "low"] > 0 and gained.loc["farther"].abs().max() < 1e-6
     assert gained.loc["nearer", "low"] < gained.loc["nearer", "gain"] < gained.loc["nearer", "high"]
+
+
+def test_the_interval_of_a_gain_is_named_after_it():
+    """`gain_low` and `gain_high` bracket the gain in a trial's row; no interval is named after the KID."""
+    table = pd.DataFrame({"trial": ["unadapted", "a"], "entity": "mel", "n": 4, "kid": [9.0, 5.0], "floor": 1.0,
+                          "named": [1, 3]})  # fmt: skip
+    gained = pd.DataFrame({"gain": [0.0, 4.0], "low": [0.0, 3.0], "high": [0.0, 5.0]}, ["unadapted", "a"])
+    trials = [adaptation.Trial(name, None, {}, {"steps": 1}) for name in gained.index]
+    own = adaptation.overview(table, gained.rename_axis("trial"), trials).loc["a"]
+    assert own[["kid", "gain", "gain_low", "gain_high"]].tolist() == [5, 4, 3, 5]
+    assert not {"kid_low", "kid_high"} & set(own.index)
 
 
 def test_memory_is_measured_while_it_is_held():
