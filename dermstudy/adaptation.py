@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from dermstudy import encoders, figures, finetune, glide, inversion, metrics, scores, skin
+from dermstudy import encoders, figures, finetune, glide, inversion, metrics, quality, scores, skin
 from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
@@ -195,24 +195,35 @@ def features(images: Mapping[str, np.ndarray]) -> Features:
 
 
 def judged(
-    images: Mapping[str, Mapping[str, np.ndarray]], seen: Mapping[str, Features], known: Features, skin_folder: Path
+    images: Mapping[str, Mapping[str, np.ndarray]],
+    seen: Mapping[str, Features],
+    known: Features,
+    lesions: Mapping[str, Sequence[str]],
+    skin_folder: Path,
+    seed: int,
 ) -> pd.DataFrame:
     """One row a trial and entity: KID to real images of test lesions, and the share that the skin network names rightly.
 
-    images: by trial and entity; seen: their features; known: those of real test lesions. Columns trial, entity, n, kid
-    (x 1,000), floor (the KID of real halves), named (images named rightly).
+    images: by trial and entity; seen: their features; known: those of real test images; lesions: the lesion of each of
+    these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the real lesions, the mean over ten
+    ways of halving drawn from `seed`), named (images named rightly). InputError where an entity has one lesion only.
     """
     rows = []
+    floors = {code: _floor(code, own, lesions[code], seed) for code, own in known.items()}
     for name, by_entity in images.items():
         for code, own in by_entity.items():
-            half = len(known[code]) // 2
             rows.append({
                 "trial": name, "entity": code, "n": len(own),
                 "kid": metrics.kid(seen[name][code], known[code]),
-                "floor": metrics.kid(known[code][:half], known[code][half:]),
+                "floor": floors[code],
                 "named": int((skin.named(skin_folder, own) == code).sum()),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
+    frame = pd.DataFrame({"group": list(lesions), "feature": list(real)})
+    return float(quality.kid_matrix({code: frame}, seed).loc[code, code])
 
 
 def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int) -> pd.DataFrame:
