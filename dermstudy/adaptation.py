@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from dermstudy import encoders, figures, finetune, glide, inversion, metrics, scores, skin
+from dermstudy import encoders, figures, finetune, glide, inversion, metrics, quality, scores, skin
 from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
@@ -76,6 +76,17 @@ def training_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int)
         order = shuffled.groupby("group").cumcount().sort_values(kind="stable").index
         chosen += list(own.loc[order[:count], "image_id"])
     return cohort.select(image_id=chosen)
+
+
+def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) -> list[tuple[int, int]]:
+    """The trials of textual inversion as (vectors, images an entity): more vectors at most images, then fewer images.
+
+    InputError, before anything trains, where a caption of `pipeline` does not hold as many vectors.
+    """
+    for count in vectors:
+        inversion.check_fits(pipeline, count)
+    pairs = [(count, max(images)) for count in vectors] + [(max(vectors), count) for count in images]
+    return list(dict.fromkeys(pairs))
 
 
 def learn_tokens(
@@ -184,24 +195,35 @@ def features(images: Mapping[str, np.ndarray]) -> Features:
 
 
 def judged(
-    images: Mapping[str, Mapping[str, np.ndarray]], seen: Mapping[str, Features], known: Features, skin_folder: Path
+    images: Mapping[str, Mapping[str, np.ndarray]],
+    seen: Mapping[str, Features],
+    known: Features,
+    lesions: Mapping[str, Sequence[str]],
+    skin_folder: Path,
+    seed: int,
 ) -> pd.DataFrame:
     """One row a trial and entity: KID to real images of test lesions, and the share that the skin network names rightly.
 
-    images: by trial and entity; seen: their features; known: those of real test lesions. Columns trial, entity, n, kid
-    (x 1,000), floor (the KID of real halves), named (images named rightly).
+    images: by trial and entity; seen: their features; known: those of real test images; lesions: the lesion of each of
+    these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the real lesions, the mean over ten
+    ways of halving drawn from `seed`), named (images named rightly). InputError where an entity has one lesion only.
     """
     rows = []
+    floors = {code: _floor(code, own, lesions[code], seed) for code, own in known.items()}
     for name, by_entity in images.items():
         for code, own in by_entity.items():
-            half = len(known[code]) // 2
             rows.append({
                 "trial": name, "entity": code, "n": len(own),
                 "kid": metrics.kid(seen[name][code], known[code]),
-                "floor": metrics.kid(known[code][:half], known[code][half:]),
+                "floor": floors[code],
                 "named": int((skin.named(skin_folder, own) == code).sum()),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
+    frame = pd.DataFrame({"group": list(lesions), "feature": list(real)})
+    return float(quality.kid_matrix({code: frame}, seed).loc[code, code])
 
 
 def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int) -> pd.DataFrame:
@@ -236,7 +258,8 @@ def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial])
     shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
     shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
     costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects()
-    return means.join(gained.add_prefix("kid_").rename(columns={"kid_gain": "gain"})).join(shares).join(costs)
+    gained = gained.rename(columns={"low": "gain_low", "high": "gain_high"})
+    return means.join(gained).join(shares).join(costs)
 
 
 def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:
@@ -245,7 +268,7 @@ def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figu
     The red line is the most that there is to gain: the KID of BASELINE less that of real halves.
     """
     figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.7 + 0.24 * len(overview)), sharey=True)
-    parts = {"gain": ("kid_low", "kid_high"), "fidelity": ("fidelity_low", "fidelity_high")}
+    parts = {"gain": ("gain_low", "gain_high"), "fidelity": ("fidelity_low", "fidelity_high")}
     labels = ("KID x 1,000 below the unadapted model's", "share named rightly")
     for ax, (column, (low, high)), label in zip(axes, parts.items(), labels, strict=True):
         ax.hlines(overview.index, overview[low], overview[high], color="#88CCEE", lw=3)

@@ -15,6 +15,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from transformers import GPT2Tokenizer
 
+from dermstudy.files import InputError
+
 PAD_TOKEN = "<|endoftext|>"
 
 
@@ -127,9 +129,19 @@ def train_tokenizer(captions: Sequence[str], vocabulary: int = 512) -> GPT2Token
 
 
 def tokenize(tokenizer: GPT2Tokenizer, captions: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, each [n, length]: lower case as upstream, no begin or end mark, padded and cut to length."""
+    """Token ids and mask, each [n, length]: lower case as upstream, no begin or end mark, padded and cut to length.
+
+    InputError where the cut would take learned vectors (tokens that were added to the tokenizer) from a caption.
+    """
+    texts = [caption.lower() for caption in captions]
+    learned = set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids)
+    for whole in tokenizer(texts)["input_ids"] if learned else ():
+        if not learned.isdisjoint(whole[length:]):
+            raise InputError(
+                f"a caption of {len(whole)} tokens is cut to {length} and loses learned vectors: shorten it"
+            )
     encoded = tokenizer(
-        [caption.lower() for caption in captions],
+        texts,
         padding="max_length",
         truncation=True,
         max_length=length,

@@ -113,7 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         "--tokenizer", metavar="DIR", help="folder with GPT-2's vocab.json and merges.txt, or upstream's files"
     )
     convert.add_argument(
-        "--head-width", type=int, default=64, help="channels of an attention head (default: 64, upstream's)"
+        "--head-width", type=int, default=64, help="channels of a head of the U-Net (default: 64, upstream's)"
+    )
+    convert.add_argument(
+        "--text-heads",
+        type=int,
+        metavar="N",
+        help="heads of the text transformer, upstream's xf_heads (default: 8 for OpenAI's released sizes; else needed)",
     )
     convert.add_argument("--to-openai", action="store_true", help="write an OpenAI checkpoint from a diffusers folder")
     convert.set_defaults(act=_convert)
@@ -225,7 +231,8 @@ def _convert(options: argparse.Namespace) -> None:
         return
     if options.tokenizer is None:
         raise InputError("give --tokenizer DIR: a folder with GPT-2's vocab.json and merges.txt, or upstream's files")
-    print(f"wrote {convert.convert(options.source, options.target, options.tokenizer, options.head_width)}")
+    heads = options.head_width, options.text_heads
+    print(f"wrote {convert.convert(options.source, options.target, options.tokenizer, *heads)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -64,11 +64,15 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in state.items()}
 
 
-def infer_preset(state: dict[str, torch.Tensor], head_width: int = 64) -> architecture.Preset:
+def infer_preset(
+    state: dict[str, torch.Tensor], head_width: int = 64, text_heads: int | None = None
+) -> architecture.Preset:
     """The sizes of a GLIDE model from the shapes of its tensors.
 
-    Shapes do not tell a head's width (64 upstream), the side (64 for base models, 256 for upsamplers) or the noise
-    schedule, which follows the kind. InputError names a tensor without which nothing can be inferred.
+    Shapes do not tell the width of the U-Net's heads (64 upstream), the number of the text transformer's (`text_heads`;
+    known where all other sizes are those of OpenAI's release), the side (64 for base models, 256 for upsamplers) or the
+    noise schedule, which follows the kind. InputError names a tensor without which nothing can be inferred, and heads
+    that are not known or do not divide their width.
     """
     try:
         channels = state["time_embed.0.weight"].shape[1]
@@ -96,17 +100,44 @@ def infer_preset(state: dict[str, torch.Tensor], head_width: int = 64) -> archit
         side >> level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in state
     )
     layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
-    return architecture.Preset(
+    attended = [own for level, own in enumerate(widths) if side >> level in attention] + widths[-1:]
+    odd = [own for own in attended if head_width < 1 or own % head_width]
+    if odd:
+        raise InputError(
+            f"heads of {head_width} channels do not divide the U-Net's level of {odd[0]}: give --head-width"
+        )
+    preset = architecture.Preset(
         side=side, in_channels=in_channels, channels=channels, multipliers=tuple(w // channels for w in widths),
         blocks=blocks, attention_sides=attention, head_width=head_width, text_width=width, text_layers=layers,
-        text_heads=max(1, width // head_width), text_length=length,
+        text_heads=text_heads or 0, text_length=length,
         beta_schedule="linear" if upsampler else "squaredcos_cap_v2", dropout=0.1,
     )  # fmt: skip
+    if text_heads is None:
+        return _as_released(preset)
+    if text_heads < 1 or width % text_heads:
+        raise InputError(f"{text_heads} heads do not divide the text transformer's width of {width}: give --text-heads "
+                         "the number that the model was trained with")  # fmt: skip
+    return preset
 
 
-def to_diffusers(state: dict[str, torch.Tensor], tokenizer: GPT2Tokenizer, head_width: int = 64) -> glide._Glide:
-    """A pipeline with the weights of an upstream state dict. InputError names missing, extra and mis-shaped tensors."""
-    preset = infer_preset(state, head_width)
+def _as_released(preset: architecture.Preset) -> architecture.Preset:
+    """`preset` with the text heads of OpenAI's release, where its other sizes are OpenAI's."""
+    for name in ("openai-base", "openai-upsampler"):
+        released = architecture.PRESETS[name]
+        if replace(preset, text_heads=released.text_heads, in_channels=released.in_channels) == released:
+            return replace(preset, text_heads=released.text_heads)
+    raise InputError(f"the checkpoint does not say how many heads its text transformer of width {preset.text_width} has: "
+                     "give --text-heads (upstream's xf_heads; only OpenAI's released sizes are known)")  # fmt: skip
+
+
+def to_diffusers(
+    state: dict[str, torch.Tensor], tokenizer: GPT2Tokenizer, head_width: int = 64, text_heads: int | None = None
+) -> glide._Glide:
+    """A pipeline with the weights of an upstream state dict; head_width and text_heads as in `infer_preset`.
+
+    InputError names missing, extra and mis-shaped tensors, and heads that are not known.
+    """
+    preset = infer_preset(state, head_width, text_heads)
     vocabulary = state["token_embedding.weight"].shape[0] if "token_embedding.weight" in state else len(tokenizer)
     if vocabulary != len(tokenizer):
         raise InputError(f"the checkpoint knows {vocabulary} tokens, the tokenizer {len(tokenizer)}: give the vocabulary "
@@ -180,9 +211,15 @@ def read_tokenizer(folder: str | Path) -> GPT2Tokenizer:
                      "encoder.json.gz and vocab.bpe.gz")  # fmt: skip
 
 
-def convert(checkpoint: str | Path, folder: str | Path, tokenizer: str | Path, head_width: int = 64) -> Path:
-    """Write the diffusers folder of an OpenAI checkpoint, whole or not at all."""
-    pipeline = to_diffusers(read_checkpoint(checkpoint), read_tokenizer(tokenizer), head_width)
+def convert(
+    checkpoint: str | Path,
+    folder: str | Path,
+    tokenizer: str | Path,
+    head_width: int = 64,
+    text_heads: int | None = None,
+) -> Path:
+    """Write the diffusers folder of an OpenAI checkpoint, whole or not at all; heads as in `infer_preset`."""
+    pipeline = to_diffusers(read_checkpoint(checkpoint), read_tokenizer(tokenizer), head_width, text_heads)
     with atomic_path(folder) as temporary:
         pipeline.save_pretrained(temporary)
     return Path(folder)

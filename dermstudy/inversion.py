@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AddedToken
 
 from dermstudy.architecture import tokenize
 from dermstudy.checkpoints import save_tensors
@@ -51,11 +52,9 @@ def extend(pipeline, token: str, start: str, vectors: int, seed: int = 0):
     They begin as the vectors of the words of `start`, in turn, with a little noise so that no two are alike. Train with
     TrainingConfig(trains="tokens"). InputError where they would not fit a caption, or the token is known.
     """
-    length = pipeline.text_encoder.config.length
-    if not 1 <= vectors <= min(MOST, length):
-        raise InputError(f"{vectors} vectors an entity: give 1 to {min(MOST, length)}, the longest caption in tokens")
+    check_fits(pipeline, vectors)
     model = copied(pipeline)
-    ids, mask = tokenize(model.tokenizer, [start], length)
+    ids, mask = tokenize(model.tokenizer, [start], model.text_encoder.config.length)
     words = ids[0][mask[0].bool()]
     if not len(words):
         raise InputError("the words to start from are empty: name an entity")
@@ -65,6 +64,14 @@ def extend(pipeline, token: str, start: str, vectors: int, seed: int = 0):
     _add(model, token, vectors)
     model.text_encoder.token_embedding = AddedTokens(known, begin + 0.01 * known.std() * noise)
     return model
+
+
+def check_fits(pipeline, vectors: int) -> None:
+    """InputError where a caption of `pipeline` does not hold `vectors` tokens, or there are more than MOST."""
+    length = pipeline.text_encoder.config.length
+    if not 1 <= vectors <= min(MOST, length):
+        bound = "the longest caption in tokens" if length <= MOST else "the most that are kept"
+        raise InputError(f"{vectors} vectors an entity: give 1 to {min(MOST, length)}, {bound}")
 
 
 def copied(pipeline):
@@ -117,7 +124,11 @@ def load(pipeline, path: str | Path) -> str:
 
 
 def give(pipeline, token: str, vectors: torch.Tensor) -> str:
-    """Give `pipeline` a token that means `vectors`, [vectors, width], and return the phrase that a caption uses for it."""
+    """Give `pipeline` a token that means `vectors`, [vectors, width], and return the phrase that a caption uses for it.
+
+    InputError where a caption does not hold them, or the model knows the token.
+    """
+    check_fits(pipeline, len(vectors))
     known = pipeline.text_encoder.token_embedding.weight
     _add(pipeline, token, len(vectors))
     table = nn.Embedding(len(known) + len(vectors), known.shape[1], device=known.device, dtype=known.dtype)
@@ -145,4 +156,5 @@ def _add(pipeline, token: str, vectors: int) -> None:
     known = set(pipeline.tokenizer.get_vocab())
     if known & set(names(token, vectors)):
         raise InputError(f"the model knows {token} already: choose another name")
-    pipeline.tokenizer.add_tokens(names(token, vectors))
+    # Each takes the space before it: spaces of their own would fill half of the caption and cut off half of the vectors.
+    pipeline.tokenizer.add_tokens([AddedToken(name, lstrip=True) for name in names(token, vectors)])

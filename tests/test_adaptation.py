@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import adaptation, finetune, glide, skin
+from dermstudy import adaptation, finetune, glide, quality, skin
 from dermstudy.files import InputError
 
 MINI = ROOT / "weights" / "glide-mini" / "base"
@@ -104,14 +104,46 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     images = {trial.name: adaptation.painted(trial, adaptation.Sampling(4, 2.0, "2")) for trial in trials}
     known = adaptation.features({code: cohort.select(dx=code).images(64)[:8] for code in PAIR})
     seen = {name: adaptation.features(own) for name, own in images.items()}
-    table = adaptation.judged(images, seen, known, tmp_path / "skin")
+    lesions = {code: cohort.select(dx=code).frame["group"][:8] for code in PAIR}
+    table = adaptation.judged(images, seen, known, lesions, tmp_path / "skin", seed=0)
     first, second = (own.drop(columns="trial").reset_index(drop=True) for _, own in table.groupby("trial"))
     pd.testing.assert_frame_equal(first, second)
     gained = adaptation.gains(seen, known, 5, seed=0)
     assert gained.abs().to_numpy().max() < 1e-6  # the same images on both sides of the difference
     overview = adaptation.overview(table, gained, trials)
     assert list(overview.index) == ["unadapted", "again"] and overview["seconds"].eq(0).all()
+    assert list(overview.columns[:5]) == ["kid", "floor", "gain", "gain_low", "gain_high"]
+    adaptation.overview_figure(overview)
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
+
+
+def test_the_floor_halves_real_images_by_lesion(monkeypatch):
+    """Sisters of a lesion never meet across the halves, the seed draws the halves, and the order of files has no say."""
+    met, kid = [], quality.kid
+
+    def watched(first, second):
+        met.append((first, second))
+        return kid(first, second)
+
+    monkeypatch.setattr(quality, "kid", watched)
+    monkeypatch.setattr(adaptation.skin, "named", lambda folder, images: np.repeat("mel", len(images)))
+    random = np.random.default_rng(0)
+    lesions = np.tile(np.arange(12), 2)  # in file order the second half are sisters of the first
+    real = random.normal(size=(12, 8))[lesions] + 0.01 * random.normal(size=(24, 8))
+    real[:, 0] = lesions
+
+    def floor(order, seed):
+        groups = {"mel": [f"lesion {place:02}" for place in lesions[order]]}
+        seen = {"a": {"mel": random.normal(size=(6, 8))}}
+        images = {"a": {"mel": np.zeros((6, 8, 8, 3), np.uint8)}}
+        return adaptation.judged(images, seen, {"mel": real[order]}, groups, None, seed)["floor"].item()
+
+    found = floor(np.arange(24), 0)
+    assert met and all(not set(first[:, 0]) & set(second[:, 0]) for first, second in met)
+    assert floor(random.permutation(24), 0) == pytest.approx(found) and floor(np.arange(24), 1) != found
+    with pytest.raises(InputError, match="melanoma has 1 lesion"):
+        lesions = np.zeros(24, int)
+        floor(np.arange(24), 0)
 
 
 def test_a_gain_is_found_and_its_interval_holds_it():
@@ -121,6 +153,17 @@ def test_a_gain_is_found_and_its_interval_holds_it():
     gained = adaptation.gains({"unadapted": far, "nearer": near, "farther": far}, known, 40, seed=1)
     assert gained.loc["nearer", "low"] > 0 and gained.loc["farther"].abs().max() < 1e-6
     assert gained.loc["nearer", "low"] < gained.loc["nearer", "gain"] < gained.loc["nearer", "high"]
+
+
+def test_the_interval_of_a_gain_is_named_after_it():
+    """`gain_low` and `gain_high` bracket the gain in a trial's row; no interval is named after the KID."""
+    table = pd.DataFrame({"trial": ["unadapted", "a"], "entity": "mel", "n": 4, "kid": [9.0, 5.0], "floor": 1.0,
+                          "named": [1, 3]})  # fmt: skip
+    gained = pd.DataFrame({"gain": [0.0, 4.0], "low": [0.0, 3.0], "high": [0.0, 5.0]}, ["unadapted", "a"])
+    trials = [adaptation.Trial(name, None, {}, {"steps": 1}) for name in gained.index]
+    own = adaptation.overview(table, gained.rename_axis("trial"), trials).loc["a"]
+    assert own[["kid", "gain", "gain_low", "gain_high"]].tolist() == [5, 4, 3, 5]
+    assert not {"kid_low", "kid_high"} & set(own.index)
 
 
 def test_memory_is_measured_while_it_is_held():

@@ -38,8 +38,8 @@ def test_round_trip_is_exact(tokenizer, channels, tmp_path):
     pipeline = pipeline_of(preset, tokenizer)
     state = convert.to_openai(pipeline)
     assert "input_blocks.4.1.qkv.weight" in state and state["input_blocks.4.1.qkv.weight"].shape == (192, 64, 1)
-    again = convert.to_diffusers(state, tokenizer, head_width=16)
-    assert convert.preset_of(again) == replace(convert.infer_preset(state, 16), dropout=0.1)
+    again = convert.to_diffusers(state, tokenizer, head_width=16, text_heads=2)
+    assert convert.preset_of(again) == replace(convert.infer_preset(state, 16, 2), dropout=0.1)
     for part in ("unet", "text_encoder"):
         left, right = getattr(pipeline, part).state_dict(), getattr(again, part).state_dict()
         assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
@@ -61,6 +61,8 @@ def test_files_both_ways(tokenizer, tmp_path):
         str(vocabulary),
         "--head-width",
         "16",
+        "--text-heads",
+        "2",
     ]
     assert cli.main(arguments) == 0
     assert cli.main(["convert", str(tmp_path / "out"), str(tmp_path / "back.pt"), "--to-openai"]) == 0
@@ -99,8 +101,96 @@ def spoiled(state, change):
 def test_faults_are_named(tokenizer, change, message):
     state = spoiled(convert.to_openai(pipeline_of(SMALL, tokenizer)), change)
     with pytest.raises(InputError, match=message) as caught:
-        convert.to_diffusers(state, tokenizer, head_width=16)
+        convert.to_diffusers(state, tokenizer, head_width=16, text_heads=2)
     assert "\n" not in str(caught.value)
+
+
+def literal_text(state, ids, kept, heads):
+    """Upstream's text transformer written out (xf.py, text2im_model.py): the last hidden states and their projection."""
+
+    def linear(name, values):
+        return values @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def normal(name, values):
+        centred = values - values.mean(dim=-1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    x = state["token_embedding.weight"][ids] + state["positional_embedding"]
+    x = torch.where(kept[..., None], x, state["padding_embedding"])
+    for layer in range(len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})):
+        own = f"transformer.resblocks.{layer}"
+        qkv = linear(f"{own}.attn.c_qkv", normal(f"{own}.ln_1", x)).view(*x.shape[:2], heads, -1)
+        query, key, value = qkv.split(qkv.shape[-1] // 3, dim=-1)
+        weight = torch.einsum("bthc,bshc->bhts", query, key) / query.shape[-1] ** 0.5
+        attended = torch.einsum("bhts,bshc->bthc", weight.softmax(dim=-1), value).reshape(x.shape)
+        x = x + linear(f"{own}.attn.c_proj", attended)
+        inner = linear(f"{own}.mlp.c_fc", normal(f"{own}.ln_2", x))
+        x = x + linear(f"{own}.mlp.c_proj", inner * (1 + torch.erf(inner / 2**0.5)) / 2)
+    hidden = normal("final_ln", x)
+    return hidden, linear("transformer_proj", hidden[:, -1])
+
+
+@pytest.mark.parametrize(("width", "heads"), [(32, 1), (32, 8), (64, 4), (96, 3)])
+def test_text_heads_are_those_asked_for(tokenizer, width, heads):
+    """Against upstream's text transformer written out: another number of heads than the U-Net's head width gives."""
+    sizes = replace(SMALL, text_width=width, text_heads=heads)
+    state = convert.to_openai(pipeline_of(sizes, tokenizer))
+    generator = torch.Generator().manual_seed(1)
+    state = {
+        name: torch.randn(value.shape, generator=generator) * (value[0].numel() ** -0.5 if value.dim() > 1 else 0.1)
+        for name, value in state.items()
+    }
+    pipeline = convert.to_diffusers(state, tokenizer, head_width=16, text_heads=heads)
+    ids, mask = architecture.tokenize(tokenizer, ["melanoma on the back", ""], sizes.text_length)
+    with torch.no_grad():
+        for ours, theirs in zip(
+            pipeline.text_encoder(ids, mask), literal_text(state, ids, mask.bool(), heads), strict=True
+        ):
+            assert (ours - theirs).norm() / theirs.norm() < 1e-5
+    back = convert.to_openai(pipeline)
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"head_width": 16}, "does not say how many heads its text transformer of width 32 has: give --text-heads"),
+        ({"head_width": 16, "text_heads": 5}, "5 heads do not divide the text transformer's width of 32"),
+        ({"head_width": 16, "text_heads": 0}, "0 heads do not divide"),
+        ({"head_width": 48, "text_heads": 2}, "heads of 48 channels do not divide the U-Net's level of 64"),
+    ],
+)
+def test_unknown_heads_are_refused(tokenizer, tmp_path, capsys, widths, message):
+    torch.save(convert.to_openai(pipeline_of(SMALL, tokenizer)), tmp_path / "base.pt")
+    write_vocabulary(tokenizer, tmp_path / "vocabulary")
+    options = [part for name, value in widths.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = [
+        "convert",
+        str(tmp_path / "base.pt"),
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(tmp_path / "vocabulary"),
+    ]
+    assert cli.main(arguments + options) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["openai-base", "openai-upsampler"])
+@pytest.mark.parametrize("inpaints", [0, 4])
+def test_released_sizes_need_no_heads(name, inpaints):
+    preset = replace(architecture.PRESETS[name], in_channels=architecture.PRESETS[name].in_channels + inpaints)
+    with torch.device("meta"):  # shapes alone
+        modules = {"unet": architecture.unet_from(preset), "text_encoder": architecture.text_encoder_from(preset, 9)}
+    tensors = {
+        f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()
+    }
+    state = {rule.upstream: rule.join(tensors) for rule in convert._rules(preset)}
+    assert convert.infer_preset(state) == preset
+    assert convert.infer_preset(state, text_heads=4) == replace(preset, text_heads=4)
+    with pytest.raises(InputError, match="give --text-heads"):
+        convert.infer_preset(state | {"positional_embedding": state["positional_embedding"][:64]})
 
 
 def test_bad_files(tmp_path, capsys):
@@ -145,6 +235,10 @@ def upstream():
 SIZES = {
     "small": {"text_ctx": 16, "xf_width": 64, "xf_layers": 2, "xf_heads": 1, "model_channels": 64, "num_res_blocks": 1,
               "channel_mult": (1, 1, 2)},
+    "many heads": {"text_ctx": 16, "xf_width": 64, "xf_layers": 2, "xf_heads": 8, "model_channels": 64,
+                   "num_res_blocks": 1, "channel_mult": (1, 1, 2)},
+    "few heads": {"text_ctx": 16, "xf_width": 192, "xf_layers": 2, "xf_heads": 2, "model_channels": 64,
+                  "num_res_blocks": 1, "channel_mult": (1, 1, 2)},
     "full": {"text_ctx": 128, "xf_width": 512, "xf_layers": 16, "xf_heads": 8, "model_channels": 192},
 }  # fmt: skip
 
@@ -189,7 +283,8 @@ def test_outputs_equal_upstreams(upstream, channels, size):
     side = 64 if channels in (3, 7) else 256
     model, _ = upstream_model(upstream, channels, size)
     state, length = model.state_dict(), SIZES[size]["text_ctx"]
-    pipeline = convert.to_diffusers(state, upstream["tokenizer"])
+    heads = None if size == "full" else SIZES[size]["xf_heads"]
+    pipeline = convert.to_diffusers(state, upstream["tokenizer"], text_heads=heads)
     back = convert.to_openai(pipeline)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
     captions = ["melanoma on the back", ""]
@@ -263,7 +358,7 @@ def test_the_sampling_loop_equals_upstreams(upstream, monkeypatch, inpaint):
             guided, first.shape, noise=first, device="cpu", model_kwargs=conditions, **options
         )[:2]
     monkeypatch.undo()
-    base = convert.to_diffusers(model.state_dict(), upstream["tokenizer"])
+    base = convert.to_diffusers(model.state_dict(), upstream["tokenizer"], text_heads=1)
     base.set_progress_bar_config(disable=True)
     given = {"inpaint_image": image, "inpaint_keep": keep[:, 0].numpy()} if inpaint else {}
     ours = base(captions, guidance_scale=scale, num_inference_steps="100", seeds=seeds, output_type="pt", **given)
@@ -284,7 +379,7 @@ def test_the_sampling_loop_equals_upstreams(upstream, monkeypatch, inpaint):
             model, noise.shape, noise=noise, device="cpu",
             model_kwargs=upstream_tokens(upstream, captions, length) | {"low_res": low},
         )  # fmt: skip
-    upsampler = convert.to_diffusers(model.state_dict(), upstream["tokenizer"])
+    upsampler = convert.to_diffusers(model.state_dict(), upstream["tokenizer"], text_heads=1)
     upsampler.set_progress_bar_config(disable=True)
     upsampler.scheduler = glide.sampler_from(upsampler.scheduler, "ddim")
     ours = upsampler(captions, low, num_inference_steps="fast27", seeds=seeds, output_type="pt")

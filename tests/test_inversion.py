@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
-from dermstudy import architecture, finetune, glide, inversion
+from dermstudy import adaptation, architecture, finetune, glide, inversion
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "a dermatoscopic image of melanoma", "dermatofibroma"]
@@ -78,6 +78,41 @@ def test_a_fresh_process_paints_the_same_images(model, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     assert np.array_equal(np.load(tmp_path / "there.npy"), here)
+
+
+def test_every_vector_reaches_the_model(model, tmp_path):
+    """As many as the caption has tokens, and not one of them is cut off or lost to a space."""
+    adapted = inversion.extend(model, "<a>", "melanoma", vectors=32)
+    ids, mask = architecture.tokenize(adapted.tokenizer, [inversion.phrase("<a>", 32)], 32)
+    known = len(model.tokenizer)
+    assert ids[0].tolist() == list(range(known, known + 32)) and mask.all()
+    path = inversion.save(inversion.learned(adapted), "<a>", tmp_path / "a.safetensors")
+    loaded = inversion.copied(model)
+    said = inversion.load(loaded, path)
+    again = architecture.tokenize(loaded.tokenizer, [said], 32)[0]
+    assert torch.equal(again, ids)
+    loaded.save_pretrained(tmp_path / "model")
+    kept = glide.load(tmp_path / "model").tokenizer
+    assert torch.equal(architecture.tokenize(kept, [said], 32)[0], ids)
+    few = inversion.extend(model, "<b>", "melanoma", vectors=2)
+    ids, mask = architecture.tokenize(few.tokenizer, ["melanoma <b> <b>_1 on skin", "melanoma on skin"], 32)
+    rest = [token for token in ids[0][mask[0].bool()].tolist() if token < known]
+    assert rest == ids[1][mask[1].bool()].tolist()  # the words around them are read as ever
+
+
+def test_a_caption_that_would_lose_learned_vectors_is_refused(model):
+    adapted = inversion.extend(model, "<a>", "melanoma", vectors=30)
+    with pytest.raises(InputError, match=r"a caption of \d+ tokens is cut to 32 and loses learned vectors: shorten it"):
+        adapted.encode(["a dermatoscopic image of " + inversion.phrase("<a>", 30)])
+    adapted.encode([inversion.phrase("<a>", 30) + " a dermatoscopic image of the skin of the back"])  # words may be cut
+
+
+def test_more_vectors_than_a_caption_holds_are_refused_before_any_training(model):
+    assert adaptation.inversion_settings(model, [1, 16, 32], [100, 50]) == [(1, 100), (16, 100), (32, 100), (32, 50)]
+    with pytest.raises(InputError, match="64 vectors an entity: give 1 to 32, the longest caption in tokens"):
+        adaptation.inversion_settings(model, [1, 16, 64], [100, 50])
+    with pytest.raises(InputError, match="40 vectors an entity: give 1 to 32"):
+        inversion.give(model, "<a>", torch.zeros(40, 32))
 
 
 @pytest.mark.parametrize(
