@@ -1,4 +1,4 @@
-"""Notebooks as they are worked with: a cell run once more, whatever ran after it, gives what it gave before."""
+"""Notebooks as they are read and worked with: figures named as the paper numbers them, cells that can be run again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import profiles, study
+from dermstudy import paper, profiles, study
+from dermstudy.readers import analysis
 
 STEMS = [notebook.stem for notebook in profiles.notebooks()]
 MEASURED = {"seconds", "peak_megabytes"}  # of the machine, not of the study
@@ -96,6 +97,26 @@ def test_no_loop_takes_the_name_of_another_cells_value(stem):
 
 def test_a_name_that_is_bound_anew_is_seen():
     assert names_of("a = [b for b in c]\nd += a\nfor e in a:\n    print(e)") == ({"c", "d", "print"}, {"a", "d", "e"})
+
+
+def test_supplementary_figures_are_named_as_the_paper_numbers_them():
+    """The network's matrix of entities is S1, the dermatologist's is S2, and AI against original has no number."""
+    assert paper.SUPPLEMENTARY_FIGURES == {"S1": "network", "S2": "dermatologist"}
+    place = {"network": "06_cnn_classifier", "dermatologist": "05_dermatologist_study"}
+    rows = {line.split(" | ")[0][2:]: line for line in (ROOT / "README.md").read_text().splitlines() if "| 0" in line}
+    for number, reader in paper.SUPPLEMENTARY_FIGURES.items():
+        for stem in STEMS:
+            named = prose(stem), rows[stem]
+            assert all((number in text) == (stem == place[reader]) for text in named), (number, stem)
+    headings = [line for line in prose("05_dermatologist_study").splitlines() if line.startswith("#")]
+    assert "## Which entity? (Figure S2, Table 2)" in headings and "## AI or original?" in headings
+    assert "(Figure S2)" in analysis.entity_confusion.__doc__ and "Figure S" not in analysis.source_confusion.__doc__
+
+
+def prose(stem: str) -> str:
+    """The words of a notebook."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 # Every cell twice in a row: ten notebooks through papermill, minutes
