@@ -86,11 +86,16 @@ def read_workbook(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def write_workbook(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Write answers as an .xlsx workbook with the entities' plain names, whole or not at all."""
+def write_workbook(frame: pd.DataFrame, path: str | Path, readers: pd.DataFrame | None = None) -> Path:
+    """Write answers as an .xlsx workbook with the entities' plain names, whole or not at all.
+
+    readers: the kit's readers with their links, for a second sheet.
+    """
     readable = frame.assign(entity=frame["entity"].map(NAMES), entity_answer=frame["entity_answer"].map(NAMES))
-    with atomic_path(path) as temporary:
-        readable.to_excel(temporary, index=False, sheet_name="answers", engine="openpyxl")
+    with atomic_path(path) as temporary, pd.ExcelWriter(temporary, engine="openpyxl") as workbook:
+        readable.to_excel(workbook, index=False, sheet_name="answers")
+        if readers is not None:
+            readers.to_excel(workbook, index=False, sheet_name="readers")
     return Path(path)
 
 
