@@ -130,9 +130,10 @@ def source_difference(answers: pd.DataFrame) -> dict[str, float]:
     from scipy.stats import fisher_exact
 
     right = answers["entity"] == answers["entity_answer"]
-    table = [
-        [int(part.sum()), int((~part).sum())] for part in (right[answers["source"] == s] for s in ("AI", "original"))
-    ]
+    table = []
+    for source in ("AI", "original"):
+        own = right[answers["source"] == source]
+        table.append([int(own.sum()), int((~own).sum())])
     shares = [row[0] / sum(row) for row in table]
     return {
         "AI": shares[0],

@@ -55,7 +55,8 @@ def build(
     with atomic_path(folder) as temporary:
         (temporary / "images").mkdir(parents=True)
         for row in key.itertuples():
-            pixels = (synthetic if row.source == "AI" else originals).images(SIDE, [row.original_name])[0]
+            cohort = synthetic if row.source == "AI" else originals
+            pixels = cohort.images(SIDE, [row.original_name])[0]
             Image.fromarray(same_encoding(pixels)).save(temporary / "images" / f"{row.image}.bmp")
         for name in readers:
             store.add_reader(temporary, name)
@@ -223,7 +224,8 @@ def simulated_answers(key: pd.DataFrame, reader: str, skill: float, eye: float, 
     for row in key.sort_values("image").itertuples():
         right, seen = random.random() < skill, random.random() < eye
         others = [code for code in CODES if code != row.entity]
-        source = row.source if seen else SOURCES[1 - SOURCES.index(row.source)]
+        mistaken = "original" if row.source == "AI" else "AI"
+        source = row.source if seen else mistaken
         confidence = int(np.clip(round(random.normal(2.2 + 0.8 * right + 0.8 * seen, 1.0)), 1, 5))
         rows.append(
             {
