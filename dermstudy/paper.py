@@ -89,6 +89,9 @@ READER_FIGURES = (
     ("weighted F1", "entities, original images", 0.40),
 )
 
+# Section 3.3: whose confusion matrix of the entities each shows; that of AI against original has no number.
+SUPPLEMENTARY_FIGURES = {"S1": "network", "S2": "dermatologist"}
+
 METHODS = {  # setting -> (value, place)
     "images": (10_015, "section 2.1"),
     "input side": (128, "section 2.1"),

@@ -19,6 +19,7 @@ from dermstudy.metrics import feature_metrics, fid, inception_score, kid, ms_ssi
 PIXEL_METRICS = ("ssim", "psnr", "mse")
 FEATURE_METRICS = ("kid", "fid", "precision", "recall")
 UNBIASED_FID = 500  # images below which FID mostly measures their number
+PAIRS_AT_ONCE = 64  # pairs whose images are read together
 
 
 def pair_table(originals: Cohort, synthetic: Cohort, side: int) -> pd.DataFrame:
@@ -27,13 +28,16 @@ def pair_table(originals: Cohort, synthetic: Cohort, side: int) -> pd.DataFrame:
     One row a synthetic image: image_id, dx, source_image_id and the metrics. Prints a line every ten seconds.
     """
     rows, told = [], time.monotonic()
-    for pair in synthetic.frame.itertuples():
-        sides = originals.images(side, [pair.source_image_id]), synthetic.images(side, [pair.image_id])
-        names = {"image_id": pair.image_id, "dx": pair.dx, "source_image_id": pair.source_image_id}
-        rows.append(names | pair_metrics(*sides))
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"{len(rows)} of {len(synthetic)} pairs compared", flush=True)
+    for start in range(0, len(synthetic), PAIRS_AT_ONCE):
+        batch = synthetic.frame.iloc[start : start + PAIRS_AT_ONCE]
+        reals = originals.images(side, batch["source_image_id"].tolist())
+        fakes = synthetic.images(side, batch["image_id"].tolist())
+        for pair, real, fake in zip(batch.itertuples(), reals, fakes, strict=True):
+            names = {"image_id": pair.image_id, "dx": pair.dx, "source_image_id": pair.source_image_id}
+            rows.append(names | pair_metrics(real[None], fake[None]))
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                print(f"{len(rows)} of {len(synthetic)} pairs compared", flush=True)
     return pd.DataFrame(rows)
 
 
@@ -110,36 +114,32 @@ def audited(
         drawn = {}
         for code in codes:
             random = np.random.default_rng([seed, CODES.index(code), repeat])
-            drawn[code] = (
-                synthetic[code][random.permutation(len(synthetic[code]))[: each[code]]],
-                draw_lesions(test[code], each[code], random),
-                draw_lesions(train[code], each[code], random),
-            )
-        overall = tuple(np.concatenate(parts) for parts in zip(*drawn.values(), strict=True))
+            made = synthetic[code][random.permutation(len(synthetic[code]))[: each[code]]]
+            real = draw_lesions(test[code], each[code], random)
+            reference = draw_lesions(train[code], each[code], random)
+            drawn[code] = (made, real, reference)
+        sides = zip(*drawn.values(), strict=True)  # made, real and reference, each of all entities
+        overall = tuple(np.concatenate(side) for side in sides)
         drawn = {code: tuple(part[:n] for part in parts) for code, parts in drawn.items()}
         for code in codes:
             rest = np.concatenate([drawn[other][2] for other in codes if other != code])
             random = np.random.default_rng([seed, CODES.index(code), repeat, 1])
             others[code].append(kid(rest[random.permutation(len(rest))[:n]], drawn[code][1]))
         for entity, (made, real, reference) in (drawn | {"overall": overall}).items():
-            for store, features in ((values, made), (floors, reference)):
-                for name, value in feature_metrics(features, real).items():
-                    store[entity, name].append(value)
+            for name, value in feature_metrics(made, real).items():
+                values[entity, name].append(value)
+            for name, value in feature_metrics(reference, real).items():
+                floors[entity, name].append(value)
     rows = []
     for (entity, name), kept in values.items():
         low, high = np.quantile(kept, [0.025, 0.975])
-        rows.append(
-            {
-                "entity": entity,
-                "n": sum(each.values()) if entity == "overall" else n,
-                "metric": name,
-                "value": np.mean(kept),
-                "low": low,
-                "high": high,
-                "floor": np.mean(floors[entity, name]),
-                "others": np.mean(others[entity]) if name == "kid" and entity in others else np.nan,
-            }
-        )
+        row = {"entity": entity, "n": n, "metric": name, "value": np.mean(kept), "low": low, "high": high}
+        row |= {"floor": np.mean(floors[entity, name]), "others": np.nan}
+        if entity == "overall":
+            row["n"] = sum(each.values())
+        elif name == "kid":
+            row["others"] = np.mean(others[entity])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -149,12 +149,10 @@ def condition_fidelity(synthetic: pd.Series, asked: pd.Series, real: pd.Series, 
     synthetic, real: the classifier's answers, entity codes; asked, true: the captions' and the images' entities. Index:
     entity codes, then "overall" (the mean of the entities); columns synthetic, real, difference (shares 0..1).
     """
-    table = pd.DataFrame(
-        {
-            "synthetic": (synthetic.to_numpy() == asked).groupby(asked.to_numpy()).mean(),
-            "real": (real.to_numpy() == true).groupby(true.to_numpy()).mean(),
-        }
-    ).reindex([code for code in CODES if code in set(true)])
+    followed = (asked == synthetic.to_numpy()).groupby(asked.to_numpy()).mean()
+    recognised = (true == real.to_numpy()).groupby(true.to_numpy()).mean()
+    present = [code for code in CODES if code in set(true)]
+    table = pd.DataFrame({"synthetic": followed, "real": recognised}).reindex(present)
     table.loc["overall"] = table.mean()
     return table.assign(difference=table["synthetic"] - table["real"]).rename_axis("entity")
 
@@ -233,7 +231,8 @@ def largest_n(wanted: int, *sides: dict[str, object]) -> int:
 
     Half, because subsamples of nearly everything hardly differ and their spread would say nothing.
     """
-    return min([wanted, *(len(side[code]) // 2 for side in sides for code in side)])
+    halves = [len(images) // 2 for side in sides for images in side.values()]
+    return min([wanted, *halves])
 
 
 def fid_by_size(

@@ -43,6 +43,15 @@ def cohort(phantom_folder):
 
 
 @pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """The smoke profile, executed once from the first notebook to the last."""
+    from dermstudy import study
+
+    results = tmp_path_factory.mktemp("smoke") / "results"
+    return study.run("smoke", results=str(results))
+
+
+@pytest.fixture(scope="session")
 def ham10000() -> Path:
     """The real images: $HAM10000, or the folder beside the checkout."""
     folder = Path(os.environ.get("HAM10000") or ROOT.parent / "shared" / "ham10000")

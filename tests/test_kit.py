@@ -6,6 +6,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,61 @@ def test_answers_are_kept_corrected_and_logged(made, tmp_path):
         with pytest.raises(InputError, match="please give a name"):
             store.reader_name(name)
     assert store.reader_name("  Ada \n Lovelace ") == "Ada Lovelace"
+
+
+def test_two_readers_of_one_name_get_links_of_their_own(made, tmp_path):
+    """Twenty people called Ada at once: twenty links, twenty sets of answers, none in another's place."""
+    folder = shutil.copytree(made[0], tmp_path / "kit")
+    image = kit.open_kit(folder)["images"][0]
+    store.save(folder, "Ada", image, "nv", "AI", 5)  # kept under a name, as before there were links
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda _: store.add_reader(folder, " Ada "), range(20)))
+    tokens, readers = zip(*added, strict=True)
+    assert len(set(tokens)) == 20 and min(map(len, tokens)) >= 20
+    assert set(readers) == {f"Ada ({number})" for number in range(2, 22)}
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda own: store.save(folder, own[1], image, "mel", "original", 1 + own[0] % 5), enumerate(readers)
+            )
+        )
+    known = store.answers(folder)
+    assert len(known) == 21 and known.set_index("reader").loc["Ada", "entity_answer"] == "nv"
+    assert [store.reader_of(folder, token) for token in tokens] == list(readers)
+    listed = store.readers(folder).set_index("reader")
+    assert listed.loc[list(readers), "token"].tolist() == list(tokens) and listed["answered"].eq(1).all()
+    assert store.reader_of(folder, listed.loc["Ada", "token"]) == "Ada" and (listed["name"] == "Ada").all()
+    for unknown in ("", "Ada", None, tokens[0][:-1]):
+        with pytest.raises(InputError, match="no reader of this kit has this link"):
+            store.reader_of(folder, unknown)
+
+
+def test_named_readers_have_links_from_the_start(cohort, synthetic, tmp_path, capsys):
+    sources = dataset.open_synthetic(synthetic), cohort
+    with pytest.raises(InputError, match="please give a name"):
+        kit.build(*sources, tmp_path / "kit", 1, readers=["Ada", " "])
+    assert not list(tmp_path.iterdir())
+    folder, key_path = kit.build(*sources, tmp_path / "kit", 1, seed=4, readers=["Ada", "Ada"])
+    tokens = store.readers(folder).set_index("reader")["token"]
+    assert set(tokens.index) == {"Ada", "Ada (2)"}
+    assert not any(token in path.read_text() for token in tokens for path in (key_path, folder / "kit.json"))
+    other = kit.build(*sources, tmp_path / "other", 1, seed=4, readers=["Ada"])[0]
+    assert store.readers(other)["token"][0] not in set(tokens)  # a repeatable kit does not repeat its links
+    for image in kit.open_kit(folder)["images"]:
+        store.save(folder, "Ada (2)", image, "nv", "AI", 3)
+    assert cli.main(["kit", "readers", str(folder), "--add", "Grete", "--address", "http://study.example/"]) == 0
+    printed = capsys.readouterr().out
+    tokens = store.readers(folder).set_index("reader")["token"]
+    assert all(f"http://study.example/?reader={token}" in printed for token in tokens) and "14 of 14" in printed
+    assert list(tokens.index) == ["Ada", "Ada (2)", "Grete"]
+    assert cli.main(["kit", "readers", str(folder), "--add", ""]) == 2
+    assert cli.main(["kit", "readers", str(tmp_path)]) == 2
+    assert "is not a reader kit" in capsys.readouterr().err and len(store.readers(folder)) == 3
+    assert cli.main(["kit", "export", str(folder), str(tmp_path / "answers.xlsx")]) == 0
+    sheet = pd.read_excel(tmp_path / "answers.xlsx", sheet_name="readers")
+    assert sheet["answered"].tolist() == [0, 14, 0]
+    assert sheet["link"].tolist() == [f"?reader={token}" for token in tokens]
+    assert set(workbook.read_workbook(tmp_path / "answers.xlsx")["reader"]) == {"Ada (2)"}
 
 
 def answered(folder, key, reader, seed=0):
@@ -209,6 +265,60 @@ def test_the_key_is_out_of_reach(served):
                 assert b"original_name" not in answer.read(), path
         except urllib.error.HTTPError as error:
             assert error.code in (400, 403, 404, 405), path
+
+
+def answer(page, entity: int, source: int, confidence: int) -> None:
+    """Answer the image that is shown, by place among the choices."""
+    for group, place in (("entity", entity), ("source", source), ("confidence", confidence)):
+        page.locator(f"#{group} label").nth(place).click()
+    page.locator("#save").click()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
+def test_one_name_in_two_browsers_keeps_two_sets_of_answers(served):
+    """Two people called Ada, page by page in turn; each link opens its own answers anywhere, and no other link any."""
+    from playwright.sync_api import sync_playwright
+
+    notes = kit.open_kit(served.folder)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        pages = [browser.new_context().new_page() for _ in range(2)]
+        for page in pages:
+            page.goto(served.address)
+            page.locator("#name textarea, #name input").fill("Ada")
+        for page in pages:
+            page.locator("#start").click()
+        for page in pages:
+            page.get_by_text("Image 1 of 140, 0 answered").wait_for()
+            page.wait_for_url("**/?reader=*")
+        links = [page.url for page in pages]
+        for place in range(3):
+            for number, page in enumerate(pages):
+                answer(page, number, number, number)
+                page.get_by_text(f"{place + 1} answered").wait_for()
+        listed = store.readers(served.folder)
+        tokens = [link.partition("?reader=")[2] for link in links]
+        assert set(listed["token"]) == set(tokens) and set(listed["reader"]) == {"Ada", "Ada (2)"}
+        for number, (link, token) in enumerate(zip(links, tokens, strict=True)):
+            page = browser.new_context().new_page()
+            page.goto(link)
+            page.get_by_text("Image 4 of 140, 3 answered").wait_for()
+            page.locator("#back").click()
+            page.get_by_text("Image 3 of 140").wait_for()
+            page.locator(f"#entity input[value={CODES[number]}]:checked").wait_for(state="attached")
+            reader = store.reader_of(served.folder, token)
+            own = store.answers(served.folder, reader)
+            assert set(own["image"]) == set(kit.order(notes, reader)[:3]) and own["confidence"].eq(number + 1).all()
+            page.locator("#own a").wait_for()
+            page.locator("#leave").click()
+            page.locator("#start").wait_for()
+            page.wait_for_url(lambda url: "reader=" not in url)
+        stranger = browser.new_context().new_page()
+        stranger.goto(f"{served.address}/?reader=Ada")
+        stranger.get_by_text("no reader of this kit has this link").wait_for()
+        pages[0].goto(links[1])  # another reader's link, in a browser that knows a reader of its own
+        pages[0].locator("#own").get_by_text(store.reader_of(served.folder, tokens[1]), exact=True).wait_for()
+        browser.close()
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermstudy import encoders, metrics, paper, quality, skin
+from dermstudy import dataset, encoders, metrics, paper, quality, skin
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
@@ -241,6 +241,24 @@ def test_ms_ssim_tells_copies_from_strangers():
     table = quality.diversity(copies, dict.fromkeys(CODES, images), pairs=4)
     assert table["value"].eq(1).all() and (table["floor"] < 0.6).all()
     assert list(table.columns) == ["entity", "n", "metric", "value", "low", "high", "floor"]
+
+
+def test_pairs_are_read_in_batches_and_compared_one_by_one(cohort, monkeypatch):
+    """A pair's figures are those of the two images alone; each side is read once a batch, whatever the order."""
+    frame = cohort.frame.sample(50, random_state=0, ignore_index=True)
+    sources = frame["image_id"].sample(50, replace=True, random_state=1).to_numpy()
+    synthetic = replace(cohort, frame=frame.assign(source_image_id=sources))
+    expected = [
+        metrics.pair_metrics(cohort.images(32, [row.source_image_id]), cohort.images(32, [row.image_id]))
+        for row in synthetic.frame.itertuples()
+    ]
+    calls, read = [], dataset.Cohort.images
+    monkeypatch.setattr(dataset.Cohort, "images", lambda own, *call: (calls.append(call), read(own, *call))[1])
+    monkeypatch.setattr(quality, "PAIRS_AT_ONCE", 20)
+    table = quality.pair_table(cohort, synthetic, 32)
+    assert [len(names) for _, names in calls] == [20, 20, 20, 20, 10, 10]
+    pd.testing.assert_frame_equal(table[list(quality.PIXEL_METRICS)], pd.DataFrame(expected), check_exact=True)
+    assert table[["image_id", "dx", "source_image_id"]].equals(synthetic.frame[["image_id", "dx", "source_image_id"]])
 
 
 def test_real_pairs_come_from_different_lesions(cohort):

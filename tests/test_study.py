@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -25,13 +24,6 @@ STEMS = [
     "00_dataset", "01_finetune", "02_upsample", "03_sample", "04_metrics", "05_dermatologist_study",
     "06_cnn_classifier", "07_ablation", "08_textual_inversion", "09_which_parts",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory) -> Path:
-    """The smoke profile, executed once from the first notebook to the last."""
-    results = tmp_path_factory.mktemp("smoke") / "results"
-    return study.run("smoke", results=str(results))
 
 
 def test_every_notebook_runs_without_an_error_cell(smoke):

@@ -43,12 +43,12 @@ def report(true: pd.Series, answer: pd.Series, labels: tuple[str, ...]) -> pd.Da
 
 
 def entity_confusion(answers: pd.DataFrame) -> np.ndarray:
-    """Counts [7, 7]: rows true entities, columns answers, both in the paper's class order (Figure S1)."""
+    """Counts [7, 7]: rows true entities, columns answers, both in the paper's class order (Figure S2)."""
     return confusion_matrix(answers["entity"], answers["entity_answer"], labels=list(CODES))
 
 
 def source_confusion(answers: pd.DataFrame) -> np.ndarray:
-    """Counts [2, 2]: rows true original, AI; columns answers (Figure S2); "unsure" answers are left out."""
+    """Counts [2, 2]: rows true original, AI; columns answers; "unsure" answers are left out."""
     sure = answers[answers["source_answer"] != "unsure"]
     return confusion_matrix(sure["source"], sure["source_answer"], labels=list(SOURCES))
 
@@ -130,9 +130,10 @@ def source_difference(answers: pd.DataFrame) -> dict[str, float]:
     from scipy.stats import fisher_exact
 
     right = answers["entity"] == answers["entity_answer"]
-    table = [
-        [int(part.sum()), int((~part).sum())] for part in (right[answers["source"] == s] for s in ("AI", "original"))
-    ]
+    table = []
+    for source in ("AI", "original"):
+        own = right[answers["source"] == source]
+        table.append([int(own.sum()), int((~own).sum())])
     shares = [row[0] / sum(row) for row in table]
     return {
         "AI": shares[0],

@@ -1,6 +1,7 @@
 """The browser form of a reader study: one image at a time, by keyboard, mouse or touch (Gradio).
 
-The page holds pixels and names without meaning; the key is never opened here.
+The page holds pixels and names without meaning; the key is never opened here. A reader is known by a private link,
+made on the first visit or by the organiser; a name alone opens nobody's answers.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from dermstudy import pages
@@ -30,6 +32,8 @@ STYLE = """
 #source .wrap, #confidence .wrap { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; }
 #source label, #confidence label { padding: 8px; }
 #back, #save { min-height: 52px; }
+#own { color: #667; font-size: small; }
+#own a { margin: 0; padding: 0; }
 #leave { align-self: flex-end; max-width: 160px; background: none; color: #667; }
 """
 KEYS = """
@@ -55,6 +59,15 @@ document.addEventListener("keydown", (event) => {
 });
 </script>
 """
+ASKED_FOR = """(kept, _) => [kept, new URLSearchParams(location.search).get("reader") || ""]"""
+# The page's address becomes the reader's link, so that a reload or a bookmark comes back to the same answers.
+ADDRESS = """(kept) => {
+  const link = kept && kept.token ? "?reader=" + encodeURIComponent(kept.token) : location.pathname;
+  history.replaceState(null, "", link);
+}"""
+
+
+# What lies in the page
 
 
 def picture(folder: Path, image: str) -> str:
@@ -71,131 +84,231 @@ def progress(done: int, place: int, total: int) -> str:
     )
 
 
+# What the buttons do
+
+
+@dataclass(frozen=True)
+class Form:
+    """The kit in `folder` as the page's buttons act on it: every method says what changes, by component name.
+
+    `at` is where a page stands: the reader's token and the place of the image in the reader's order.
+    """
+
+    folder: Path
+    notes: dict
+
+    @property
+    def total(self) -> int:
+        """How many images there are."""
+        return len(self.notes["images"])
+
+    def start(self, name: str | None) -> dict:
+        """A first visit: a reader and a link of its own, whoever else has that name."""
+        try:
+            token, _ = store.add_reader(self.folder, name)
+        except InputError as error:
+            return {"asked": html.escape(str(error))}
+        return self.show(token, 0)
+
+    def resume(self, kept: dict | None, asked_for: str | None) -> dict:
+        """A page that is opened: by the link's token, or else by the one that this browser last knew."""
+        token = asked_for or (kept or {}).get("token", "")
+        if not token:
+            return {"asked": ""}
+        try:
+            reader = store.reader_of(self.folder, token)
+        except InputError as error:
+            return {"asked": html.escape(str(error))}
+        return self.show(token, self.first_open(reader))
+
+    def save(self, at: dict, entity: str | None, source: str | None, confidence: int | None) -> dict:
+        """Keep the answer to the image shown, and go on to the next one."""
+        if not at["token"]:  # the server was started anew beneath an open page
+            return {"said": "Please reload this page: your answers are kept, this one is not yet."}
+        if entity is None or source is None or confidence is None:
+            return {"said": "Please answer all three questions first."}
+        try:
+            reader = store.reader_of(self.folder, at["token"])
+            image = kit.order(self.notes, reader)[at["place"]]
+            store.save(self.folder, reader, image, entity, source, int(confidence))
+        except InputError as error:
+            return {"said": f"**Not saved:** {html.escape(str(error))}"}
+        following = at["place"] + 1
+        return self.show(at["token"], following if following < self.total else self.first_open(reader))
+
+    def back(self, at: dict) -> dict:
+        """The image before, with its answer."""
+        return self.show(at["token"], max(0, at["place"] - 1)) if at["token"] else {"said": ""}
+
+    def leave(self) -> dict:
+        """The first page, for another reader."""
+        return _visible(welcome=True) | {"where": blank(), "kept": {"token": ""}, "name": "", "asked": ""}
+
+    def first_open(self, reader: str) -> int:
+        """The place of the first image without an answer, or of the last one."""
+        known = set(store.answers(self.folder, reader)["image"])
+        images = kit.order(self.notes, reader)
+        return next((place for place, image in enumerate(images) if image not in known), self.total - 1)
+
+    def show(self, token: str, place: int) -> dict:
+        """Everything that the page shows for the image at `place`."""
+        reader = store.reader_of(self.folder, token)
+        image = kit.order(self.notes, reader)[place]
+        known = store.answers(self.folder, reader).set_index("image")
+        given = {"entity": None, "source": None, "confidence": None}
+        if image in known.index:
+            row = known.loc[image]
+            given = {
+                "entity": row["entity_answer"],
+                "source": row["source_answer"],
+                "confidence": int(row["confidence"]),
+            }
+        finished = "**All images are answered. Thank you.** You may still go back and change an answer."
+        return (
+            _visible(welcome=False)
+            | given
+            | {
+                "where": {"token": token, "place": place},
+                "kept": {"token": token},
+                "bar": progress(len(known), place, self.total),
+                "shown": picture(self.folder, image),
+                "own": private_link(reader, token),
+                "said": finished if len(known) == self.total else "",
+            }
+        )
+
+
+def blank() -> dict:
+    """Where a page stands before it knows its reader."""
+    return {"token": "", "place": 0}
+
+
+def _visible(welcome: bool) -> dict:
+    """The first page, or the study in its place."""
+    import gradio as gr
+
+    return {"welcome": gr.update(visible=welcome), "study": gr.update(visible=not welcome)}
+
+
+# The pages
+
+
+def private_link(reader: str, token: str) -> str:
+    """Who answers here, and the link that comes back to these answers."""
+    return (
+        f'You answer as <b>{html.escape(reader)}</b>. <a href="{kit.link(token)}">Your private link</a>, which is also '
+        "this page's address, opens your answers again: keep it, and give it to nobody."
+    )
+
+
+def _welcome_page(total: int) -> dict:
+    """The first page's components by name."""
+    import gradio as gr
+
+    with gr.Column(elem_id="welcome") as welcome:
+        gr.Markdown(
+            "# Reader study\n"
+            f"You will see {total} dermatoscopic images, one at a time. For each, name the entity, say whether it "
+            "is an original photograph or made by AI, and how sure you are. Every answer is saved at "
+            "once; you may stop at any time and come back with the private link that you are given next. "
+            "If you have a link already, open it instead."
+        )
+        name = gr.Textbox(label="Your name or initials", elem_id="name", max_lines=1, autofocus=True)
+        begin = gr.Button("Start", variant="primary", elem_id="start")
+        asked = gr.Markdown(elem_id="asked")
+        asked_for = gr.Textbox(visible=False)  # the token in the page's address
+    return {"welcome": welcome, "name": name, "begin": begin, "asked": asked, "asked_for": asked_for}
+
+
+def _study_page() -> dict:
+    """The components of the page that shows an image and asks about it, by name."""
+    import gradio as gr
+
+    with gr.Row(visible=False, elem_id="study") as study:
+        with gr.Column(scale=6, min_width=340):
+            bar = gr.HTML(elem_id="progress")
+            shown = gr.HTML(elem_id="picture")
+        with gr.Column(scale=5, min_width=340):
+            parts = _questions()
+            said = gr.Markdown(elem_id="said")
+            with gr.Row():
+                previous = gr.Button("Back (←)", elem_id="back")
+                following = gr.Button("Save and next (Enter)", variant="primary", elem_id="save")
+            own = gr.HTML(elem_id="own")
+            change = gr.Button("Another reader", size="sm", elem_id="leave")
+    parts |= {"study": study, "bar": bar, "shown": shown, "said": said, "own": own}
+    return parts | {"previous": previous, "following": following, "change": change}
+
+
+def _questions() -> dict:
+    """The three questions by name."""
+    import gradio as gr
+
+    assert set(SOURCE_LABELS) == set(SOURCE_ANSWERS)
+    entity = gr.Radio(
+        [(f"{place}  {own.name}", own.code) for place, own in enumerate(ENTITIES, start=1)],
+        label="Which entity? (keys 1 to 7)",
+        elem_id="entity",
+    )
+    source = gr.Radio(
+        [(label, answer) for answer, label in SOURCE_LABELS.items()], label="AI or original?", elem_id="source"
+    )
+    confidence = gr.Radio(
+        [(str(value), value) for value in range(1, 6)],
+        label="How sure are you? 1 guessing, 5 certain (shift and 1 to 5)",
+        elem_id="confidence",
+    )
+    return {"entity": entity, "source": source, "confidence": confidence}
+
+
 def application(folder: str | Path):
     """The form as a Gradio Blocks over the kit in `folder`. InputError where it is no kit."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
 
     folder = Path(folder)
-    notes = kit.open_kit(folder)
-    total = len(notes["images"])
-    blank = {"reader": "", "place": 0}
+    form = Form(folder, kit.open_kit(folder))
+    with gr.Blocks(title="Reader study", analytics_enabled=False) as page:
+        where = gr.State(blank())
+        kept = gr.BrowserState({"token": ""}, storage_key=f"study-{form.notes['kit']}", secret=form.notes["kit"])
+        parts = {"where": where, "kept": kept} | _welcome_page(form.total) | _study_page()
+        _connect(page, form, parts)
+    return page
 
-    def show(reader: str, place: int, message: str = ""):
-        """Everything that the page shows for the reader's image at `place`."""
-        images = kit.order(notes, reader)
-        known = store.answers(folder, reader).set_index("image")
-        given = known.loc[images[place]] if images[place] in known.index else None
-        finished = len(known) == total
-        note = "**All images are answered. Thank you.** You may still go back and change an answer." if finished else ""
-        return {
-            welcome: gr.Column(visible=False),
-            study: gr.Row(visible=True),
-            where: {"reader": reader, "place": place},
-            kept: {"reader": reader},
-            bar: progress(len(known), place, total),
-            shown: picture(folder, images[place]),
-            entity: given["entity_answer"] if given is not None else None,
-            source: given["source_answer"] if given is not None else None,
-            confidence: int(given["confidence"]) if given is not None else None,
-            said: message or note,
-        }
 
-    def first_open(reader: str) -> int:
-        known = set(store.answers(folder, reader)["image"])
-        images = kit.order(notes, reader)
-        return next((place for place, image in enumerate(images) if image not in known), total - 1)
+def _connect(page, form: Form, parts: dict) -> None:
+    """Tie the page's events to the form's methods."""
+    import gradio as gr
 
-    def start(text):
-        try:
-            reader = store.reader_name(text)
-        except InputError as error:
-            return {asked: str(error)}
-        return show(reader, first_open(reader))
+    def changes(update: dict) -> dict:
+        return {parts[name]: value for name, value in update.items()}
 
-    def resume(stored):
-        """A reloaded page goes on with the reader that this browser last knew."""
-        reader = (stored or {}).get("reader", "")
-        return start(reader) if reader else {asked: ""}
+    def resume(kept, asked_for):
+        return changes(form.resume(kept, asked_for))
 
-    def save(at, chosen_entity, chosen_source, chosen_confidence):
-        if not at["reader"]:
-            return {
-                welcome: gr.Column(visible=True),
-                study: gr.Row(visible=False),
-                asked: "please give your name again",
-            }
-        if chosen_entity is None or chosen_source is None or chosen_confidence is None:
-            return {said: "Please answer all three questions first."}
-        reader, place = at["reader"], at["place"]
-        try:
-            store.save(
-                folder, reader, kit.order(notes, reader)[place], chosen_entity, chosen_source, int(chosen_confidence)
-            )
-        except InputError as error:
-            return {said: f"**Not saved:** {html.escape(str(error))}"}
-        return show(reader, place + 1 if place + 1 < total else first_open(reader))
+    def start(name):
+        return changes(form.start(name))
+
+    def save(*given):
+        return changes(form.save(*given))
 
     def back(at):
-        return show(at["reader"], max(0, at["place"] - 1)) if at["reader"] else {said: ""}
+        return changes(form.back(at))
 
     def leave():
-        return {
-            welcome: gr.Column(visible=True),
-            study: gr.Row(visible=False),
-            where: blank,
-            kept: {"reader": ""},
-            name: "",
-            asked: "",
-        }
+        return changes(form.leave())
 
-    with gr.Blocks(title="Reader study", analytics_enabled=False) as page:
-        where = gr.State(blank)
-        kept = gr.BrowserState({"reader": ""}, storage_key=f"reader-study-{notes['kit']}", secret=notes["kit"])
-        with gr.Column(elem_id="welcome") as welcome:
-            gr.Markdown(
-                "# Reader study\n"
-                f"You will see {total} dermatoscopic images, one at a time. For each, name the entity, say whether it "
-                "is an original photograph or made by AI, and how sure you are. Every answer is saved at "
-                "once; you may stop at any time and come back with the same name."
-            )
-            name = gr.Textbox(label="Your name or initials", elem_id="name", max_lines=1, autofocus=True)
-            begin = gr.Button("Start or continue", variant="primary", elem_id="start")
-            asked = gr.Markdown(elem_id="asked")
-        with gr.Row(visible=False, elem_id="study") as study:
-            with gr.Column(scale=6, min_width=340):
-                bar = gr.HTML(elem_id="progress")
-                shown = gr.HTML(elem_id="picture")
-            with gr.Column(scale=5, min_width=340):
-                entity = gr.Radio(
-                    [(f"{place}  {own.name}", own.code) for place, own in enumerate(ENTITIES, start=1)],
-                    label="Which entity? (keys 1 to 7)",
-                    elem_id="entity",
-                )
-                source = gr.Radio(
-                    [(SOURCE_LABELS[answer], answer) for answer in ("AI", "original", "unsure")],
-                    label="AI or original?",
-                    elem_id="source",
-                )
-                confidence = gr.Radio(
-                    [(str(value), value) for value in range(1, 6)],
-                    label="How sure are you? 1 guessing, 5 certain (shift and 1 to 5)",
-                    elem_id="confidence",
-                )
-                said = gr.Markdown(elem_id="said")
-                with gr.Row():
-                    previous = gr.Button("Back (←)", elem_id="back")
-                    following = gr.Button("Save and next (Enter)", variant="primary", elem_id="save")
-                change = gr.Button("Another reader", size="sm", elem_id="leave")
-        everything = [welcome, study, where, kept, bar, shown, entity, source, confidence, said, name, asked]
-        quiet = {"outputs": everything, "show_progress": "hidden", "api_visibility": "private"}
-        page.load(resume, kept, **quiet)
-        gr.on([begin.click, name.submit], start, name, **quiet)
-        following.click(save, [where, entity, source, confidence], **quiet)
-        previous.click(back, where, **quiet)
-        change.click(leave, None, **quiet)
-    assert set(SOURCE_LABELS) == set(SOURCE_ANSWERS)
-    return page
+    buttons = {"begin", "previous", "following", "change"}
+    everything = [part for name, part in parts.items() if name not in buttons]
+    quiet = {"outputs": everything, "show_progress": "hidden", "api_visibility": "private"}
+    opened = page.load(resume, [parts["kept"], parts["asked_for"]], js=ASKED_FOR, **quiet)
+    started = gr.on([parts["begin"].click, parts["name"].submit], start, parts["name"], **quiet)
+    questions = [parts[name] for name in ("where", "entity", "source", "confidence")]
+    parts["following"].click(save, questions, **quiet)
+    parts["previous"].click(back, parts["where"], **quiet)
+    left = parts["change"].click(leave, None, **quiet)
+    for event in (opened, started, left):
+        event.then(None, parts["kept"], None, js=ADDRESS)
 
 
 def serve(folder: str | Path, port: int = 7860, host: str = "127.0.0.1") -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,19 @@ KEY_COLUMNS = ("kit", "image", "source", "entity", "original_name")
 
 
 def build(
-    synthetic: Cohort, originals: Cohort, folder: str | Path, per_entity: int = 10, seed: int | None = None
+    synthetic: Cohort,
+    originals: Cohort,
+    folder: str | Path,
+    per_entity: int = 10,
+    seed: int | None = None,
+    readers: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write a kit and, beside it, its key; returns both paths.
 
     originals: held-out lesions only (the caller selects them), of which each gives one image at most. seed: None draws
-    the names and the choice from the system's randomness, so that nobody can work them out from the data.
-    InputError where an entity has too few images, or the kit or its key exists already.
+    the names and the choice from the system's randomness, so that nobody can work them out from the data. readers:
+    names of those who get a private link now; whoever comes without one gets it then.
+    InputError for an empty name, and where an entity has too few images, or the kit or its key exists already.
     """
     folder = Path(folder)
     key_path = folder.with_name(f"{folder.name}_key.csv")
@@ -48,8 +55,11 @@ def build(
     with atomic_path(folder) as temporary:
         (temporary / "images").mkdir(parents=True)
         for row in key.itertuples():
-            pixels = (synthetic if row.source == "AI" else originals).images(SIDE, [row.original_name])[0]
+            cohort = synthetic if row.source == "AI" else originals
+            pixels = cohort.images(SIDE, [row.original_name])[0]
             Image.fromarray(same_encoding(pixels)).save(temporary / "images" / f"{row.image}.bmp")
+        for name in readers:
+            store.add_reader(temporary, name)
         notes = {"kit": key["kit"].iloc[0], "images": key["image"].tolist(), "side": SIDE}
         (temporary / "kit.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
         for path in (*(temporary / "images").iterdir(), temporary / "images", temporary / "kit.json"):
@@ -119,6 +129,23 @@ def order(kit: dict, reader: str) -> list[str]:
     """The kit's images in the reader's own order: random, and the same whenever the reader comes back."""
     random = np.random.default_rng(int(sha256_text(f"{kit['kit']} {reader}")[:16], 16))
     return [kit["images"][place] for place in random.permutation(len(kit["images"]))]
+
+
+def links(folder: str | Path, address: str = "") -> pd.DataFrame:
+    """Every reader with the private link: reader, name, answered, of, since, last_answer, link.
+
+    address: where the kit is served; "" leaves the links' own part. InputError where `folder` is no kit.
+    """
+    images = len(open_kit(folder)["images"])
+    known = store.readers(folder)
+    start = f"{address.rstrip('/')}/" if address else ""
+    table = known.assign(of=images, link=[f"{start}{link(token)}" for token in known["token"]])
+    return table[["reader", "name", "answered", "of", "since", "last_answer", "link"]]
+
+
+def link(token: str) -> str:
+    """The end of the address that opens a reader's own answers."""
+    return f"?reader={token}"
 
 
 def open_key(path: str | Path) -> pd.DataFrame:
@@ -197,7 +224,8 @@ def simulated_answers(key: pd.DataFrame, reader: str, skill: float, eye: float, 
     for row in key.sort_values("image").itertuples():
         right, seen = random.random() < skill, random.random() < eye
         others = [code for code in CODES if code != row.entity]
-        source = row.source if seen else SOURCES[1 - SOURCES.index(row.source)]
+        mistaken = "original" if row.source == "AI" else "AI"
+        source = row.source if seen else mistaken
         confidence = int(np.clip(round(random.normal(2.2 + 0.8 * right + 0.8 * seen, 1.0)), 1, 5))
         rows.append(
             {

@@ -129,11 +129,9 @@ def entity_auc(answers: pd.DataFrame) -> pd.DataFrame:
 
 def source_answers(answers: pd.DataFrame) -> pd.DataFrame:
     """How each reader sorted the images: right, wrong and unsure by source, the protocol of Ali et al. (2211.00902)."""
-    outcome = np.where(
-        answers["source_answer"] == "unsure",
-        "unsure",
-        np.where(answers["source_answer"] == answers["source"], "right", "wrong"),
-    )
+    unsure = answers["source_answer"] == "unsure"
+    right = answers["source_answer"] == answers["source"]
+    outcome = np.select([unsure, right], ["unsure", "right"], "wrong")
     table = pd.crosstab([answers["reader"], answers["source"]], outcome)
     return table.reindex(columns=["right", "wrong", "unsure"], fill_value=0).rename_axis(columns=None)
 

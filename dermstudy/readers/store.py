@@ -1,10 +1,15 @@
-"""The answers of a served kit: one SQLite file in the kit's folder, every answer on disk before the next image shows."""
+"""The readers and answers of a kit: one SQLite file in its folder, every answer on disk before the next image shows.
+
+A reader is known by a private token, the end of a link; answers are kept under a name that no other reader has.
+"""
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +26,10 @@ CREATE TABLE IF NOT EXISTS answers (reader TEXT, image TEXT, entity_answer TEXT,
     confidence INTEGER, answered_at TEXT, PRIMARY KEY (reader, image));
 CREATE TABLE IF NOT EXISTS log (reader TEXT, image TEXT, entity_answer TEXT, source_answer TEXT,
     confidence INTEGER, answered_at TEXT);
+CREATE TABLE IF NOT EXISTS readers (token TEXT PRIMARY KEY, reader TEXT UNIQUE NOT NULL, name TEXT NOT NULL,
+    since TEXT);
 """
+TOKEN_BYTES = 16
 
 
 @contextmanager
@@ -46,10 +54,60 @@ def reader_name(text: str | None) -> str:
     """A reader's name as it is stored: one line without outer spaces. InputError where it is empty or too long."""
     name = " ".join((text or "").split())
     if not name:
-        raise InputError("please give a name: it keeps your answers together")
+        raise InputError("please give a name: the organiser knows your answers by it")
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise InputError(f"please give a name of at most {LONGEST_NAME} ordinary characters")
     return name
+
+
+def add_reader(folder: str | Path, name: str | None) -> tuple[str, str]:
+    """A new reader: the private token, and the name that answers are kept under ("Ada (2)" where there is an Ada).
+
+    InputError as in `reader_name`.
+    """
+    name = reader_name(name)
+    with _database(folder) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # readers of one name may come at the same moment
+        _adopt(connection)
+        return _insert(connection, name)
+
+
+def _insert(connection: sqlite3.Connection, name: str) -> tuple[str, str]:
+    taken = {reader for (reader,) in connection.execute("SELECT reader FROM readers")}
+    reader, numbers = name, count(2)
+    while reader in taken:
+        reader = f"{name} ({next(numbers)})"
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    connection.execute("INSERT INTO readers VALUES (?, ?, ?, datetime('now'))", (token, reader, name))
+    return token, reader
+
+
+def _adopt(connection: sqlite3.Connection) -> None:
+    """Give a link to everyone whose answers were kept under a name alone."""
+    query = "SELECT DISTINCT reader FROM answers WHERE reader NOT IN (SELECT reader FROM readers) ORDER BY reader"
+    for (name,) in connection.execute(query).fetchall():
+        _insert(connection, name)
+
+
+def reader_of(folder: str | Path, token: str | None) -> str:
+    """The name under which the answers of a private link are kept. InputError where no reader has that link."""
+    with _database(folder) as connection:
+        row = connection.execute("SELECT reader FROM readers WHERE token = ?", (token or "",)).fetchone()
+    if row is None:
+        raise InputError("no reader of this kit has this link: ask the organiser for yours")
+    return row[0]
+
+
+def readers(folder: str | Path) -> pd.DataFrame:
+    """Everyone who has a link, by name: reader, name (as given), token, since, answered (images), last_answer."""
+    query = """
+        SELECT readers.reader, name, token, since, COUNT(image) AS answered, MAX(answered_at) AS last_answer
+        FROM readers LEFT JOIN answers USING (reader) GROUP BY readers.reader ORDER BY readers.reader
+    """
+    with _database(folder) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        _adopt(connection)
+        return pd.read_sql_query(query, connection)
 
 
 def save(folder: str | Path, reader: str, image: str, entity: str, source: str, confidence: int) -> None:

@@ -18,6 +18,12 @@ from dermstudy.files import InputError, atomic_path
 COLUMNS = ("reader", "image", "source", "entity", "entity_answer", "source_answer")
 SOURCES = ("original", "AI")
 SOURCE_ANSWERS = (*SOURCES, "unsure")
+KNOWN = {  # what a cell of each column may say
+    "entity": tuple(NAMES.values()),
+    "entity_answer": tuple(NAMES.values()),
+    "source": SOURCES,
+    "source_answer": SOURCE_ANSWERS,
+}
 RECONSTRUCTION = "reconstruction of the published reader"
 
 # What the printed figures determine (dermstudy.audit recomputes both), in the paper's class order.
@@ -52,23 +58,18 @@ def read_workbook(path: str | Path) -> pd.DataFrame:
         empty = frame.index[cells.isna() | (cells == "")]
         if len(empty):
             raise InputError(f"{path}, row {empty[0] + 2}: {column} is empty; fill it in")
-        allowed = {
-            "entity": codes,
-            "entity_answer": codes,
-            "source": dict.fromkeys(SOURCES),
-            "source_answer": dict.fromkeys(SOURCE_ANSWERS),
-        }.get(column)
-        if allowed is not None:
-            unknown = frame.index[~cells.isin(list(allowed))]
+        if column in KNOWN:
+            is_entity = column.startswith("entity")
+            allowed = list(codes) if is_entity else KNOWN[column]  # an entity may also stand as its code
+            unknown = frame.index[~cells.isin(allowed)]
             if len(unknown):
-                known = (
-                    SOURCES if column == "source" else SOURCE_ANSWERS if column == "source_answer" else NAMES.values()
-                )
                 raise InputError(
                     f"{path}, row {unknown[0] + 2}: unknown {column} {cells[unknown[0]]!r}; "
-                    f"known are {', '.join(known)}"
+                    f"known are {', '.join(KNOWN[column])}"
                 )
-        frame[column] = cells.map(codes) if column.startswith("entity") else cells
+            if is_entity:
+                cells = cells.map(codes)
+        frame[column] = cells
     if "kit" in frame and frame["kit"].nunique() > 1:
         kits = ", ".join(sorted(frame["kit"].dropna().unique()))
         raise InputError(f"{path} holds answers of {frame['kit'].nunique()} kits ({kits}): analyse each by itself")
@@ -86,11 +87,16 @@ def read_workbook(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def write_workbook(frame: pd.DataFrame, path: str | Path) -> Path:
-    """Write answers as an .xlsx workbook with the entities' plain names, whole or not at all."""
+def write_workbook(frame: pd.DataFrame, path: str | Path, readers: pd.DataFrame | None = None) -> Path:
+    """Write answers as an .xlsx workbook with the entities' plain names, whole or not at all.
+
+    readers: the kit's readers with their links, for a second sheet.
+    """
     readable = frame.assign(entity=frame["entity"].map(NAMES), entity_answer=frame["entity_answer"].map(NAMES))
-    with atomic_path(path) as temporary:
-        readable.to_excel(temporary, index=False, sheet_name="answers", engine="openpyxl")
+    with atomic_path(path) as temporary, pd.ExcelWriter(temporary, engine="openpyxl") as workbook:
+        readable.to_excel(workbook, index=False, sheet_name="answers")
+        if readers is not None:
+            readers.to_excel(workbook, index=False, sheet_name="readers")
     return Path(path)
 
 
@@ -107,7 +113,9 @@ def reconstruct_published_reader(seed: int = 0) -> pd.DataFrame:
     on_ai = most_arrangements(CORRECT, CORRECT_ON_AI)
     rows = []
     for place, code in enumerate(CODES):
-        wrong = random.permutation(np.repeat(np.arange(7), confusion[place] * (np.arange(7) != place)))
+        counts = confusion[place].copy()
+        counts[place] = 0
+        wrong = random.permutation(np.repeat(np.arange(7), counts))
         right = {"AI": on_ai[place], "original": CORRECT[place] - on_ai[place]}
         for source in ("AI", "original"):
             answers = [place] * right[source] + list(wrong[: 10 - right[source]])
