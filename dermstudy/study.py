@@ -5,7 +5,6 @@ Notebooks are known by file name only; no stage of the study is imported here.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import fcntl
 import json
@@ -15,11 +14,11 @@ import re
 import time
 from pathlib import Path
 
-from dermstudy.files import InputError, sha256_file, sha256_text, write_text
+from dermstudy.executed import cleaned
+from dermstudy.files import InputError, write_text
+from dermstudy.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
-from dermstudy.workspace import Workspace, commit, from_root, open_workspace, project_root, shown, versions
-
-MOST_LINES = 100  # of progress that an executed notebook keeps of one cell
+from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
 
 
 def run(
@@ -137,46 +136,11 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
         "data_hash": _data_hash(space),
         "seconds": round(seconds, 1),
     }
-    nbformat.write(_cleaned(nbformat.read(running, as_version=4), stamp), running)
+    nbformat.write(cleaned(nbformat.read(running, as_version=4), stamp), running)
     os.replace(running, target)
     failed.unlink(missing_ok=True)
     print(f"[{notebook.stem}] {_clock(seconds)}", flush=True)
     return round(seconds, 1)
-
-
-def _cleaned(executed, stamp: dict):
-    """The executed notebook without papermill's paths and times, with the study's own provenance."""
-    executed.metadata.pop("papermill", None)
-    executed.metadata["dermstudy"] = stamp
-    for cell in executed.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs = _merged(cell.outputs)
-    return executed
-
-
-def _merged(outputs: list) -> list:
-    """Outputs with what a cell printed in one piece after the other as one text, shortened."""
-    kept: list = []
-    for output in outputs:
-        if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
-            kept[-1].text += output.text
-        else:
-            kept.append(output)
-    for output in kept:
-        if output.output_type == "stream":
-            output.text = _shortened(output.text)
-    return kept
-
-
-def _shortened(text: str) -> str:
-    """The first and last of many lines of progress, and how many were left out between them."""
-    lines = text.splitlines(keepends=True)
-    if len(lines) <= MOST_LINES:
-        return text
-    part = MOST_LINES // 4
-    return "".join([*lines[:part], f"... {len(lines) - 2 * part} lines left out ...\n", *lines[-part:]])
 
 
 def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
@@ -196,7 +160,8 @@ def _artifact_names(space: Workspace) -> set[str]:
 
 def _made_by(notebook: Path) -> list[str]:
     """The artifacts that the notebook names with `ws.out(...)`."""
-    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", "\n".join(_code(notebook)))
+    code = "\n".join(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
+    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", code)
 
 
 def _load_state(space: Workspace) -> dict:
@@ -221,77 +186,6 @@ def _locked(space: Workspace):
                 f"another run is writing to {shown(space.root)}: wait for it, or give --results"
             ) from error
         yield
-
-
-# Fingerprints: what a result depends on
-
-
-def source_hash(notebook: Path) -> str:
-    """SHA-256 over the notebook's code cells and every dermstudy room they import, prose left out."""
-    code = _code(notebook)
-    rooms = sorted(_rooms(code))
-    return sha256_text("\n".join(code + [f"{room.name} {sha256_file(room)}" for room in rooms]))
-
-
-def dependencies(notebook: Path) -> list[str]:
-    """The notebooks whose artifacts this one reads, from its `made_by=` arguments."""
-    return sorted(set(re.findall(r"made_by\s*=\s*[\"'](\w+)[\"']", "\n".join(_code(notebook)))))
-
-
-def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
-    """One hash a notebook over its sources, its parameters, the data and the fingerprints it depends on."""
-    prints: dict[str, str] = {}
-    for notebook in notebooks():
-        own = {name: value for name, value in parameters[notebook.stem].items() if name != "RESULTS"}
-        parts = [source_hash(notebook), json.dumps(own, sort_keys=True)]
-        if "DATA" in declared_parameters(notebook):
-            parts.append(data)
-        parts += [_content_token(value) for name, value in sorted(own.items()) if name != "DATA"]
-        parts += [prints[stem] for stem in dependencies(notebook) if stem in prints]
-        prints[notebook.stem] = sha256_text("\n".join(parts))
-    return prints
-
-
-def data_token(data: str | None) -> str:
-    """What lies in a data folder, by its bytes (seconds for HAM10000, read once a run); or the word itself."""
-    if not data or not from_root(data).is_dir():
-        return str(data)
-    rows = []
-    for folder, _, names in sorted(os.walk(from_root(data), followlinks=True)):
-        paths = [Path(folder, name) for name in sorted(names)]
-        rows += [f"{path.relative_to(from_root(data))} {sha256_file(path)}" for path in paths]
-    return sha256_text("\n".join(rows))
-
-
-def _content_token(value: object) -> str:
-    """What lies at a path of the checkout (weights, a split, another run's images) by its bytes; "" for any other value."""
-    path = from_root(value) if isinstance(value, str) and "/" in value else None
-    if path is None or not path.exists():
-        return ""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return sha256_text(" ".join(f"{file.relative_to(path)} {sha256_file(file)}" for file in files))
-
-
-def _code(notebook: Path) -> list[str]:
-    return [cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
-
-
-def _rooms(code: list[str]) -> set[Path]:
-    """The dermstudy modules that `code` imports, directly or through one another; this module left out."""
-    package, found, waiting = Path(__file__).parent, set(), list(code)
-    while waiting:
-        for node in ast.walk(ast.parse(waiting.pop())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dermstudy"):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names if alias.name.startswith("dermstudy.")]
-            for name in names:
-                path = package.joinpath(*name.split(".")[1:]).with_suffix(".py")
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    waiting.append(path.read_text(encoding="utf-8"))
-    return found
 
 
 # Provenance

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, glide, mini, parallel, profiles, release, study, workspace
+from dermstudy import cli, executed, fingerprints, glide, mini, parallel, profiles, release, study, workspace
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.readers import kit, workbook
@@ -99,15 +99,15 @@ def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
 
 def test_long_progress_is_shortened():
     text = "".join(f"{n} of 300 images\n" for n in range(300))
-    lines = study._shortened(text).splitlines()
+    lines = executed.shortened(text).splitlines()
     assert len(lines) == 51 and lines[0] == "0 of 300 images" and lines[-1] == "299 of 300 images"
-    assert "... 250 lines left out ..." in lines and study._shortened("one\ntwo") == "one\ntwo"
+    assert "... 250 lines left out ..." in lines and executed.shortened("one\ntwo") == "one\ntwo"
 
 
 def test_what_a_cell_printed_in_pieces_is_one_text():
     pieces = [nbformat.v4.new_output("stream", name="stdout", text=f"{n}\n") for n in range(152)]
     table = nbformat.v4.new_output("display_data", data={"text/plain": "a table"})
-    first, kept, last = study._merged([*pieces[:150], table, *pieces[150:]])
+    first, kept, last = executed.merged([*pieces[:150], table, *pieces[150:]])
     assert first.text.count("\n") == 51 and kept == table and last.text == "150\n151\n"
 
 
@@ -120,9 +120,9 @@ def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
 
 def test_fingerprints_follow_parameters_and_dependencies():
     parameters = profiles.resolve(profiles.load_profile("smoke"), "results/x")
-    before = study.fingerprints(parameters, "phantom")
+    before = fingerprints.fingerprints(parameters, "phantom")
     parameters["01_finetune"]["STEPS"] = 13
-    after = study.fingerprints(parameters, "phantom")
+    after = fingerprints.fingerprints(parameters, "phantom")
     changed = {stem for stem in before if before[stem] != after[stem]}
     assert changed == set(STEMS) - {"00_dataset", "09_which_parts"}
 
@@ -134,7 +134,7 @@ def test_fingerprints_follow_the_weights_that_a_walk_starts_from(tmp_path):
     prints = []
     for content in ("one", "one", "two"):
         (tmp_path / "weights" / "model").write_text(content)
-        prints.append(study.fingerprints(parameters, "phantom"))
+        prints.append(fingerprints.fingerprints(parameters, "phantom"))
     assert prints[0] == prints[1] and prints[0]["00_dataset"] == prints[2]["00_dataset"]
     assert prints[0]["01_finetune"] != prints[2]["01_finetune"] and prints[0]["03_sample"] != prints[2]["03_sample"]
 
@@ -146,12 +146,12 @@ def test_a_data_folder_is_known_by_its_bytes_not_by_its_times(tmp_path):
     for content in ("one", "one", "two"):
         image.write_text(content)
         os.utime(image, (len(tokens), len(tokens)))
-        tokens.append(study.data_token(str(tmp_path)))
+        tokens.append(fingerprints.data_token(str(tmp_path)))
     assert tokens[0] == tokens[1] != tokens[2]
     image.rename(image.with_name("ISIC_0000002.jpg"))
-    assert study.data_token(str(tmp_path)) != tokens[2] and study.data_token("phantom") == "phantom"
+    assert fingerprints.data_token(str(tmp_path)) != tokens[2] and fingerprints.data_token("phantom") == "phantom"
     parameters = profiles.resolve(profiles.load_profile("paper"), "results/x")  # DATA is its notebook's default
-    before, after = (study.fingerprints(parameters, token) for token in tokens[1:])
+    before, after = (fingerprints.fingerprints(parameters, token) for token in tokens[1:])
     assert all(before[stem] != after[stem] for stem in ("00_dataset", "04_metrics"))
 
 
