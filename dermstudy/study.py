@@ -15,10 +15,14 @@ import time
 from pathlib import Path
 
 from dermstudy.executed import cleaned
-from dermstudy.files import InputError, write_text
+from dermstudy.files import InputError, sha256_text, write_text
 from dermstudy.fingerprints import data_token, fingerprints, source_hash
+from dermstudy.processor import instruction_set
 from dermstudy.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
+
+OUTSIDE = {"running", "failed", "state.json"}  # in the artifacts folder, but no notebook's artifact
+ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
 def run(
@@ -60,18 +64,15 @@ def run(
                 continue
             state.pop(notebook.stem, None)
             _save_state(space, state)
-            before = _artifact_names(space)
-            seconds = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
-            present = _artifact_names(space)
-            made = sorted(present - before | present & set(_made_by(notebook)))
-            state[notebook.stem] = {
-                "fingerprint": prints[notebook.stem],
-                "seconds": seconds,
-                "artifacts": made,
-                "commit": commit(),
-            }
+            before = _contents(space)
+            try:
+                stamp = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
+            finally:
+                made = _made(notebook, space, before)
+            given = {"parameters": declared_parameters(notebook) | parameters[notebook.stem]}
+            state[notebook.stem] = stamp | made | given
             _save_state(space, state)
-            _write_manifest(space, chosen, parameters, prints, state)
+            _write_manifest(space, chosen, state, notebook.stem)
         print(f"done in {_clock(time.monotonic() - started)}: {shown(space.root)}", flush=True)
     return space.root
 
@@ -96,7 +97,8 @@ def _select(only: str | None, start: str | None) -> list[Path]:
     return [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
 
 
-def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> float:
+def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> dict:
+    """Run a notebook into `target`; its stamp: what was run, by which commit, on what, for how long."""
     import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -133,6 +135,7 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
         "fingerprint": prints[notebook.stem],
         "profile": profile,
         "commit": commit(),
+        "processor": instruction_set(),
         "data_hash": _data_hash(space),
         "seconds": round(seconds, 1),
     }
@@ -140,7 +143,7 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
     os.replace(running, target)
     failed.unlink(missing_ok=True)
     print(f"[{notebook.stem}] {_clock(seconds)}", flush=True)
-    return round(seconds, 1)
+    return {name: value for name, value in stamp.items() if name != "profile"}
 
 
 def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
@@ -150,12 +153,42 @@ def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
     )
 
 
-def _artifact_names(space: Workspace) -> set[str]:
+def _contents(space: Workspace) -> dict[str, dict[str, str]]:
+    """What lies in a workspace, by kind and name, each with a word that changes whenever it is written."""
+
+    def word(path: Path) -> str:
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        known = [(str(file), file.stat().st_ino, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        return sha256_text(repr(known))
+
+    artifacts = [path for path in space.artifacts.iterdir() if not path.name.startswith(".")]
     return {
-        path.name
-        for path in space.artifacts.iterdir()
-        if path.name not in {"running", "failed", "state.json"} and not path.name.startswith(".")
+        "artifacts": {path.name: word(path) for path in artifacts if path.name not in OUTSIDE},
+        "tables": {path.stem: word(path) for path in space.tables.glob("*.csv")},
+        "figures": {path.stem: word(path) for path in space.figures.glob("*.png")},
     }
+
+
+def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
+    """The artifacts, tables and figures of a notebook that has just run, each with commit and processor that wrote it.
+
+    An artifact that stayed as it was, such as a finished training, keeps those that made it; "" where none are known.
+    """
+    now, own, after = {"commit": commit(), "processor": instruction_set()}, set(_made_by(notebook)), _contents(space)
+    record = space.artifacts / ORIGINS
+    origins = _read(record)
+    made: dict[str, dict] = {}
+    for kind, present in after.items():
+        written = {name for name, word in present.items() if before[kind].get(name) != word}
+        made[kind] = dict.fromkeys(sorted(written), now)
+    for name in own & set(after["artifacts"]) - set(made["artifacts"]):
+        known = origins.get(name, {})
+        same = known.get("word") == after["artifacts"][name]
+        made["artifacts"][name] = {key: known[key] if same else "" for key in now}
+    for name in made["artifacts"]:
+        origins[name] = made["artifacts"][name] | {"word": after["artifacts"][name]}
+    write_text(record, json.dumps(origins, indent=1))
+    return made
 
 
 def _made_by(notebook: Path) -> list[str]:
@@ -165,7 +198,10 @@ def _made_by(notebook: Path) -> list[str]:
 
 
 def _load_state(space: Workspace) -> dict:
-    path = space.artifacts / "state.json"
+    return _read(space.artifacts / "state.json")
+
+
+def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -196,29 +232,50 @@ def _data_hash(space: Workspace) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.is_file() else ""
 
 
-def _write_manifest(space: Workspace, profile: Profile, parameters: dict, prints: dict, state: dict) -> None:
+def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) -> None:
+    """Name notebook `stem` as it has just run; all others in the folder stay named as the runs that made them."""
+    known = {name: entry for name, entry in state.items() if "source" in entry}
+    entries = known | _earlier_entries(space, profile.name) | {stem: state[stem]}
+    entries = {stem: known for stem, known in sorted(entries.items()) if (space.root / f"{stem}.ipynb").is_file()}
     manifest = {
         "profile": profile.name,
         "description": profile.description,
         "commit": commit(),
+        "processor": instruction_set(),
         "data_hash": _data_hash(space),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "packages": versions(),
         "notebooks": {
-            stem: {
-                "source": source_hash(project_root() / "notebooks" / f"{stem}.ipynb"),
-                "fingerprint": known["fingerprint"],
-                "seconds": known["seconds"],
-                "commit": known.get("commit", ""),
-                "parameters": declared_parameters(project_root() / "notebooks" / f"{stem}.ipynb") | parameters[stem],
-            }
-            for stem, known in sorted(state.items())
-            if known["fingerprint"] == prints.get(stem)
+            stem: {name: value for name, value in known.items() if name not in ("tables", "figures", "data_hash")}
+            for stem, known in entries.items()
         },
-        "seconds": round(sum(known["seconds"] for known in state.values()), 1),
+        "tables": _by_name(entries, "tables"),
+        "figures": _by_name(entries, "figures"),
+        "seconds": round(sum(known["seconds"] for known in entries.values()), 1),
     }
     write_text(space.root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _by_name(entries: dict, kind: str) -> dict[str, dict]:
+    """The tables or figures of all notebooks, each with its notebook, commit and processor."""
+    return {
+        name: {"notebook": stem} | made for stem, known in entries.items() for name, made in known.get(kind, {}).items()
+    }
+
+
+def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
+    """What the manifest in the folder says of its notebooks; nothing where it is another profile's or cannot be read."""
+    notes = _read(space.root / "manifest.json")
+    if notes.get("profile") != profile:
+        return {}
+    entries: dict[str, dict] = {stem: dict(entry) for stem, entry in notes["notebooks"].items()}
+    for kind in ("tables", "figures"):
+        for name, made in notes.get(kind, {}).items():
+            own = {key: value for key, value in made.items() if key != "notebook"}
+            if made["notebook"] in entries:
+                entries[made["notebook"]].setdefault(kind, {})[name] = own
+    return entries
 
 
 def _clock(seconds: float) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, executed, fingerprints, glide, mini, parallel, profiles, release, study, workspace
+from dermstudy import cli, executed, fingerprints, glide, mini, parallel, processor, profiles, release, study, workspace
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.readers import kit, workbook
@@ -56,6 +56,13 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert manifest["profile"] == "smoke" and manifest["packages"]["torch"]
     assert len(manifest["data_hash"]) == 64
     assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
+    made = {"commit": workspace.commit(), "processor": processor.instruction_set()}
+    assert all(entry | made == entry and entry["source"] for entry in manifest["notebooks"].values())
+    assert manifest["tables"]["leak"] == {"notebook": "00_dataset"} | made
+    assert manifest["figures"]["finetune_loss"] == {"notebook": "01_finetune"} | made
+    assert set(manifest["tables"]) == {path.stem for path in (smoke / "tables").glob("*.csv")}
+    assert set(manifest["figures"]) == {path.stem for path in (smoke / "figures").glob("*.png")}
+    assert manifest["notebooks"]["01_finetune"]["artifacts"]["glide_base"] == made
     assert manifest["notebooks"]["01_finetune"]["parameters"]["STEPS"] == 12
     assert manifest["notebooks"]["01_finetune"]["parameters"]["WEIGHT_DECAY"] == 0.0
 
@@ -116,6 +123,40 @@ def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
     assert "no notebook '99'" in capsys.readouterr().err
     assert parallel.main(["05", "smoke", "--results", str(smoke)]) == 2
     assert "has no cell tagged 'parallel'" in capsys.readouterr().err
+
+
+def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
+    """A rerun names what it wrote; a training that it found done, and another notebook, stay with their commits."""
+    space = workspace.open_workspace(tmp_path / "results")
+    notebook = ROOT / "notebooks" / "01_finetune.ipynb"
+    chosen, state = profiles.load_profile("smoke"), {}
+
+    def ran(number: str, *written: Path, stem: str = "01_finetune") -> dict:
+        monkeypatch.setattr(study, "commit", lambda: number)
+        before = study._contents(space)
+        for path in written:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(number)
+        (space.root / f"{stem}.ipynb").touch()
+        state[stem] = {"source": number, "fingerprint": number, "commit": number, "seconds": 1.0}
+        state[stem] |= study._made(notebook, space, before)
+        study._write_manifest(space, chosen, state, stem)
+        return json.loads((space.root / "manifest.json").read_text())
+
+    training, model = space.out("glide_base_training") / "state", space.out("glide_base") / "weights"
+    table, other = space.tables / "finetune_log.csv", space.tables / "cohort.csv"
+    ran("one", other, stem="00_dataset")
+    ran("one", training, model, table)
+    state.clear()
+    notes = ran("two", model, table)
+    own = notes["notebooks"]["01_finetune"]
+    assert own["commit"] == "two" and notes["notebooks"]["00_dataset"]["commit"] == "one"
+    assert {name: made["commit"] for name, made in own["artifacts"].items()} == {
+        "glide_base": "two", "glide_base_training": "one",
+    }  # fmt: skip
+    assert notes["tables"]["finetune_log"]["commit"] == "two" and notes["tables"]["cohort"]["commit"] == "one"
+    training.write_text("by hand")
+    assert ran("three", model)["notebooks"]["01_finetune"]["artifacts"]["glide_base_training"]["commit"] == ""
 
 
 def test_fingerprints_follow_parameters_and_dependencies():
