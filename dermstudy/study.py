@@ -21,7 +21,7 @@ from dermstudy.processor import instruction_set
 from dermstudy.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
 
-OUTSIDE = {"running", "failed", "state.json"}  # in the artifacts folder, but no notebook's artifact
+OUTSIDE = {"running", "failed", "notes", "state.json"}  # in the artifacts folder, but no notebook's artifact
 ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
@@ -166,12 +166,14 @@ def _contents(space: Workspace) -> dict[str, dict[str, str]]:
         "artifacts": {path.name: word(path) for path in artifacts if path.name not in OUTSIDE},
         "tables": {path.stem: word(path) for path in space.tables.glob("*.csv")},
         "figures": {path.stem: word(path) for path in space.figures.glob("*.png")},
+        "measures": {path.stem: word(path) for path in space.notes.glob("*.json")},
     }
 
 
 def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     """The artifacts, tables and figures of a notebook that has just run, each with commit and processor that wrote it.
 
+    What it noted of time and memory stands beside them, as `measures`.
     An artifact that stayed as it was, such as a finished training, keeps those that made it; "" where none are known.
     """
     now, own, after = {"commit": commit(), "processor": instruction_set()}, set(_made_by(notebook)), _contents(space)
@@ -181,6 +183,7 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     for kind, present in after.items():
         written = {name for name, word in present.items() if before[kind].get(name) != word}
         made[kind] = dict.fromkeys(sorted(written), now)
+    made["measures"] = {name: json.loads((space.notes / f"{name}.json").read_text()) for name in made["measures"]}
     for name in own & set(after["artifacts"]) - set(made["artifacts"]):
         known = origins.get(name, {})
         same = known.get("word") == after["artifacts"][name]

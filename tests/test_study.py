@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -58,6 +59,11 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
     made = {"commit": workspace.commit(), "processor": processor.instruction_set()}
     assert all(entry | made == entry and entry["source"] for entry in manifest["notebooks"].values())
+    assert manifest["notebooks"]["01_finetune"]["measures"]["finetune_seconds"] > 0
+    costs = manifest["notebooks"]["09_which_parts"]["measures"]["which_parts_costs"]
+    assert all(costs["LoRA"][name] > 0 for name in ("seconds", "peak_megabytes"))
+    for path in (smoke / "tables").glob("*.csv"):
+        assert not {"seconds", "peak_megabytes"} & set(pd.read_csv(path).columns), path.name
     assert manifest["tables"]["leak"] == {"notebook": "00_dataset"} | made
     assert manifest["figures"]["finetune_loss"] == {"notebook": "01_finetune"} | made
     assert set(manifest["tables"]) == {path.stem for path in (smoke / "tables").glob("*.csv")}
@@ -123,6 +129,17 @@ def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
     assert "no notebook '99'" in capsys.readouterr().err
     assert parallel.main(["05", "smoke", "--results", str(smoke)]) == 2
     assert "has no cell tagged 'parallel'" in capsys.readouterr().err
+
+
+def test_a_note_is_a_measure_of_the_notebook_that_wrote_it(tmp_path):
+    space = workspace.open_workspace(tmp_path / "results")
+    before = study._contents(space)
+    assert space.note("seconds", np.float64(1.5)) == 1.5 and space.note("costs", {"a": [1, "b"]})
+    made = study._made(ROOT / "notebooks" / "01_finetune.ipynb", space, before)
+    assert made["measures"] == {"seconds": 1.5, "costs": {"a": [1, "b"]}} and "notes" not in made["artifacts"]
+    for name, value, message in (("a/b", 1, "named by a word"), ("image", object(), "note image is no number")):
+        with pytest.raises(InputError, match=message):
+            space.note(name, value)
 
 
 def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
