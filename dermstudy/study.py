@@ -32,12 +32,13 @@ def run(
     only: str | None = None,
     start: str | None = None,
     force: bool = False,
+    to: str | None = None,
 ) -> Path:
     """Execute the notebooks of a profile in order and return the results folder.
 
     data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
-    only, start: a two-digit notebook number. force: run notebooks that are up to date as well.
+    only, start, to: a two-digit notebook number, `to` the last one that runs. force: run notebooks that are up to date as well.
     Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
     """
     chosen = load_profile(profile)
@@ -46,10 +47,9 @@ def run(
         if not Path(data).expanduser().is_dir():
             raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
         data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
-    if results is None:
-        results = f"results/{profile}" + ("-data" if data and own_data == "phantom" else "")
+    results = results or default_results(profile, data)
     parameters = resolve(chosen, results, data)
-    selected = _select(only, start)
+    selected = _select(only, start, to)
     space = open_workspace(results)
     with _locked(space):
         prints = fingerprints(parameters, data_token(data or own_data))
@@ -77,6 +77,11 @@ def run(
     return space.root
 
 
+def default_results(profile: str, data: str | None = None) -> str:
+    """Where a run goes that is not told: results/<profile>, or results/<profile>-data for images in place of a phantom."""
+    return f"results/{profile}" + ("-data" if data and _data_of(load_profile(profile)) == "phantom" else "")
+
+
 def _data_of(profile: Profile) -> str:
     """The profile's DATA, or the default of the notebook that declares it."""
     own = {**profile.shared, **profile.own.get("00_dataset", {})}
@@ -87,14 +92,17 @@ class NotebookFailed(Exception):
     """A cell of a notebook failed. The message names the notebook, the cell and the error in one line."""
 
 
-def _select(only: str | None, start: str | None) -> list[Path]:
+def _select(only: str | None, start: str | None, to: str | None) -> list[Path]:
     sources = notebooks()
-    for number in (only, start):
+    for number in (only, start, to):
         if number is not None and number not in {notebook.name[:2] for notebook in sources}:
             raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in sources)}")
     if only is not None:
         return [notebook for notebook in sources if notebook.name[:2] == only]
-    return [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
+    if start is not None and to is not None and start > to:
+        raise InputError(f"--from {start} lies after --to {to}: nothing would run")
+    after = [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
+    return [notebook for notebook in after if to is None or notebook.name[:2] <= to]
 
 
 def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> dict:

@@ -96,6 +96,15 @@ def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
     assert "up to date" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_walk_verifies_against_itself(smoke, capsys):
+    """Everything that is committed of a walk comes out the same once more, to the byte."""
+    assert cli.main(["verify", str(smoke)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    count = len(list((smoke / "tables").glob("*.csv")))
+    assert f"tables equal {count} of {count}, " in line and f"; exactly, on {processor.instruction_set()}" in line
+
+
 def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     """Launched over two processes, training is found done by the walk, which then only draws and saves."""
     results = tmp_path / "results"
@@ -140,6 +149,11 @@ def test_a_note_is_a_measure_of_the_notebook_that_wrote_it(tmp_path):
     for name, value, message in (("a/b", 1, "named by a word"), ("image", object(), "note image is no number")):
         with pytest.raises(InputError, match=message):
             space.note(name, value)
+
+
+def test_a_walk_stops_after_a_notebook():
+    assert [path.name[:2] for path in study._select(None, None, "02")] == ["00", "01", "02"]
+    assert [path.name[:2] for path in study._select(None, "01", "02")] == ["01", "02"]
 
 
 def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
@@ -280,6 +294,8 @@ def test_papermill_runs_a_notebook_by_hand(tmp_path):
         (["run", "nope"], "unknown profile 'nope'"),
         (["run", "smoke", "--data", "/no/such/folder"], "no folder /no/such/folder"),
         (["run", "smoke", "--only", "42"], "no notebook '42'"),
+        (["run", "smoke", "--to", "42"], "no notebook '42'"),
+        (["run", "smoke", "--from", "05", "--to", "03"], "--from 05 lies after --to 03"),
         (["data", "check", "/no/such/folder"], "no folder /no/such/folder"),
         (["data", "phantom", "/tmp/x", "--images", "20"], "20 phantom images cannot hold"),
     ],
