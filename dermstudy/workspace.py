@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermstudy.files import InputError, atomic_path, write_text
+from dermstudy.files import InputError, atomic_path, restore, restore_all, write_text
 
 PACKAGES = (
     "torch",
@@ -95,6 +95,7 @@ class Workspace:
     def need(self, name: str, made_by: str) -> Path:
         """The path artifacts/<name>; InputError names the notebook to run first where it is missing."""
         path = self.artifacts / name
+        restore(path)
         if not path.exists():
             raise InputError(f"{shown(path)} is missing: run notebook {made_by} into the same RESULTS folder first")
         return path
@@ -128,6 +129,7 @@ def open_workspace(results: str | Path) -> Workspace:
     try:
         for folder in (space.tables, space.figures, space.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
+        restore_all(space.artifacts)
         with atomic_path(space.artifacts / ".writable") as probe:
             probe.touch()
     except (OSError, InputError) as error:
