@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from dermstudy.executed import cleaned
@@ -51,7 +52,7 @@ def run(
     parameters = resolve(chosen, results, data)
     selected = _select(only, start, to)
     space = open_workspace(results)
-    with _locked(space):
+    with locked(space):
         prints = fingerprints(parameters, data_token(data or own_data))
         print(f"profile {profile}: {chosen.description}")
         print(f"results in {shown(space.root)}")
@@ -224,7 +225,8 @@ def _save_state(space: Workspace, state: dict) -> None:
 
 
 @contextlib.contextmanager
-def _locked(space: Workspace):
+def locked(space: Workspace) -> Iterator[None]:
+    """Hold the lock of a results folder, which every command that writes there takes; InputError where another has it."""
     with open(space.artifacts / ".lock", "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,20 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, executed, fingerprints, glide, mini, parallel, processor, profiles, release, study, workspace
+from dermstudy import (
+    cli,
+    executed,
+    fingerprints,
+    glide,
+    mini,
+    parallel,
+    processor,
+    profiles,
+    recipes,
+    release,
+    study,
+    workspace,
+)
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.readers import kit, workbook
@@ -355,9 +368,26 @@ def test_every_shipped_profile_resolves():
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     space = workspace.open_workspace(tmp_path / "results")
-    with study._locked(space), pytest.raises(InputError, match="another run"):
-        with study._locked(space):
+    with study.locked(space), pytest.raises(InputError, match="another run"):
+        with study.locked(space):
             pass
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (parallel, ["01", "smoke", "--results"]),
+        (mini, ["samplers", "--results"]),
+        (mini, ["pack", "mini", "--results"]),
+        (recipes, []),
+    ],
+)
+def test_no_command_writes_to_the_results_of_a_run(tmp_path, capsys, command, arguments):
+    space = workspace.open_workspace(tmp_path / "results")
+    with study.locked(space):
+        assert command.main([*arguments, str(space.root)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "another run is writing to" in error
 
 
 def test_atomic_path_leaves_nothing_behind(tmp_path):
