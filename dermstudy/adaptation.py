@@ -34,6 +34,7 @@ from dermstudy.readers.analysis import wilson
 Features = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
 BASELINE = "unadapted"
 BATCH = 16  # images painted at once: more are slower an image on a processor
+MEASURES = ("seconds", "peak_megabytes")  # costs that no two runs share: noted beside the tables, not in them
 DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
 
 
@@ -252,14 +253,19 @@ def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int
 
 
 def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row a trial: KID, its gain over BASELINE with interval, the share named rightly with Wilson's, the costs."""
+    """One row a trial: KID, its gain over BASELINE with interval, share named rightly with Wilson's, costs but MEASURES."""
     by_trial = table.groupby("trial", sort=False)
     means, sums = by_trial[["kid", "floor"]].mean(), by_trial[["named", "n"]].sum()
     shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
     shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
-    costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects()
+    costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects().drop(columns=list(MEASURES))
     gained = gained.rename(columns={"low": "gain_low", "high": "gain_high"})
     return means.join(gained).join(shares).join(costs)
+
+
+def measures(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+    """Seconds of training and the megabytes that it took at most, by trial and measure, to a tenth."""
+    return {trial.name: {name: round(float(trial.costs[name]), 1) for name in MEASURES} for trial in trials}
 
 
 def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:

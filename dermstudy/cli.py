@@ -1,12 +1,14 @@
-"""The command line: `dermstudy run`, `report`, `data`, `kit`, `app`, `convert`."""
+"""The command line: `dermstudy run`, `verify`, `report`, `data`, `kit`, `app`, `convert`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from dermstudy.files import InputError
@@ -16,13 +18,13 @@ PATIENCE = 10  # seconds that a dying kernel gets before an interrupted run ends
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and act; 0 on success, 1 for a failed notebook, 2 for bad input, 130 when interrupted."""
+    """Parse and act; 0 on success, 1 for a failed notebook or results that differ, 2 for bad input, 130 when interrupted."""
     from dermstudy.study import NotebookFailed
 
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        options.act(options)
+        return options.act(options) or 0
     except InputError as error:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 2
@@ -32,7 +34,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,8 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--results", metavar="DIR", help="where to write (default: results/PROFILE)")
     run.add_argument("--only", metavar="NN", help="this notebook alone")
     run.add_argument("--from", dest="start", metavar="NN", help="this notebook and those after it")
+    run.add_argument("--to", metavar="NN", help="nothing after this notebook")
+    run.add_argument("--verify", action="store_true", help="compare the tables and figures with the committed ones")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
     run.set_defaults(act=_run)
+
+    verify = commands.add_parser("verify", help="run committed results once more, elsewhere, and compare them")
+    verify.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
+    verify.add_argument(
+        "--at-commit", action="store_true", help="with the code that made them, as the manifest names it"
+    )
+    verify.set_defaults(act=_verify)
 
     report = commands.add_parser("report", help="the executed notebooks as linked web pages")
     report.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
@@ -144,8 +154,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from dermstudy import study
+
+    def walk() -> Path:
+        chosen = options.only, options.start, options.force, options.to
+        return study.run(options.profile, options.data, options.results, *chosen)
+
+    with _interruptible():
+        if not options.verify:
+            walk()
+            return 0
+        from dermstudy import verify  # reads tables and images, which a plain run need not wait for
+
+        target = options.results or study.default_results(options.profile, options.data)
+        with verify.committed(options.profile, target, own_data=bool(options.data)) as expected:
+            compared = verify.compare(expected, walk())
+    print(compared.line())
+    return 0 if compared.equal else 1
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from dermstudy import verify
+
+    with _interruptible():
+        compared, older = verify.rerun(options.results, options.at_commit)
+    code = f"; made by older code: {', '.join(stem[:2] for stem in older)} (--at-commit runs theirs)" if older else ""
+    print(compared.line() + code)
+    return 0 if compared.equal else 1
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """End a walk on the first interrupt, within PATIENCE seconds whatever its kernel does."""
 
     def interrupt(*_) -> None:
         def leave() -> None:
@@ -162,7 +203,7 @@ def _run(options: argparse.Namespace) -> None:
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, interrupt) if main_thread else None
     try:
-        study.run(options.profile, options.data, options.results, options.only, options.start, options.force)
+        yield
     finally:
         if main_thread:
             signal.signal(signal.SIGINT, before)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dermstudy import dataset, encoders, figures, glide, metrics, release, sample, skin, workspace
+from dermstudy import dataset, encoders, figures, glide, metrics, release, sample, skin, study, workspace
 from dermstudy.files import InputError, atomic_path, sha256_file
 
 STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
@@ -224,12 +224,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         space = workspace.open_workspace(options.results)
-        if options.command == "samplers":
-            choose_samplers(
-                space, options.count, options.skin_steps, options.scale, options.ancestral, options.precision
-            )
-        else:
-            release.pack(space, Path(options.out))
+        with study.locked(space):
+            if options.command == "samplers":
+                choose_samplers(
+                    space, options.count, options.skin_steps, options.scale, options.ancestral, options.precision
+                )
+            else:
+                release.pack(space, Path(options.out))
     except InputError as error:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 2

@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
+from dermstudy import study
 from dermstudy.files import InputError
 from dermstudy.profiles import load_profile, notebooks, read_notebook, resolve
+from dermstudy.workspace import Workspace, open_workspace
 
 TAG = "parallel"
 
@@ -22,7 +26,8 @@ TAG = "parallel"
 def run_cells(number: str, profile: str, results: str, data: str | None = None) -> None:
     """Run the cells of notebook `number` ("01") under `profile`; only the first process prints.
 
-    InputError for an unknown notebook or profile, and for a notebook that has no cell tagged `parallel`.
+    The first process holds the lock of the results folder for all. InputError where another run has it, for an unknown
+    notebook or profile, and for a notebook that has no cell tagged `parallel`.
     """
     chosen = [notebook for notebook in notebooks() if notebook.name[:2] == number]
     if not chosen:
@@ -34,11 +39,32 @@ def run_cells(number: str, profile: str, results: str, data: str | None = None) 
     if last is None:
         raise InputError(f"{chosen[0].stem} has no cell tagged {TAG!r}: it runs in one process only")
     namespace = {"__name__": "__main__"}
-    with open(os.devnull, "w") as silent, nullcontext() if PartialState().is_main_process else redirect_stdout(silent):
+    space = open_workspace(results)
+    with (
+        open(os.devnull, "w") as silent,
+        _locked(space),
+        nullcontext() if PartialState().is_main_process else redirect_stdout(silent),
+    ):
         for cell, own in zip(cells[: last + 1], tags, strict=False):
             exec(compile(cell.source, chosen[0].name, "exec"), namespace)
             if "parameters" in own:
                 namespace.update(parameters)
+
+
+@contextmanager
+def _locked(space: Workspace) -> Iterator[None]:
+    """The results lock, taken by the first process; where it cannot be had, every process raises the InputError."""
+    refused: list[str | None] = [None]
+    with ExitStack() as held:
+        if PartialState().is_main_process:
+            try:
+                held.enter_context(study.locked(space))
+            except InputError as error:
+                refused = [str(error)]
+        broadcast_object_list(refused)
+        if refused[0] is not None:
+            raise InputError(refused[0])
+        yield
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_cells(options.notebook, options.profile, options.results or f"results/{options.profile}", options.data)
     except InputError as error:
-        print(f"dermstudy: {error}", file=sys.stderr)
+        if PartialState().is_main_process:
+            print(f"dermstudy: {error}", file=sys.stderr)
         return 2
     finally:
         PartialState().destroy_process_group()

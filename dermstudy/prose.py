@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import nbformat
 
-from dermstudy import study
 from dermstudy.files import InputError, atomic_path
+from dermstudy.fingerprints import source_hash
 from dermstudy.profiles import notebooks
 from dermstudy.workspace import Workspace, shown
 
@@ -23,7 +23,7 @@ def refresh(space: Workspace) -> list[str]:
         if not path.is_file():
             continue
         executed, words = nbformat.read(path, as_version=4), nbformat.read(source, as_version=4)
-        if executed.metadata.get("dermstudy", {}).get("source") != study.source_hash(source):
+        if executed.metadata.get("dermstudy", {}).get("source") != source_hash(source):
             raise InputError(f"{shown(path)} was made by other code than {shown(source)}: run it again")
         ran = [cell for cell in executed.cells if cell.cell_type == "code"]
         injected = [cell for cell in ran if INJECTED in cell.metadata.get("tags", [])]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dermstudy import architecture, dataset, finetune, glide, workspace
+from dermstudy import architecture, dataset, finetune, glide, study, workspace
 from dermstudy.files import InputError
 
 SIDE = 32
@@ -142,12 +142,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         space = workspace.open_workspace(options.results)
-        cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
-        table = compare(cohort, options.seconds, options.only)
+        with study.locked(space):
+            cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
+            table = compare(cohort, options.seconds, options.only)
+            space.save_table(table, "mini_recipes")
     except InputError as error:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 2
-    space.save_table(table, "mini_recipes")
     print(table.round(3).to_string(index=False))
     return 0
 

@@ -117,8 +117,6 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     runs = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
     logs = [pd.read_csv(path) for path in sorted((folder / "tables").glob("finetune_log_run*.csv"))]
     logs.append(tables["finetune_log"])
-    ups = [pd.read_csv(path) for path in sorted((folder / "tables").glob("upsample_log_run*.csv"))]
-    ups.append(tables["upsample_log"])
     guidance, compared = tables["mini_guidance"], tables["mini_recipes"]
     chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
     overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
@@ -146,7 +144,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "kid_64": f"{chosen['kid']:.0f}",
         "kid_256": f"{overall['value']:.0f}",
         "missed": _missed(tables["quality_audited"]),
-        "minutes": f"{sum(log['seconds'].iloc[-1] for log in logs + ups) / 60:.0f}",
+        "minutes": str(sum(int(run[part].split()[-2]) for run in runs for part in ("base", "upsampler"))),
         "searched": "all" if not measured["NEIGHBOURS"] else f"{measured['NEIGHBOURS']} of the",
         "defaults": f"guidance scale {sampling['GUIDANCE_SCALE']:g}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps "
         f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
@@ -208,12 +206,13 @@ def _inherited(notes: dict, folder: Path) -> list[dict]:
 
 def _run(notes: dict, folder: Path) -> dict:
     """One run as the card tells it: profile, commit, the recipes of both models."""
-    base, upsampler = (notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "02_upsample"))
+    base, upsampler = (notes["notebooks"][stem] for stem in ("01_finetune", "02_upsample"))
+    logs = [pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("finetune_log", "upsample_log")]
     return {
         "profile": notes["profile"],
         "commit": notes["notebooks"]["01_finetune"].get("commit") or notes["commit"],
-        "base": _recipe(base, pd.read_csv(folder / "tables" / "finetune_log.csv")),
-        "upsampler": _recipe(upsampler, pd.read_csv(folder / "tables" / "upsample_log.csv")),
+        "base": _recipe(base["parameters"], logs[0], _seconds(base, "finetune_seconds", logs[0])),
+        "upsampler": _recipe(upsampler["parameters"], logs[1], _seconds(upsampler, "upsample_seconds", logs[1])),
     }
 
 
@@ -257,14 +256,20 @@ def _missed(audited: pd.DataFrame) -> str:
     return ", ".join(NAMES[code] for code in far["entity"]) or "none"
 
 
-def _recipe(parameters: dict, log: pd.DataFrame) -> str:
+def _seconds(entry: dict, name: str, log: pd.DataFrame) -> float:
+    """Seconds of a training, as its notebook noted them; logs that hold them are those of weights packed before."""
+    return log["seconds"].iloc[-1] if "seconds" in log else entry["measures"][name]
+
+
+def _recipe(parameters: dict, log: pd.DataFrame, seconds: float) -> str:
+    """The settings of a run in one line that ends in "... N minutes"."""
     names = ("STEPS", "BATCH", "LEARNING_RATE", "CAPTION_DROPOUT", "EMA_DECAY", "PRECISION", "HALF_SIDE_STEPS", "CROP")
     names += ("WHOLE_STEPS", "WHOLE_BATCH") if parameters.get("WHOLE_STEPS") else ()
     kept = log.loc[log["validation_loss"].idxmin()]
     settings = ", ".join(
         f"{name.lower().replace('_', ' ')} {parameters[name]}" for name in names if parameters.get(name)
     )
-    return f"{settings}, weights of step {kept['step']:.0f} kept, {log['seconds'].iloc[-1] / 60:.0f} minutes"
+    return f"{settings}, weights of step {kept['step']:.0f} kept, {seconds / 60:.0f} minutes"
 
 
 def _bands(log: pd.DataFrame, run: int) -> pd.DataFrame:

@@ -5,7 +5,6 @@ Notebooks are known by file name only; no stage of the study is imported here.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import fcntl
 import json
@@ -13,13 +12,18 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from dermstudy.files import InputError, sha256_file, sha256_text, write_text
+from dermstudy.executed import cleaned
+from dermstudy.files import InputError, sha256_text, write_text
+from dermstudy.fingerprints import data_token, fingerprints, source_hash
+from dermstudy.processor import instruction_set
 from dermstudy.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
-from dermstudy.workspace import Workspace, commit, from_root, open_workspace, project_root, shown, versions
+from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
 
-MOST_LINES = 100  # of progress that an executed notebook keeps of one cell
+OUTSIDE = {"running", "failed", "notes", "state.json"}  # in the artifacts folder, but no notebook's artifact
+ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
 def run(
@@ -29,12 +33,13 @@ def run(
     only: str | None = None,
     start: str | None = None,
     force: bool = False,
+    to: str | None = None,
 ) -> Path:
     """Execute the notebooks of a profile in order and return the results folder.
 
     data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
-    only, start: a two-digit notebook number. force: run notebooks that are up to date as well.
+    only, start, to: a two-digit notebook number, `to` the last one that runs. force: run notebooks that are up to date as well.
     Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
     """
     chosen = load_profile(profile)
@@ -43,12 +48,11 @@ def run(
         if not Path(data).expanduser().is_dir():
             raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
         data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
-    if results is None:
-        results = f"results/{profile}" + ("-data" if data and own_data == "phantom" else "")
+    results = results or default_results(profile, data)
     parameters = resolve(chosen, results, data)
-    selected = _select(only, start)
+    selected = _select(only, start, to)
     space = open_workspace(results)
-    with _locked(space):
+    with locked(space):
         prints = fingerprints(parameters, data_token(data or own_data))
         print(f"profile {profile}: {chosen.description}")
         print(f"results in {shown(space.root)}")
@@ -61,20 +65,22 @@ def run(
                 continue
             state.pop(notebook.stem, None)
             _save_state(space, state)
-            before = _artifact_names(space)
-            seconds = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
-            present = _artifact_names(space)
-            made = sorted(present - before | present & set(_made_by(notebook)))
-            state[notebook.stem] = {
-                "fingerprint": prints[notebook.stem],
-                "seconds": seconds,
-                "artifacts": made,
-                "commit": commit(),
-            }
+            before = _contents(space)
+            try:
+                stamp = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
+            finally:
+                made = _made(notebook, space, before)
+            given = {"parameters": declared_parameters(notebook) | parameters[notebook.stem]}
+            state[notebook.stem] = stamp | made | given
             _save_state(space, state)
-            _write_manifest(space, chosen, parameters, prints, state)
+            _write_manifest(space, chosen, state, notebook.stem)
         print(f"done in {_clock(time.monotonic() - started)}: {shown(space.root)}", flush=True)
     return space.root
+
+
+def default_results(profile: str, data: str | None = None) -> str:
+    """Where a run goes that is not told: results/<profile>, or results/<profile>-data for images in place of a phantom."""
+    return f"results/{profile}" + ("-data" if data and _data_of(load_profile(profile)) == "phantom" else "")
 
 
 def _data_of(profile: Profile) -> str:
@@ -87,17 +93,21 @@ class NotebookFailed(Exception):
     """A cell of a notebook failed. The message names the notebook, the cell and the error in one line."""
 
 
-def _select(only: str | None, start: str | None) -> list[Path]:
+def _select(only: str | None, start: str | None, to: str | None) -> list[Path]:
     sources = notebooks()
-    for number in (only, start):
+    for number in (only, start, to):
         if number is not None and number not in {notebook.name[:2] for notebook in sources}:
             raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in sources)}")
     if only is not None:
         return [notebook for notebook in sources if notebook.name[:2] == only]
-    return [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
+    if start is not None and to is not None and start > to:
+        raise InputError(f"--from {start} lies after --to {to}: nothing would run")
+    after = [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
+    return [notebook for notebook in after if to is None or notebook.name[:2] <= to]
 
 
-def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> float:
+def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> dict:
+    """Run a notebook into `target`; its stamp: what was run, by which commit, on what, for how long."""
     import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -134,49 +144,15 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
         "fingerprint": prints[notebook.stem],
         "profile": profile,
         "commit": commit(),
+        "processor": instruction_set(),
         "data_hash": _data_hash(space),
         "seconds": round(seconds, 1),
     }
-    nbformat.write(_cleaned(nbformat.read(running, as_version=4), stamp), running)
+    nbformat.write(cleaned(nbformat.read(running, as_version=4), stamp), running)
     os.replace(running, target)
     failed.unlink(missing_ok=True)
     print(f"[{notebook.stem}] {_clock(seconds)}", flush=True)
-    return round(seconds, 1)
-
-
-def _cleaned(executed, stamp: dict):
-    """The executed notebook without papermill's paths and times, with the study's own provenance."""
-    executed.metadata.pop("papermill", None)
-    executed.metadata["dermstudy"] = stamp
-    for cell in executed.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs = _merged(cell.outputs)
-    return executed
-
-
-def _merged(outputs: list) -> list:
-    """Outputs with what a cell printed in one piece after the other as one text, shortened."""
-    kept: list = []
-    for output in outputs:
-        if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
-            kept[-1].text += output.text
-        else:
-            kept.append(output)
-    for output in kept:
-        if output.output_type == "stream":
-            output.text = _shortened(output.text)
-    return kept
-
-
-def _shortened(text: str) -> str:
-    """The first and last of many lines of progress, and how many were left out between them."""
-    lines = text.splitlines(keepends=True)
-    if len(lines) <= MOST_LINES:
-        return text
-    part = MOST_LINES // 4
-    return "".join([*lines[:part], f"... {len(lines) - 2 * part} lines left out ...\n", *lines[-part:]])
+    return {name: value for name, value in stamp.items() if name != "profile"}
 
 
 def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
@@ -186,21 +162,58 @@ def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
     )
 
 
-def _artifact_names(space: Workspace) -> set[str]:
+def _contents(space: Workspace) -> dict[str, dict[str, str]]:
+    """What lies in a workspace, by kind and name, each with a word that changes whenever it is written."""
+
+    def word(path: Path) -> str:
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        known = [(str(file), file.stat().st_ino, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        return sha256_text(repr(known))
+
+    artifacts = [path for path in space.artifacts.iterdir() if not path.name.startswith(".")]
     return {
-        path.name
-        for path in space.artifacts.iterdir()
-        if path.name not in {"running", "failed", "state.json"} and not path.name.startswith(".")
+        "artifacts": {path.name: word(path) for path in artifacts if path.name not in OUTSIDE},
+        "tables": {path.stem: word(path) for path in space.tables.glob("*.csv")},
+        "figures": {path.stem: word(path) for path in space.figures.glob("*.png")},
+        "measures": {path.stem: word(path) for path in space.notes.glob("*.json")},
     }
+
+
+def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
+    """The artifacts, tables and figures of a notebook that has just run, each with commit and processor that wrote it.
+
+    What it noted of time and memory stands beside them, as `measures`.
+    An artifact that stayed as it was, such as a finished training, keeps those that made it; "" where none are known.
+    """
+    now, own, after = {"commit": commit(), "processor": instruction_set()}, set(_made_by(notebook)), _contents(space)
+    record = space.artifacts / ORIGINS
+    origins = _read(record)
+    made: dict[str, dict] = {}
+    for kind, present in after.items():
+        written = {name for name, word in present.items() if before[kind].get(name) != word}
+        made[kind] = dict.fromkeys(sorted(written), now)
+    made["measures"] = {name: json.loads((space.notes / f"{name}.json").read_text()) for name in made["measures"]}
+    for name in own & set(after["artifacts"]) - set(made["artifacts"]):
+        known = origins.get(name, {})
+        same = known.get("word") == after["artifacts"][name]
+        made["artifacts"][name] = {key: known[key] if same else "" for key in now}
+    for name in made["artifacts"]:
+        origins[name] = made["artifacts"][name] | {"word": after["artifacts"][name]}
+    write_text(record, json.dumps(origins, indent=1))
+    return made
 
 
 def _made_by(notebook: Path) -> list[str]:
     """The artifacts that the notebook names with `ws.out(...)`."""
-    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", "\n".join(_code(notebook)))
+    code = "\n".join(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
+    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", code)
 
 
 def _load_state(space: Workspace) -> dict:
-    path = space.artifacts / "state.json"
+    return _read(space.artifacts / "state.json")
+
+
+def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -212,7 +225,8 @@ def _save_state(space: Workspace, state: dict) -> None:
 
 
 @contextlib.contextmanager
-def _locked(space: Workspace):
+def locked(space: Workspace) -> Iterator[None]:
+    """Hold the lock of a results folder, which every command that writes there takes; InputError where another has it."""
     with open(space.artifacts / ".lock", "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,77 +237,6 @@ def _locked(space: Workspace):
         yield
 
 
-# Fingerprints: what a result depends on
-
-
-def source_hash(notebook: Path) -> str:
-    """SHA-256 over the notebook's code cells and every dermstudy room they import, prose left out."""
-    code = _code(notebook)
-    rooms = sorted(_rooms(code))
-    return sha256_text("\n".join(code + [f"{room.name} {sha256_file(room)}" for room in rooms]))
-
-
-def dependencies(notebook: Path) -> list[str]:
-    """The notebooks whose artifacts this one reads, from its `made_by=` arguments."""
-    return sorted(set(re.findall(r"made_by\s*=\s*[\"'](\w+)[\"']", "\n".join(_code(notebook)))))
-
-
-def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
-    """One hash a notebook over its sources, its parameters, the data and the fingerprints it depends on."""
-    prints: dict[str, str] = {}
-    for notebook in notebooks():
-        own = {name: value for name, value in parameters[notebook.stem].items() if name != "RESULTS"}
-        parts = [source_hash(notebook), json.dumps(own, sort_keys=True)]
-        if "DATA" in declared_parameters(notebook):
-            parts.append(data)
-        parts += [_content_token(value) for name, value in sorted(own.items()) if name != "DATA"]
-        parts += [prints[stem] for stem in dependencies(notebook) if stem in prints]
-        prints[notebook.stem] = sha256_text("\n".join(parts))
-    return prints
-
-
-def data_token(data: str | None) -> str:
-    """What lies in a data folder, by its bytes (seconds for HAM10000, read once a run); or the word itself."""
-    if not data or not from_root(data).is_dir():
-        return str(data)
-    rows = []
-    for folder, _, names in sorted(os.walk(from_root(data), followlinks=True)):
-        paths = [Path(folder, name) for name in sorted(names)]
-        rows += [f"{path.relative_to(from_root(data))} {sha256_file(path)}" for path in paths]
-    return sha256_text("\n".join(rows))
-
-
-def _content_token(value: object) -> str:
-    """What lies at a path of the checkout (weights, a split, another run's images) by its bytes; "" for any other value."""
-    path = from_root(value) if isinstance(value, str) and "/" in value else None
-    if path is None or not path.exists():
-        return ""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return sha256_text(" ".join(f"{file.relative_to(path)} {sha256_file(file)}" for file in files))
-
-
-def _code(notebook: Path) -> list[str]:
-    return [cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
-
-
-def _rooms(code: list[str]) -> set[Path]:
-    """The dermstudy modules that `code` imports, directly or through one another; this module left out."""
-    package, found, waiting = Path(__file__).parent, set(), list(code)
-    while waiting:
-        for node in ast.walk(ast.parse(waiting.pop())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dermstudy"):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names if alias.name.startswith("dermstudy.")]
-            for name in names:
-                path = package.joinpath(*name.split(".")[1:]).with_suffix(".py")
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    waiting.append(path.read_text(encoding="utf-8"))
-    return found
-
-
 # Provenance
 
 
@@ -302,29 +245,50 @@ def _data_hash(space: Workspace) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.is_file() else ""
 
 
-def _write_manifest(space: Workspace, profile: Profile, parameters: dict, prints: dict, state: dict) -> None:
+def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) -> None:
+    """Name notebook `stem` as it has just run; all others in the folder stay named as the runs that made them."""
+    known = {name: entry for name, entry in state.items() if "source" in entry}
+    entries = known | _earlier_entries(space, profile.name) | {stem: state[stem]}
+    entries = {stem: known for stem, known in sorted(entries.items()) if (space.root / f"{stem}.ipynb").is_file()}
     manifest = {
         "profile": profile.name,
         "description": profile.description,
         "commit": commit(),
+        "processor": instruction_set(),
         "data_hash": _data_hash(space),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "packages": versions(),
         "notebooks": {
-            stem: {
-                "source": source_hash(project_root() / "notebooks" / f"{stem}.ipynb"),
-                "fingerprint": known["fingerprint"],
-                "seconds": known["seconds"],
-                "commit": known.get("commit", ""),
-                "parameters": declared_parameters(project_root() / "notebooks" / f"{stem}.ipynb") | parameters[stem],
-            }
-            for stem, known in sorted(state.items())
-            if known["fingerprint"] == prints.get(stem)
+            stem: {name: value for name, value in known.items() if name not in ("tables", "figures", "data_hash")}
+            for stem, known in entries.items()
         },
-        "seconds": round(sum(known["seconds"] for known in state.values()), 1),
+        "tables": _by_name(entries, "tables"),
+        "figures": _by_name(entries, "figures"),
+        "seconds": round(sum(known["seconds"] for known in entries.values()), 1),
     }
     write_text(space.root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _by_name(entries: dict, kind: str) -> dict[str, dict]:
+    """The tables or figures of all notebooks, each with its notebook, commit and processor."""
+    return {
+        name: {"notebook": stem} | made for stem, known in entries.items() for name, made in known.get(kind, {}).items()
+    }
+
+
+def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
+    """What the manifest in the folder says of its notebooks; nothing where it is another profile's or cannot be read."""
+    notes = _read(space.root / "manifest.json")
+    if notes.get("profile") != profile:
+        return {}
+    entries: dict[str, dict] = {stem: dict(entry) for stem, entry in notes["notebooks"].items()}
+    for kind in ("tables", "figures"):
+        for name, made in notes.get(kind, {}).items():
+            own = {key: value for key, value in made.items() if key != "notebook"}
+            if made["notebook"] in entries:
+                entries[made["notebook"]].setdefault(kind, {})[name] = own
+    return entries
 
 
 def _clock(seconds: float) -> str:

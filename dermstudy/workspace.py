@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermstudy.files import InputError, atomic_path
+from dermstudy.files import InputError, atomic_path, restore, restore_all, write_text
 
 PACKAGES = (
     "torch",
@@ -49,6 +51,10 @@ class Workspace:
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
+    @property
+    def notes(self) -> Path:
+        return self.artifacts / "notes"
+
     def save_table(self, frame, name: str):
         """Write `frame` (without a default index) to tables/<name>.csv and return it."""
         with atomic_path(self.tables / f"{name}.csv") as path:
@@ -67,6 +73,21 @@ class Workspace:
         figures.save(figure, self.figures / f"{name}.png")
         return figure
 
+    def note(self, name: str, value):
+        """Keep a measure of this run, such as seconds or megabytes, for the manifest, and return it.
+
+        value: a number, text, or lists and dictionaries of such. Tables hold none of these: no two runs take equally long.
+        InputError for a name that is no plain word and a value that JSON cannot hold.
+        """
+        if not re.fullmatch(r"\w+", name):
+            raise InputError(f"a note is named by a word, not {name!r}")
+        try:
+            text = json.dumps(value, indent=1, default=lambda number: number.item())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"note {name} is no number, text, list or dictionary: {error}") from error
+        write_text(self.notes / f"{name}.json", text + "\n")
+        return value
+
     def out(self, name: str) -> Path:
         """The path artifacts/<name>, for the notebook that makes it."""
         return self.artifacts / name
@@ -74,6 +95,7 @@ class Workspace:
     def need(self, name: str, made_by: str) -> Path:
         """The path artifacts/<name>; InputError names the notebook to run first where it is missing."""
         path = self.artifacts / name
+        restore(path)
         if not path.exists():
             raise InputError(f"{shown(path)} is missing: run notebook {made_by} into the same RESULTS folder first")
         return path
@@ -107,6 +129,7 @@ def open_workspace(results: str | Path) -> Workspace:
     try:
         for folder in (space.tables, space.figures, space.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
+        restore_all(space.artifacts)
         with atomic_path(space.artifacts / ".writable") as probe:
             probe.touch()
     except (OSError, InputError) as error:

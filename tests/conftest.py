@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import matplotlib
@@ -58,3 +59,21 @@ def ham10000() -> Path:
     if not folder.is_dir():
         pytest.skip("HAM10000 is not at hand: set HAM10000=/path/to/the/download to run this test")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line that names the committed results made by older code, where they were among the tests."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    if not any("test_results.py" in str(getattr(report, "nodeid", "")) for report in reports):
+        return
+    from dermstudy import fingerprints
+
+    tracked = ["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"]
+    folders = [(ROOT / line).parent for line in subprocess.run(tracked, capture_output=True, text=True).stdout.split()]
+    terminalreporter.write_line(older_line({folder.name: fingerprints.older(folder) for folder in folders}))
+
+
+def older_line(older: dict[str, list[str]]) -> str:
+    """The notebooks, by results folder, that older code made, in one line."""
+    parts = [f"{name} {', '.join(stem[:2] for stem in stems)}" for name, stems in older.items() if stems]
+    return f"results made by older code: {'; '.join(parts) or 'none'}"

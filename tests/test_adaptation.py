@@ -111,9 +111,11 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     gained = adaptation.gains(seen, known, 5, seed=0)
     assert gained.abs().to_numpy().max() < 1e-6  # the same images on both sides of the difference
     overview = adaptation.overview(table, gained, trials)
-    assert list(overview.index) == ["unadapted", "again"] and overview["seconds"].eq(0).all()
+    assert list(overview.index) == ["unadapted", "again"] and overview["trained_numbers"].eq(0).all()
     assert list(overview.columns[:5]) == ["kid", "floor", "gain", "gain_low", "gain_high"]
     adaptation.overview_figure(overview)
+    assert not set(adaptation.MEASURES) & set(overview.columns)
+    assert adaptation.measures(trials)["again"] == {"seconds": 0.0, "peak_megabytes": 0.0}
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
 
 

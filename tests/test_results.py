@@ -1,4 +1,4 @@
-"""The committed results are those of this code: made by the profile whose folder they lie in, from these sources."""
+"""The committed results are what their manifest says: of the profile whose folder they lie in, by commits of the history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from dermstudy import study
+from dermstudy import fingerprints
 
 LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
 WHOLE = ("demo", "ham10000")  # results in which every notebook has run
@@ -17,22 +17,53 @@ COMMITTED = [(ROOT / name).parent for name in LISTED.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
-def test_committed_notebooks_ran_this_code(folder):
+def test_committed_notebooks_are_those_of_the_manifest(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["profile"] == folder.name
     ran = {path.stem for path in folder.glob("*.ipynb")}
     assert ran == set(manifest["notebooks"])
-    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if folder.name in WHOLE:
-            assert source.stem in ran
-        elif source.stem not in ran:
-            continue
-        executed = nbformat.read(folder / source.name, as_version=4)
-        stamp, words = executed.metadata["dermstudy"], nbformat.read(source, as_version=4)
-        assert stamp["profile"] == folder.name
-        assert stamp["source"] == study.source_hash(source), f"{source.stem} is stale: dermstudy run {folder.name}"
-        assert stamp["data_hash"] == manifest["data_hash"]
-        assert _prose(executed) == _prose(words), f"{source.stem} has old words: dermstudy prose results/{folder.name}"
+    if folder.name in WHOLE:
+        assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} <= ran
+    old = fingerprints.older(folder)
+    for stem, entry in manifest["notebooks"].items():
+        executed = nbformat.read(folder / f"{stem}.ipynb", as_version=4)
+        stamp = executed.metadata["dermstudy"]
+        assert stamp["profile"] == folder.name and stamp["data_hash"] == manifest["data_hash"]
+        for name in {"source", "fingerprint", "commit", "processor"} & (set(stamp) | set(entry)):
+            assert stamp[name] == entry[name], (stem, name)
+        if stem not in old:
+            words = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4)
+            assert _prose(executed) == _prose(words), f"{stem} has old words: dermstudy prose results/{folder.name}"
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_every_commit_of_the_manifest_is_in_the_history(folder):
+    """What older code made is proven there: `dermstudy verify --at-commit` runs it."""
+    commits = commits_of(json.loads((folder / "manifest.json").read_text()))
+    assert commits and not [name for name in commits if name.endswith("+changes") or name == "unknown"]
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("the clone's history is not deep enough: git fetch --unshallow")
+    for name in commits:
+        assert git("merge-base", "--is-ancestor", name, "HEAD").returncode == 0, f"{name} is not in the history"
+
+
+def test_a_manifest_names_its_commits_everywhere():
+    made = {"commit": "b", "processor": "AVX2"}
+    notes = {"notebooks": {"00_dataset": {"commit": "a", "artifacts": {"cohort": made, "old": {"commit": ""}}}}}
+    notes |= {"tables": {"cohort": {"commit": "c"}}, "figures": {"montage": {"commit": "d"}}}
+    assert commits_of(notes) == {"a", "b", "c", "d"}
+
+
+def commits_of(notes: dict) -> set[str]:
+    """Every commit that a manifest names for a notebook, an artifact, a table or a figure."""
+    entries = list(notes["notebooks"].values())
+    made = [*entries, *notes.get("tables", {}).values(), *notes.get("figures", {}).values()]
+    made += [one for entry in entries for one in dict(entry.get("artifacts", {})).values()]
+    return {one["commit"] for one in made} - {""}
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
 
 
 def _prose(notebook) -> list[str]:

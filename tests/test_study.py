@@ -11,11 +11,25 @@ import sys
 import time
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, glide, mini, parallel, profiles, release, study, workspace
+from dermstudy import (
+    cli,
+    executed,
+    fingerprints,
+    glide,
+    mini,
+    parallel,
+    processor,
+    profiles,
+    recipes,
+    release,
+    study,
+    workspace,
+)
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.readers import kit, workbook
@@ -48,6 +62,18 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert manifest["profile"] == "smoke" and manifest["packages"]["torch"]
     assert len(manifest["data_hash"]) == 64
     assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
+    made = {"commit": workspace.commit(), "processor": processor.instruction_set()}
+    assert all(entry | made == entry and entry["source"] for entry in manifest["notebooks"].values())
+    assert manifest["notebooks"]["01_finetune"]["measures"]["finetune_seconds"] > 0
+    costs = manifest["notebooks"]["09_which_parts"]["measures"]["which_parts_costs"]
+    assert all(costs["LoRA"][name] > 0 for name in ("seconds", "peak_megabytes"))
+    for path in (smoke / "tables").glob("*.csv"):
+        assert not {"seconds", "peak_megabytes"} & set(pd.read_csv(path).columns), path.name
+    assert manifest["tables"]["leak"] == {"notebook": "00_dataset"} | made
+    assert manifest["figures"]["finetune_loss"] == {"notebook": "01_finetune"} | made
+    assert set(manifest["tables"]) == {path.stem for path in (smoke / "tables").glob("*.csv")}
+    assert set(manifest["figures"]) == {path.stem for path in (smoke / "figures").glob("*.png")}
+    assert manifest["notebooks"]["01_finetune"]["artifacts"]["glide_base"] == made
     assert manifest["notebooks"]["01_finetune"]["parameters"]["STEPS"] == 12
     assert manifest["notebooks"]["01_finetune"]["parameters"]["WEIGHT_DECAY"] == 0.0
 
@@ -75,6 +101,15 @@ def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
     assert "up to date" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_walk_verifies_against_itself(smoke, capsys):
+    """Everything that is committed of a walk comes out the same once more, to the byte."""
+    assert cli.main(["verify", str(smoke)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    count = len(list((smoke / "tables").glob("*.csv")))
+    assert f"tables equal {count} of {count}, " in line and f"; exactly, on {processor.instruction_set()}" in line
+
+
 def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     """Launched over two processes, training is found done by the walk, which then only draws and saves."""
     results = tmp_path / "results"
@@ -91,15 +126,15 @@ def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
 
 def test_long_progress_is_shortened():
     text = "".join(f"{n} of 300 images\n" for n in range(300))
-    lines = study._shortened(text).splitlines()
+    lines = executed.shortened(text).splitlines()
     assert len(lines) == 51 and lines[0] == "0 of 300 images" and lines[-1] == "299 of 300 images"
-    assert "... 250 lines left out ..." in lines and study._shortened("one\ntwo") == "one\ntwo"
+    assert "... 250 lines left out ..." in lines and executed.shortened("one\ntwo") == "one\ntwo"
 
 
 def test_what_a_cell_printed_in_pieces_is_one_text():
     pieces = [nbformat.v4.new_output("stream", name="stdout", text=f"{n}\n") for n in range(152)]
     table = nbformat.v4.new_output("display_data", data={"text/plain": "a table"})
-    first, kept, last = study._merged([*pieces[:150], table, *pieces[150:]])
+    first, kept, last = executed.merged([*pieces[:150], table, *pieces[150:]])
     assert first.text.count("\n") == 51 and kept == table and last.text == "150\n151\n"
 
 
@@ -110,11 +145,61 @@ def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
     assert "has no cell tagged 'parallel'" in capsys.readouterr().err
 
 
+def test_a_note_is_a_measure_of_the_notebook_that_wrote_it(tmp_path):
+    space = workspace.open_workspace(tmp_path / "results")
+    before = study._contents(space)
+    assert space.note("seconds", np.float64(1.5)) == 1.5 and space.note("costs", {"a": [1, "b"]})
+    made = study._made(ROOT / "notebooks" / "01_finetune.ipynb", space, before)
+    assert made["measures"] == {"seconds": 1.5, "costs": {"a": [1, "b"]}} and "notes" not in made["artifacts"]
+    for name, value, message in (("a/b", 1, "named by a word"), ("image", object(), "note image is no number")):
+        with pytest.raises(InputError, match=message):
+            space.note(name, value)
+
+
+def test_a_walk_stops_after_a_notebook():
+    assert [path.name[:2] for path in study._select(None, None, "02")] == ["00", "01", "02"]
+    assert [path.name[:2] for path in study._select(None, "01", "02")] == ["01", "02"]
+
+
+def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
+    """A rerun names what it wrote; a training that it found done, and another notebook, stay with their commits."""
+    space = workspace.open_workspace(tmp_path / "results")
+    notebook = ROOT / "notebooks" / "01_finetune.ipynb"
+    chosen, state = profiles.load_profile("smoke"), {}
+
+    def ran(number: str, *written: Path, stem: str = "01_finetune") -> dict:
+        monkeypatch.setattr(study, "commit", lambda: number)
+        before = study._contents(space)
+        for path in written:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(number)
+        (space.root / f"{stem}.ipynb").touch()
+        state[stem] = {"source": number, "fingerprint": number, "commit": number, "seconds": 1.0}
+        state[stem] |= study._made(notebook, space, before)
+        study._write_manifest(space, chosen, state, stem)
+        return json.loads((space.root / "manifest.json").read_text())
+
+    training, model = space.out("glide_base_training") / "state", space.out("glide_base") / "weights"
+    table, other = space.tables / "finetune_log.csv", space.tables / "cohort.csv"
+    ran("one", other, stem="00_dataset")
+    ran("one", training, model, table)
+    state.clear()
+    notes = ran("two", model, table)
+    own = notes["notebooks"]["01_finetune"]
+    assert own["commit"] == "two" and notes["notebooks"]["00_dataset"]["commit"] == "one"
+    assert {name: made["commit"] for name, made in own["artifacts"].items()} == {
+        "glide_base": "two", "glide_base_training": "one",
+    }  # fmt: skip
+    assert notes["tables"]["finetune_log"]["commit"] == "two" and notes["tables"]["cohort"]["commit"] == "one"
+    training.write_text("by hand")
+    assert ran("three", model)["notebooks"]["01_finetune"]["artifacts"]["glide_base_training"]["commit"] == ""
+
+
 def test_fingerprints_follow_parameters_and_dependencies():
     parameters = profiles.resolve(profiles.load_profile("smoke"), "results/x")
-    before = study.fingerprints(parameters, "phantom")
+    before = fingerprints.fingerprints(parameters, "phantom")
     parameters["01_finetune"]["STEPS"] = 13
-    after = study.fingerprints(parameters, "phantom")
+    after = fingerprints.fingerprints(parameters, "phantom")
     changed = {stem for stem in before if before[stem] != after[stem]}
     assert changed == set(STEMS) - {"00_dataset", "09_which_parts"}
 
@@ -126,7 +211,7 @@ def test_fingerprints_follow_the_weights_that_a_walk_starts_from(tmp_path):
     prints = []
     for content in ("one", "one", "two"):
         (tmp_path / "weights" / "model").write_text(content)
-        prints.append(study.fingerprints(parameters, "phantom"))
+        prints.append(fingerprints.fingerprints(parameters, "phantom"))
     assert prints[0] == prints[1] and prints[0]["00_dataset"] == prints[2]["00_dataset"]
     assert prints[0]["01_finetune"] != prints[2]["01_finetune"] and prints[0]["03_sample"] != prints[2]["03_sample"]
 
@@ -138,12 +223,12 @@ def test_a_data_folder_is_known_by_its_bytes_not_by_its_times(tmp_path):
     for content in ("one", "one", "two"):
         image.write_text(content)
         os.utime(image, (len(tokens), len(tokens)))
-        tokens.append(study.data_token(str(tmp_path)))
+        tokens.append(fingerprints.data_token(str(tmp_path)))
     assert tokens[0] == tokens[1] != tokens[2]
     image.rename(image.with_name("ISIC_0000002.jpg"))
-    assert study.data_token(str(tmp_path)) != tokens[2] and study.data_token("phantom") == "phantom"
+    assert fingerprints.data_token(str(tmp_path)) != tokens[2] and fingerprints.data_token("phantom") == "phantom"
     parameters = profiles.resolve(profiles.load_profile("paper"), "results/x")  # DATA is its notebook's default
-    before, after = (study.fingerprints(parameters, token) for token in tokens[1:])
+    before, after = (fingerprints.fingerprints(parameters, token) for token in tokens[1:])
     assert all(before[stem] != after[stem] for stem in ("00_dataset", "04_metrics"))
 
 
@@ -214,6 +299,8 @@ def test_papermill_runs_a_notebook_by_hand(tmp_path):
         (["run", "nope"], "unknown profile 'nope'"),
         (["run", "smoke", "--data", "/no/such/folder"], "no folder /no/such/folder"),
         (["run", "smoke", "--only", "42"], "no notebook '42'"),
+        (["run", "smoke", "--to", "42"], "no notebook '42'"),
+        (["run", "smoke", "--from", "05", "--to", "03"], "--from 05 lies after --to 03"),
         (["data", "check", "/no/such/folder"], "no folder /no/such/folder"),
         (["data", "phantom", "/tmp/x", "--images", "20"], "20 phantom images cannot hold"),
     ],
@@ -273,9 +360,26 @@ def test_every_shipped_profile_resolves():
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     space = workspace.open_workspace(tmp_path / "results")
-    with study._locked(space), pytest.raises(InputError, match="another run"):
-        with study._locked(space):
+    with study.locked(space), pytest.raises(InputError, match="another run"):
+        with study.locked(space):
             pass
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (parallel, ["01", "smoke", "--results"]),
+        (mini, ["samplers", "--results"]),
+        (mini, ["pack", "mini", "--results"]),
+        (recipes, []),
+    ],
+)
+def test_no_command_writes_to_the_results_of_a_run(tmp_path, capsys, command, arguments):
+    space = workspace.open_workspace(tmp_path / "results")
+    with study.locked(space):
+        assert command.main([*arguments, str(space.root)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "another run is writing to" in error
 
 
 def test_atomic_path_leaves_nothing_behind(tmp_path):

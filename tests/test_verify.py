@@ -1,0 +1,214 @@
+"""Results run once more: equal ones are called so, and a difference is named by its place."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermstudy import cli, study, verify
+from dermstudy.files import InputError
+from dermstudy.processor import instruction_set
+
+TABLE = "name,value,note\nfirst,100,a\nsecond,1.5,b\nthird,,c\n"
+
+
+def results(folder: Path, processor: str | None = None, commit: str = "one", **tables: str) -> Path:
+    """A results folder as a run of the smoke profile leaves it: two tables and a figure of two notebooks."""
+    for name in ("tables", "figures"):
+        (folder / name).mkdir(parents=True)
+    tables = {"cohort": TABLE, "loss": "step,loss\n1,0.5\n"} | tables
+    for name, text in tables.items():
+        (folder / "tables" / f"{name}.csv").write_text(text)
+    Image.fromarray(np.full((4, 5, 3), 100, np.uint8)).save(folder / "figures" / "montage.png")
+    made = {"commit": commit, "processor": processor or instruction_set()}
+    stems = {"cohort": "00_dataset", "loss": "01_finetune"}
+    notes = {
+        "profile": "smoke",
+        "notebooks": {stem: {"commit": commit, "source": "", "parameters": {}} for stem in stems.values()},
+        "tables": {name: {"notebook": stems[name], **made} for name in tables if name in stems},
+        "figures": {"montage": {"notebook": "00_dataset", **made}},
+    }
+    (folder / "manifest.json").write_text(json.dumps(notes))
+    return folder
+
+
+def test_equal_results_are_equal_exactly(tmp_path):
+    compared = verify.compare(results(tmp_path / "one"), results(tmp_path / "two"))
+    assert compared.equal
+    assert compared.line() == (
+        f"tables equal 2 of 2, figures equal by their pixels 1 of 1; exactly, on {instruction_set()}"
+    )
+
+
+def test_a_difference_is_named_by_its_first_place(tmp_path):
+    changed = TABLE.replace("1.5,b", "1.5001,d")
+    compared = verify.compare(results(tmp_path / "one"), results(tmp_path / "two", cohort=changed))
+    assert not compared.equal
+    assert "tables equal 1 of 2 (cohort: row 2, column value, 1.5 against 1.5001)" in compared.line()
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (TABLE.replace("value", "worth"), "column value in one only"),
+        (TABLE.replace("name,value", "value,name"), "the order of the columns"),
+        (TABLE + "fourth,1,d\n", "3 rows against 4"),
+        (TABLE.replace(",,", ",0,"), "row 3, column value,  against 0"),
+        (TABLE.replace("\n", "\r\n"), "the same cells in other bytes"),
+        (TABLE, ""),
+    ],
+)
+def test_tables_are_compared_cell_by_cell(tmp_path, text, place):
+    (tmp_path / "one.csv").write_text(TABLE)
+    (tmp_path / "two.csv").write_bytes(text.encode())
+    assert verify.table_difference(tmp_path / "one.csv", tmp_path / "two.csv", 0) == place
+
+
+def test_another_instruction_set_is_given_a_tolerance(tmp_path):
+    near = TABLE.replace("1.5,b", "6.4,b")  # within a twentieth of the column's largest, 100
+    one = results(tmp_path / "one", processor="another")
+    compared = verify.compare(one, results(tmp_path / "two", cohort=near))
+    assert (
+        compared.equal
+        and "within 5% of a column's largest number and of the pixels' range: this is " in compared.line()
+    )
+    assert compared.line().endswith("and they were made on another")
+    for place, far in enumerate((TABLE.replace("1.5,b", "6.6,b"), TABLE.replace("third", "another"))):
+        assert list(verify.compare(one, results(tmp_path / f"far{place}", cohort=far)).other_tables) == ["cohort"]
+
+
+def test_figures_are_compared_by_their_pixels(tmp_path):
+    pixels = np.full((4, 5, 3), 100, np.uint8)
+    paths = [tmp_path / name for name in ("one.png", "two.png", "bytes.png", "small.png")]
+    Image.fromarray(pixels).save(paths[0])
+    Image.fromarray(pixels).save(paths[2], compress_level=1, pnginfo=None)
+    Image.fromarray(pixels[:3]).save(paths[3])
+    pixels[0, 0] = 220
+    Image.fromarray(pixels).save(paths[1])
+    assert verify.figure_difference(paths[0], paths[2], 0) == ""
+    assert verify.figure_difference(paths[0], paths[1], 0) == "5.00% of the pixels"
+    assert verify.figure_difference(paths[0], paths[1], 0.05) == ""
+    assert verify.figure_difference(paths[0], paths[1], 0.01) == "2.4% of the range on average"
+    assert verify.figure_difference(paths[0], paths[3], 0) == "5 x 4 against 5 x 3 pixels"
+
+
+def test_what_is_missing_or_new_differs_and_what_did_not_run_is_left_out(tmp_path):
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    (one / "tables" / "mini_steps.csv").write_text("steps\n1\n")  # a maintainer's, which no notebook makes
+    (two / "tables" / "loss.csv").unlink()
+    assert verify.compare(one, two).other_tables == {"loss": "missing"}
+    assert verify.compare(two, results(tmp_path / "three")).other_tables == {"loss": "not among the committed"}
+    notes = json.loads((two / "manifest.json").read_text())
+    del notes["notebooks"]["01_finetune"], notes["tables"]["loss"]
+    (two / "manifest.json").write_text(json.dumps(notes))
+    compared = verify.compare(one, two)
+    assert compared.equal and compared.tables == 1
+
+
+def test_verify_runs_the_profile_elsewhere_and_says_what_it_found(tmp_path, monkeypatch, capsys):
+    expected, ran = results(tmp_path / "results"), []
+
+    def run(profile, data, folder, to):
+        ran.append((profile, data, to, Path(folder)))
+        return results(Path(folder), cohort=TABLE if len(ran) == 1 else TABLE.replace("a", "b"))
+
+    monkeypatch.setattr(study, "run", run)
+    assert cli.main(["verify", str(expected)]) == 0
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1 and "tables equal 2 of 2" in line
+    assert "made by older code: 00, 01 (--at-commit runs theirs)" in line
+    assert cli.main(["verify", str(expected)]) == 1
+    assert ran[0][:3] == ("smoke", None, "01") and not ran[0][3].exists()
+    assert cli.main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert "is no manifest of a run" in capsys.readouterr().err
+
+
+def test_a_run_can_be_compared_with_what_was_there_before(tmp_path, monkeypatch, capsys):
+    folder = results(tmp_path / "results")
+
+    def run(*_) -> Path:
+        (folder / "tables" / "loss.csv").write_text("step,loss\n1,0.6\n")
+        return folder
+
+    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(verify, "_git", lambda *_: subprocess.CompletedProcess([], 1))
+    assert cli.main(["run", "smoke", "--results", str(folder), "--verify"]) == 1
+    assert "loss: row 1, column loss, 0.5 against 0.6" in capsys.readouterr().out
+    assert cli.main(["run", "smoke", "--results", str(folder), "--verify"]) == 0
+    assert cli.main(["run", "smoke", "--results", str(tmp_path / "empty"), "--verify"]) == 2
+    assert "nothing to verify against" in capsys.readouterr().err
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A repository of two commits, whose command line writes the table that its code says; and its first results."""
+    root = tmp_path / "checkout"
+    code = (
+        "import sys\nfrom pathlib import Path\n\ndef main():\n"
+        "    folder = Path(sys.argv[sys.argv.index('--results') + 1])\n"
+        "    for name in ('tables', 'figures'):\n        (folder / name).mkdir(parents=True, exist_ok=True)\n"
+        "    (folder / 'manifest.json').write_text(open('manifest.json').read())\n"
+        "    (folder / 'tables' / 'cohort.csv').write_text('value\\nONE\\n')\n"
+    )
+    (root / "trial").mkdir(parents=True)
+    (root / "pyproject.toml").write_text(
+        '[project]\nname = "trial"\n[project.scripts]\ndermstudy = "trial.line:main"\n'
+    )
+    notes = {"profile": "smoke", "notebooks": {"00_dataset": {"parameters": {}}}}
+    (root / "manifest.json").write_text(json.dumps(notes))
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for text in (code, code.replace("ONE", "TWO")):
+        (root / "trial" / "line.py").write_text(text)
+        subprocess.run([*git, "add", "-A"], check=True)
+        subprocess.run([*git, "commit", "-qm", "a state"], check=True)
+    first = subprocess.run([*git, "rev-parse", "HEAD~1"], check=True, capture_output=True, text=True).stdout.strip()
+    folder = root / "results" / "smoke"
+    for name in ("tables", "figures"):
+        (folder / name).mkdir(parents=True)
+    (folder / "tables" / "cohort.csv").write_text("value\nONE\n")
+    notes["notebooks"]["00_dataset"]["commit"] = first
+    (folder / "manifest.json").write_text(json.dumps(notes | {"processor": instruction_set()}))
+    monkeypatch.setattr(verify, "project_root", lambda: root)
+    return folder
+
+
+def test_older_results_are_proven_at_their_commit(checkout):
+    compared, older = verify.rerun(checkout, at_commit=True)
+    assert compared.equal and compared.tables == 1 and older == []
+    listed = subprocess.run(["git", "-C", str(checkout), "worktree", "list"], capture_output=True, text=True).stdout
+    assert listed.count("\n") == 1
+    notes = json.loads((checkout / "manifest.json").read_text())
+    notes["notebooks"]["00_dataset"]["commit"] = "HEAD"
+    (checkout / "manifest.json").write_text(json.dumps(notes))
+    assert verify.rerun(checkout, at_commit=True)[0].other_tables == {"cohort": "row 1, column value, ONE against TWO"}
+
+
+@pytest.mark.parametrize(
+    ("commit", "message"),
+    [("0" * 40, "commit 000000000000 of 00_dataset is not in this clone"), ("abc+changes", "that no commit holds")],
+)
+def test_a_commit_that_is_not_at_hand_is_named(checkout, commit, message):
+    notes = json.loads((checkout / "manifest.json").read_text())
+    notes["notebooks"]["00_dataset"]["commit"] = commit
+    (checkout / "manifest.json").write_text(json.dumps(notes))
+    with pytest.raises(InputError, match=message.replace("+", r"\+")):
+        verify.rerun(checkout, at_commit=True)
+
+
+def test_committed_results_are_read_from_the_history(checkout):
+    root = checkout.parents[1]
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "results"], check=True)
+    (checkout / "tables" / "cohort.csv").write_text("value\nmended\n")
+    for target, own_data in ((checkout, False), (checkout, True), (root / "elsewhere", False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(verify, "shown", lambda path: str(Path(path).relative_to(root)))
+            with verify.committed("smoke", target, own_data) as folder:
+                assert (folder / "tables" / "cohort.csv").read_text() == "value\nONE\n"
