@@ -232,6 +232,11 @@ def test_bad_arguments_end_in_one_line(arguments, message, capsys):
     assert message in error and error.count("\n") == 1
 
 
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "dermstudy", "run", "nope"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("dermstudy: unknown profile 'nope'"), done.stderr
+
+
 def test_a_results_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert cli.main(["run", "smoke", "--results", str(tmp_path / "file")]) == 2
