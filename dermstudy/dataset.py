@@ -226,6 +226,11 @@ def open_source(
             phantom_folder, phantom_images, seed=seed, side=phantom_side, minimum_lesions=phantom_min_lesions
         )
         return load_folder(phantom_folder, name="phantom")
+    if not Path(data).is_dir():
+        raise InputError(
+            f"no folder {data}: set DATA to the folder of a HAM10000 download (the README says how to get it) or to "
+            '"phantom", or open the notebook with `dermstudy lab`, which does so'
+        )
     cohort = load_folder(data, name="HAM10000")
     return subsample(cohort, max_per_entity, seed)
 
