@@ -48,7 +48,7 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     for name in ("cohort", "split", "leak", "finetune_log", "quality_as_published", "quality_audited",
                  "reader_figures", "classifier_report", "ablation", "ablation_summary"):  # fmt: skip
         assert len(pd.read_csv(smoke / "tables" / f"{name}.csv")), name
-    for name in ("montage", "synthetic_grid", "figure_1", "quality_floor", "roc", "classifier_confusion",
+    for name in ("montage", "synthetic_grid", "figure_1", "caption", "quality_floor", "roc", "classifier_confusion",
                  "ablation_summary"):  # fmt: skip
         assert (smoke / "figures" / f"{name}.png").stat().st_size > 5_000, name
     manifest = json.loads((smoke / "manifest.json").read_text())
