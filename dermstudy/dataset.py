@@ -25,6 +25,7 @@ METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_me
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
 SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
 NO_AGE = ("", "unknown", "NA", "nan")
+SMALLEST = 64  # pixels of a picture's shorter side: GLIDE's base model paints as many
 THREADS = 4
 
 
@@ -179,10 +180,18 @@ def _digests(folder: Path, files: pd.Series) -> list[str]:
 
 
 def verify_images(cohort: Cohort) -> dict[str, int]:
-    """Decode every image once: counts of images and of greyscale ones (read as RGB). InputError for the first bad one."""
+    """Decode every image once: counts of images and of greyscale ones (read as RGB).
+
+    InputError for the first one that cannot be decoded, or whose shorter side has fewer than 64 pixels.
+    """
 
     def mode(file: str) -> str:
-        read_image(cohort.root / file)
+        height, width, _ = read_image(cohort.root / file).shape
+        if min(height, width) < SMALLEST:
+            raise InputError(
+                f"{cohort.root / file} has {width} x {height} pixels, and the study needs {SMALLEST} on its shorter "
+                "side: replace it from the download"
+            )
         with Image.open(cohort.root / file) as image:
             return image.mode
 
@@ -217,6 +226,11 @@ def open_source(
             phantom_folder, phantom_images, seed=seed, side=phantom_side, minimum_lesions=phantom_min_lesions
         )
         return load_folder(phantom_folder, name="phantom")
+    if not Path(data).is_dir():
+        raise InputError(
+            f"no folder {data}: set DATA to the folder of a HAM10000 download (the README says how to get it) or to "
+            '"phantom", or open the notebook with `dermstudy lab`, which does so'
+        )
     cohort = load_folder(data, name="HAM10000")
     return subsample(cohort, max_per_entity, seed)
 

@@ -134,9 +134,10 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
         failed.parent.mkdir(exist_ok=True)
         os.replace(running, failed)
         message = " ".join(str(error.evalue).split())
-        name = "" if error.ename == "InputError" else f"{error.ename}: "
+        mendable = error.ename == "InputError"
+        name, kept = ("", "notebook up to there") if mendable else (f"{error.ename}: ", "whole traceback")
         raise NotebookFailed(
-            f"{notebook.stem}, cell {error.exec_count}: {name}{message} (whole traceback in {shown(failed)})"
+            f"{notebook.stem}, cell {error.exec_count}: {name}{message} ({kept} in {shown(failed)})"
         ) from error
     seconds = time.monotonic() - started
     stamp = {

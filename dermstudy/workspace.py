@@ -8,6 +8,7 @@ import json
 import platform
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,10 @@ class Workspace:
         path = self.artifacts / name
         restore(path)
         if not path.exists():
-            raise InputError(f"{shown(path)} is missing: run notebook {made_by} into the same RESULTS folder first")
+            raise InputError(
+                f"{shown(path)} is missing: run notebook {made_by} into the same RESULTS folder first, "
+                "or open this one with `dermstudy lab`, which does so"
+            )
         return path
 
 
@@ -124,7 +128,11 @@ def shown(path: str | Path) -> str:
 
 
 def open_workspace(results: str | Path) -> Workspace:
-    """The workspace at `results` (a relative path is taken from the project root), its folders created."""
+    """The workspace at `results` (a relative path is taken from the project root), its folders created.
+
+    A notebook that has called this shows an InputError as its one line; every other error keeps its traceback.
+    """
+    _show_input_errors_plainly()
     space = Workspace(from_root(results))
     try:
         for folder in (space.tables, space.figures, space.artifacts):
@@ -139,6 +147,20 @@ def open_workspace(results: str | Path) -> Workspace:
             "choose another with --results or mend its permissions"
         ) from error
     return space
+
+
+def _show_input_errors_plainly() -> None:
+    ipython = sys.modules.get("IPython")  # there in a kernel only; the command line need not import it
+    shell = ipython.get_ipython() if ipython else None
+    if shell is not None:
+        shell.set_custom_exc((InputError,), _show_plainly)
+
+
+def _show_plainly(shell, kind, error, traceback, tb_offset=None) -> list[str]:
+    lines = [f"{kind.__name__}: {error}"]
+    # As IPython shows any error, so that papermill and nbclient see the cell fail.
+    shell._showtraceback(kind, error, lines)
+    return lines
 
 
 def commit() -> str:

@@ -22,14 +22,14 @@ HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Fourteen tiny images, two of each entity, in two image folders."""
+    """Fourteen small images, two of each entity, in two image folders."""
     root = tmp_path / "download"
     random = np.random.default_rng(0)
     rows = [HEADER]
     for number, code in enumerate(CODES * 2):
         part = root / f"HAM10000_images_part_{number % 2 + 1}"
         part.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (30, 40, 3), np.uint8)
+        pixels = random.integers(0, 256, (66, 88, 3), np.uint8)
         Image.fromarray(pixels).save(part / f"ISIC_{number:07d}.jpg")
         age = "" if number == 3 else "45.0"
         rows.append(f"HAM_{number % 7:07d},ISIC_{number:07d},{code},histo,{age},male,back,vidir")
@@ -64,7 +64,7 @@ def test_images_are_centre_squares(folder):
     pixels = cohort.images(16)
     assert pixels.shape == (14, 16, 16, 3) and pixels.dtype == np.uint8
     whole = np.asarray(Image.open(cohort.root / cohort.frame["file"][0]).convert("RGB"))
-    assert np.array_equal(cohort.images(30)[0], whole[:, 5:35])
+    assert np.array_equal(cohort.images(66)[0], whole[:, 11:77])
     chosen = cohort.images(16, ["ISIC_0000003", "ISIC_0000001"])
     assert np.array_equal(chosen, pixels[[3, 1]])
 
@@ -76,6 +76,11 @@ def damaged_truncate(folder):
 
 def damaged_text(folder):
     next(folder.rglob("ISIC_0000002.jpg")).write_text("no image")
+
+
+def reduced(folder, size):
+    path = next(folder.rglob("ISIC_0000002.jpg"))
+    Image.open(path).resize(size).save(path)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,8 @@ def damaged_text(folder):
         (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,mel"), "HAM_0000004 has images of several entities"),
         (damaged_truncate, "ISIC_0000002.jpg is broken"),
         (damaged_text, "ISIC_0000002.jpg is not an image"),
+        (lambda f: reduced(f, (3, 2)), "ISIC_0000002.jpg has 3 x 2 pixels, and the study needs 64 on its shorter side"),
+        (lambda f: reduced(f, (88, 63)), "ISIC_0000002.jpg has 88 x 63 pixels"),
     ],
 )
 def test_bad_downloads_end_in_one_line(folder, damage, message, capsys):

@@ -54,7 +54,7 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     for name in ("cohort", "split", "leak", "finetune_log", "quality_as_published", "quality_audited",
                  "reader_figures", "classifier_report", "ablation", "ablation_summary"):  # fmt: skip
         assert len(pd.read_csv(smoke / "tables" / f"{name}.csv")), name
-    for name in ("montage", "synthetic_grid", "figure_1", "quality_floor", "roc", "classifier_confusion",
+    for name in ("montage", "synthetic_grid", "figure_1", "caption", "quality_floor", "roc", "classifier_confusion",
                  "ablation_summary"):  # fmt: skip
         assert (smoke / "figures" / f"{name}.png").stat().st_size > 5_000, name
     manifest = json.loads((smoke / "manifest.json").read_text())
@@ -309,6 +309,11 @@ def test_bad_arguments_end_in_one_line(arguments, message, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "dermstudy", "run", "nope"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("dermstudy: unknown profile 'nope'"), done.stderr
 
 
 def test_a_results_folder_that_cannot_be_written(tmp_path, capsys):
