@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from dermstudy import encoders, figures, finetune, glide, inversion, metrics, quality, scores, skin
+from dermstudy import encoders, figures, finetune, glide, inversion, metrics, quality, skin
 from dermstudy.arms import Arm
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text, write_text
-from dermstudy.readers.analysis import wilson
+from dermstudy.intervals import clustered_bootstrap, paired_difference, quantiles, wilson
 
 Features = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
 BASELINE = "unadapted"
@@ -247,7 +247,7 @@ def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int
     table = {}
     for name, values in draws.items():
         difference = np.asarray(draws[BASELINE]) - values
-        low, high = np.quantile(difference, [0.025, 0.975])
+        low, high = quantiles(difference)
         table[name] = {"gain": difference.mean(), "low": low, "high": high}
     return pd.DataFrame(table).T.rename_axis("trial")
 
@@ -331,8 +331,8 @@ def pair_areas(answers: Mapping[str, list[pd.DataFrame]], repeats: int, seed: in
     """
     rows, reference = [], next(iter(answers.values()))
     for name, own in answers.items():
-        low, high = scores.clustered_bootstrap(own, pair_area, repeats, seed)
-        gain = scores.paired_difference(own, reference, repeats, seed, pair_area)
+        low, high = clustered_bootstrap(own, pair_area, repeats, seed)
+        gain = paired_difference(own, reference, pair_area, repeats, seed)
         row = {"training": name, "auc": float(np.mean([pair_area(one) for one in own])), "low": low, "high": high}
         rows.append(row | {"gain": gain["difference"], "gain_low": gain["low"], "gain_high": gain["high"]})
     return pd.DataFrame(rows)

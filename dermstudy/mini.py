@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from dermstudy import dataset, encoders, figures, glide, metrics, release, sample, skin, study, workspace
 from dermstudy.files import InputError, atomic_path, sha256_file
+from dermstudy.intervals import quantiles
 
 STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
 SCALES = (1.0, 2.0, 3.0, 4.0, 8.0)
@@ -79,7 +80,7 @@ def paired_kid(first: np.ndarray, second: np.ndarray, real: np.ndarray, repeats:
         rows = random.permutation(len(first))[: len(first) // 2]
         against = real[random.permutation(len(real))[: len(rows)]]
         ratios.append(metrics.kid(first[rows], against) / metrics.kid(second[rows], against))
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    low, high = quantiles(ratios)
     own, other = metrics.kid(first, real), metrics.kid(second, real)
     return {"kid": own, "ratio": own / other, "ratio_low": low, "ratio_high": high}
 

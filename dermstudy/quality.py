@@ -14,6 +14,7 @@ import pandas as pd
 from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
+from dermstudy.intervals import quantiles
 from dermstudy.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
 
 PIXEL_METRICS = ("ssim", "psnr", "mse")
@@ -132,7 +133,7 @@ def audited(
                 floors[entity, name].append(value)
     rows = []
     for (entity, name), kept in values.items():
-        low, high = np.quantile(kept, [0.025, 0.975])
+        low, high = quantiles(kept)
         row = {"entity": entity, "n": n, "metric": name, "value": np.mean(kept), "low": low, "high": high}
         row |= {"floor": np.mean(floors[entity, name]), "others": np.nan}
         if entity == "overall":
@@ -176,7 +177,7 @@ def diversity(
             chosen = np.array([random.choice(len(images), 2, replace=False) for _ in range(pairs)])
             values[name] = ms_ssim(images[chosen[:, 0]], images[chosen[:, 1]])
         means = [random.choice(values["value"], pairs).mean() for _ in range(repeats)]
-        low, high = np.quantile(means, [0.025, 0.975])
+        low, high = quantiles(means)
         rows.append(
             {
                 "entity": code,

@@ -6,8 +6,6 @@ the bootstrap of clusters. The metrics that intervals repeat are in numpy; tests
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
@@ -17,6 +15,7 @@ from dermstudy import paper
 from dermstudy.arms import ARMS, PROTOCOLS
 from dermstudy.classifier import PAPER
 from dermstudy.entities import CODES, NAMES
+from dermstudy.intervals import clustered_bootstrap, paired_difference
 
 Runs = dict[tuple[str, str, str], list[pd.DataFrame]]  # (protocol, arm, model) -> test predictions of each seed
 
@@ -113,58 +112,6 @@ METRICS = {
 HEADLINES = ("accuracy", "balanced accuracy")  # drawn beside the paper's
 
 
-def clustered_bootstrap(
-    predictions: list[pd.DataFrame], statistic: Callable[[pd.DataFrame], float], repeats: int = 200, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of `statistic`, by resampling test lesions (column group) and, with them, seeds.
-
-    predictions: one frame a training seed over the same test images. Resampling whole lesions keeps sister images
-    together; the interval is conditional on one generator.
-    """
-    random = np.random.default_rng(seed)
-    members = _members(predictions[0])
-    names = list(members)
-    values = []
-    for _ in range(repeats):
-        rows = np.concatenate([members[names[index]] for index in random.integers(0, len(names), len(names))])
-        values.append(statistic(predictions[random.integers(0, len(predictions))].iloc[rows]))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def paired_difference(
-    first: list[pd.DataFrame],
-    second: list[pd.DataFrame],
-    repeats: int,
-    seed: int,
-    statistic: Callable[[pd.DataFrame], float] = balanced_accuracy,
-) -> dict[str, float]:
-    """`first` minus `second`: difference, interval, and half its width as what is detectable.
-
-    Lesions of both test sets are resampled together and seeds pairwise, so images that both sets share are paired and
-    others are not.
-    """
-    random = np.random.default_rng(seed)
-    sides = [_members(first[0]), _members(second[0])]
-    names = list(dict.fromkeys([*sides[0], *sides[1]]))
-    values = []
-    while len(values) < repeats:
-        picked = [names[index] for index in random.integers(0, len(names), len(names))]
-        rows = [np.concatenate([side[name] for name in picked if name in side] or [[]]).astype(int) for side in sides]
-        if min(len(part) for part in rows):
-            chosen = random.integers(0, len(first))
-            parts = (first[chosen].iloc[rows[0]], second[chosen].iloc[rows[1]])
-            values.append(statistic(parts[0]) - statistic(parts[1]))
-    low, high = np.quantile(values, [0.025, 0.975])
-    mean = float(np.mean([statistic(a) - statistic(b) for a, b in zip(first, second, strict=True)]))
-    return {"difference": mean, "low": float(low), "high": float(high), "detectable": float(high - low) / 2}
-
-
-def _members(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The rows of each lesion group, in the order of their first image."""
-    return {name: np.asarray(rows) for name, rows in frame.groupby("group", sort=False).indices.items()}
-
-
 def every_run(runs: Runs, seeds: list[int]) -> pd.DataFrame:
     """The scores and the recall by entity of each run: columns protocol, arm, model, seed, metric, value."""
     rows = []
@@ -214,7 +161,7 @@ def beside_readers(predictions: list[pd.DataFrame], answers: pd.DataFrame, repea
         named = own.set_index("original_name")["entity_answer"]
         network = [run[run["image_id"].isin(named.index)].reset_index(drop=True) for run in predictions]
         person = [run.assign(answer=run["image_id"].map(named)) for run in network]
-        change = paired_difference(network, person, repeats, seed, accuracy)
+        change = paired_difference(network, person, accuracy, repeats, seed)
         rows.append({
             "reader": reader, "n": len(named), "reader_accuracy": accuracy(person[0]),
             "network_accuracy": float(np.mean([accuracy(run) for run in network])),
@@ -233,7 +180,7 @@ def worth(steps: dict[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.D
     for name, predictions in steps.items():
         row = {"step": name, "balanced_accuracy": float(np.mean([balanced_accuracy(own) for own in predictions]))}
         if before is not None:
-            change = paired_difference(predictions, before, repeats, seed)
+            change = paired_difference(predictions, before, balanced_accuracy, repeats, seed)
             row |= {key: change[key] for key in ("difference", "low", "high")}
         rows.append(row)
         before = predictions

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from dermstudy import arms, classifier, dataset, scores, splits
+from dermstudy import arms, classifier, dataset, intervals, scores, splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
@@ -120,7 +120,7 @@ def predictions(random, groups=12):
 def test_clustered_bootstrap_by_hand():
     random = np.random.default_rng(0)
     frames = [predictions(random)] * 2
-    low, high = scores.clustered_bootstrap(frames, scores.accuracy, 300, seed=5)
+    low, high = intervals.clustered_bootstrap(frames, scores.accuracy, 300, seed=5)
     literal, draw = [], np.random.default_rng(5)
     names = list(dict.fromkeys(frames[0]["group"]))
     for _ in range(300):
@@ -129,7 +129,7 @@ def test_clustered_bootstrap_by_hand():
         rows = pd.concat([frames[0][frames[0]["group"] == name] for name in picked])
         literal.append((rows["dx"] == rows["answer"]).mean())
     assert (low, high) == pytest.approx(tuple(np.quantile(literal, [0.025, 0.975])))
-    same = scores.paired_difference(frames, frames, 50, 0, scores.accuracy)
+    same = intervals.paired_difference(frames, frames, scores.accuracy, 50, 0)
     assert (same["difference"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
 
 
@@ -179,7 +179,7 @@ def test_summary_and_primary_comparison():
     assert table["paper"].notna().sum() == 2 and combined.loc[("as published", "accuracy"), "paper"] == 0.86
     every = scores.every_run({("audited", "original", classifier.PAPER): frames}, [0, 1])
     assert len(every) == 2 * (5 + 7) and set(every["seed"]) == {0, 1}
-    primary = scores.paired_difference(right, frames, 30, 0)
+    primary = intervals.paired_difference(right, frames, scores.balanced_accuracy, 30, 0)
     by_hand = np.mean([1 - scores.balanced_accuracy(frame) for frame in frames])
     assert primary["difference"] == pytest.approx(by_hand) and primary["low"] > 0
 

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from dermstudy import cli, dataset
+from dermstudy import cli, dataset, intervals
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.readers import kit, statistics, store, workbook
@@ -72,7 +72,7 @@ def test_files_do_not_tell_source_or_entity(made):
     features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
     true = (key["source"] == "AI").to_numpy()
     score = cross_val_predict(LogisticRegression(max_iter=1000), features, true, cv=5, method="decision_function")
-    interval = statistics.auc_delong(true, score)
+    interval = intervals.auc_delong(true, score)
     print(f"AUC of file-level features {interval['auc']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})")
     assert interval["low"] <= 0.5 <= interval["high"]
     constant = [column for column in range(4) if np.ptp(features[:, column]) == 0]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermstudy import audit, paper
+from dermstudy import audit, intervals, paper
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.readers import analysis, workbook
@@ -79,7 +79,7 @@ def test_a_hard_label_roc_is_one_point(answers):
 
 def test_wilson_and_kappa_against_published_values():
     # Newcombe, Stat. Med. 17 (1998), Table I: 81 of 263, Wilson score method.
-    interval = analysis.wilson(81, 263)
+    interval = intervals.wilson(81, 263)
     assert (round(interval["low"], 4), round(interval["high"], 4)) == (0.2553, 0.3662)
     # Cohen's kappa of 20 / 5 / 10 / 15 of 50 grants: 0.40.
     answers = pd.DataFrame({"entity": ["nv"] * 25 + ["mel"] * 25,

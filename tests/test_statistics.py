@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from dermstudy import intervals
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.readers import kit, statistics
@@ -36,14 +37,14 @@ def literal_delong(true, score):
 
 def test_auc_interval_of_a_published_example():
     """Hanley and McNeil print an area of 0.893 and a standard error of 0.032 by their own approximation."""
-    result = statistics.auc_delong(*ratings())
+    result = intervals.auc_delong(*ratings())
     assert round(result["auc"], 3) == 0.893
     assert result["standard_error"] == pytest.approx(0.032, abs=0.002)
     half = norm.ppf(0.975) * result["standard_error"]
     assert result["low"] == pytest.approx(result["auc"] - half) and result["high"] == pytest.approx(
         0.893 + half, abs=1e-3
     )
-    second = statistics.auc_bootstrap(*ratings())
+    second = intervals.auc_bootstrap(*ratings())
     assert second["auc"] == pytest.approx(result["auc"])
     assert abs(second["low"] - result["low"]) < 0.02 and abs(second["high"] - result["high"]) < 0.02
 
@@ -53,11 +54,11 @@ def test_delong_against_its_definition(seed):
     random = np.random.default_rng(seed)
     true = random.random(60) < 0.4
     score = np.round(random.normal(true * 0.8, 1), 1)  # with ties
-    result = statistics.auc_delong(true, score)
+    result = intervals.auc_delong(true, score)
     area, error = literal_delong(true, score)
     assert result["auc"] == pytest.approx(area) and result["standard_error"] == pytest.approx(error)
     with pytest.raises(InputError, match="two cases of each class"):
-        statistics.auc_delong(true & (np.cumsum(true) == 1), score)
+        intervals.auc_delong(true & (np.cumsum(true) == 1), score)
 
 
 def test_fleiss_kappa_of_a_published_example():

@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from dermstudy.entities import CODES
+from dermstudy.intervals import wilson
 from dermstudy.readers.workbook import SOURCES
 
 
@@ -115,14 +116,6 @@ def proportions(answers: pd.DataFrame) -> pd.DataFrame:
     ]
     rows += [(f"entity, {code}", right[answers["entity"] == code]) for code in CODES]
     return pd.DataFrame([{"what": name, **wilson(int(part.sum()), len(part))} for name, part in rows])
-
-
-def wilson(right: int, of: int) -> dict[str, float]:
-    """A share with its 95 % Wilson score interval (statsmodels)."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(right, of, method="wilson")
-    return {"right": right, "of": of, "share": right / of, "low": float(low), "high": float(high)}
 
 
 def source_difference(answers: pd.DataFrame) -> dict[str, float]:

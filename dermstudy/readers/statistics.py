@@ -1,7 +1,6 @@
 """Statistics of reader studies that the libraries lack or keep in another form.
 
-Sources: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) for the variance of an area under the ROC curve;
-Fleiss, Psychol. Bull. 76 (1971) for agreement of several readers (statsmodels computes it).
+Source: Fleiss, Psychol. Bull. 76 (1971) for agreement of several readers (statsmodels computes it).
 """
 
 from __future__ import annotations
@@ -10,46 +9,10 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata
 
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
-
-LEVEL = 0.95
-
-
-def auc_delong(true: np.ndarray, score: np.ndarray) -> dict[str, float]:
-    """Area under the ROC curve with its standard error and 95 % interval by DeLong's method.
-
-    true: bool [n]; score: float [n], higher for true. The variance is that of each case's share of the other class
-    that it outranks, by midranks. InputError where one class has fewer than two cases.
-    """
-    true, score = np.asarray(true, bool), np.asarray(score, float)
-    positive, negative = score[true], score[~true]
-    if min(len(positive), len(negative)) < 2:
-        raise InputError(f"an AUC interval needs two cases of each class, got {len(positive)} and {len(negative)}")
-    ranks = rankdata(np.concatenate([positive, negative]))
-    # Structural components: for each case, the share of the other class that lies on its right side.
-    over = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
-    under = 1 - (ranks[len(positive) :] - rankdata(negative)) / len(positive)
-    area = float(over.mean())
-    error = float(np.sqrt(over.var(ddof=1) / len(positive) + under.var(ddof=1) / len(negative)))
-    half = norm.ppf(0.5 + LEVEL / 2) * error
-    return {"auc": area, "standard_error": error, "low": max(0.0, area - half), "high": min(1.0, area + half)}
-
-
-def auc_bootstrap(true: np.ndarray, score: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
-    """The same by percentile bootstrap within each class: the second method that DeLong's is checked against."""
-    from sklearn.metrics import roc_auc_score
-
-    true, score = np.asarray(true, bool), np.asarray(score, float)
-    random, places = np.random.default_rng(seed), [np.flatnonzero(true), np.flatnonzero(~true)]
-    areas = []
-    for _ in range(resamples):
-        drawn = np.concatenate([random.choice(own, len(own)) for own in places])
-        areas.append(roc_auc_score(true[drawn], score[drawn]))
-    low, high = np.quantile(areas, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"auc": float(roc_auc_score(true, score)), "low": float(low), "high": float(high)}
+from dermstudy.intervals import auc_bootstrap, auc_delong, quantiles
 
 
 def fleiss_kappa(answers: pd.DataFrame, column: str) -> float:
@@ -151,11 +114,11 @@ def readers_and_cases(
         images = random.integers(0, values.shape[0], values.shape[0])
         readers = random.integers(0, values.shape[1], values.shape[1])
         means.append(np.nanmean(values[images][:, readers]))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = quantiles(means)
     return {
         "readers": values.shape[1],
         "images": values.shape[0],
         "share": float(np.nanmean(values)),
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
     }
