@@ -15,10 +15,11 @@ from dermstudy.entities import CODES, ENTITIES
 from dermstudy.files import InputError
 
 SPLITS = ("train", "validation", "test")
+HAM10000_SEED = 1  # of weights/ham10000-split.csv
 
 
 def lesion_split(
-    frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), minimum_test_lesions: int = 10
+    frame: pd.DataFrame, seed: int, fractions: Sequence[float] = (0.7, 0.1, 0.2), minimum_test_lesions: int = 25
 ) -> pd.Series:
     """The audited split: "train", "validation" or "test" for each row, whole groups together, by entity.
 
@@ -98,6 +99,20 @@ def limit_training(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
         sizes = own["group"].value_counts().loc[order].cumsum()
         kept += list(order[: max(1, int((sizes <= room).sum()))])
     return frame[(frame["split"] != "train") | frame["group"].isin(kept)].reset_index(drop=True)
+
+
+def nested_subset(frame: pd.DataFrame, seed: int, share: float = 0.3) -> pd.Series:
+    """Whether each row belongs to a part of the training lesions: bool [n], `share` of each entity's, at least one.
+
+    What few images teach is asked with it, of a classifier and of a generator alike.
+    """
+    training = frame[frame["split"] == "train"]
+    kept: list[str] = []
+    for code, own in training.groupby("dx"):
+        groups = np.sort(own["group"].unique())
+        order = np.random.default_rng([seed, CODES.index(code), 7]).permutation(groups)
+        kept += list(order[: max(1, round(share * len(groups)))])
+    return (frame["split"] == "train") & frame["group"].isin(kept)
 
 
 def sister_leak(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -234,16 +235,50 @@ def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(phantom_folder, root)
     frame = dataset.load_folder(root).frame
-    first, second = frame.drop_duplicates("lesion_id").head(2).itertuples()
+    first, second = frame[frame["dx"] == "bkl"].drop_duplicates("lesion_id").head(2).itertuples()
     with Image.open(root / first.file) as image:  # the same skin, turned, brighter, recompressed, under another lesion
         turned = image.transpose(Image.Transpose.ROTATE_90).point(lambda value: min(255, int(value * 1.1)))
     turned.save(root / second.file, quality=80)
     cohort = dataset.load_folder(root)
-    pairs = lookalikes.look_alikes(cohort)
+    pairs, counts = lookalikes.look_alikes(cohort)
+    assert counts["false_alarms"] == 0
     assert pairs[["image_id", "other_image_id"]].to_numpy().tolist() == [[first.image_id, second.image_id]]
     groups = lookalikes.join_groups(cohort.frame, pairs)
     joined = groups[cohort.frame["lesion_id"].isin([first.lesion_id, second.lesion_id])]
     assert joined.nunique() == 1 and groups.nunique() == cohort.frame["lesion_id"].nunique() - 1
+
+
+def test_the_search_finds_what_an_audit_confirmed(ham10000):
+    """Most of the 18 pairs that a published audit confirmed by hand, among images of other patients."""
+    cohort = dataset.load_folder(ham10000)
+    known = lookalikes.confirmed_pairs(cohort.frame).query("source == 'published audit'")
+    assert len(known) == 18
+    ids = [*known["image_id"], *known["other_image_id"]]
+    strangers = cohort.frame[~cohort.frame["lesion_id"].isin(cohort.frame.set_index("image_id").loc[ids, "lesion_id"])]
+    ids += strangers.drop_duplicates("lesion_id").sample(120, random_state=0)["image_id"].tolist()
+    found, counts = lookalikes.look_alikes(cohort.select(image_id=ids))
+    pairs = {frozenset(pair) for pair in known[["image_id", "other_image_id"]].to_numpy()}
+    hits = {frozenset(pair) for pair in found[["image_id", "other_image_id"]].to_numpy()}
+    assert len(hits & pairs) >= 13, counts
+    assert counts["false_alarms"] == 0 and not hits - pairs
+
+
+def test_the_split_of_ham10000_is_what_the_code_makes(ham10000):
+    frame = dataset.load_folder(ham10000).frame
+    known = lookalikes.confirmed_pairs(frame)
+    frame["group"] = lookalikes.join_groups(frame, known)
+    frame["split"] = splits.lesion_split(frame, splits.HAM10000_SEED)
+    frame["subset"] = splits.nested_subset(frame, splits.HAM10000_SEED)
+    shipped = pd.read_csv(ROOT / "weights" / "ham10000-split.csv").set_index("image_id").loc[frame["image_id"]]
+    assert shipped["split"].tolist() == frame["split"].tolist()
+    assert shipped["subset"].tolist() == frame["subset"].tolist()
+    lesions = frame.groupby(["dx", "split"])["group"].nunique().unstack()
+    assert lesions["test"].min() >= 25 and lesions.loc["df", "train"] >= 40
+    assert frame.groupby("group")["split"].nunique().max() == 1
+    part = frame[frame["subset"]].groupby("dx")["group"].nunique() / lesions["train"]
+    assert part.between(0.28, 0.32).all()
+    both = known.merge(frame, on="image_id").merge(frame, left_on="other_image_id", right_on="image_id")
+    assert (both["split_x"] == both["split_y"]).all()
 
 
 def test_cohort_survives_saving(cohort, tmp_path):
