@@ -315,16 +315,57 @@ def to_float(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def build(preset: str | Preset, tokenizer: GPT2Tokenizer, prediction: str = "epsilon", seed: int = 0) -> _Glide:
-    """An untrained pipeline of `preset` (a name in PRESETS, or sizes), its weights drawn from `seed`."""
+def build(
+    preset: str | Preset,
+    tokenizer: GPT2Tokenizer,
+    prediction: str = "epsilon",
+    seed: int = 0,
+    side: int | None = None,
+) -> _Glide:
+    """An untrained pipeline of `preset` (a name in PRESETS, or sizes), its weights drawn from `seed`.
+
+    side: pixels of its images in place of the preset's; the same weights, with attention at the same levels. InputError
+    for an unknown preset and for a side that the levels do not divide.
+    """
     if isinstance(preset, str) and preset not in PRESETS:
         raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(PRESETS)}")
     sizes = PRESETS[preset] if isinstance(preset, str) else preset
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, text_encoder = unet_from(sizes), text_encoder_from(sizes, len(tokenizer))
+    if side is not None:
+        check_side(unet, side)
+        unet.register_to_config(sample_size=side)
     kind = GlidePipeline if sizes.in_channels == 3 else GlideUpsamplePipeline
     return kind(unet.eval(), text_encoder.eval(), tokenizer, scheduler_from(sizes, prediction))
+
+
+def check_side(unet, side: int, what: str = "a side") -> None:
+    """InputError where the levels of `unet` cannot halve images of side x side pixels evenly."""
+    levels = len(unet.config.block_out_channels)
+    least = 2 ** (levels - 1)
+    if not isinstance(side, int) or side < least or side % least:
+        near = max(1, round(side / least)) * least
+        raise InputError(
+            f"{what} of {side}: the {levels} levels of this U-Net need a multiple of {least}, such as {near}"
+        )
+
+
+def at_side(pipeline: _Glide, side: int) -> None:
+    """Let `pipeline` train and paint at side x side pixels with the weights that it has.
+
+    Convolutions and attention take any side that the levels halve evenly, and attention stays at its levels. Prints a
+    line where the weights were trained at another side: what they know of an image holds at that one. InputError for a
+    side that the levels do not divide.
+    """
+    own = pipeline.unet.config.sample_size
+    check_side(pipeline.unet, side)
+    if side != own:
+        pipeline.unet.register_to_config(sample_size=side)
+        print(
+            f"at {side} x {side} with weights that were trained at {own} x {own}: every layer takes that side, but how "
+            "large things are has to be learned anew"
+        )
 
 
 def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:

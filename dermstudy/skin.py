@@ -72,8 +72,8 @@ def answers(folder: str | Path, cohort: Cohort, batch: int = 256) -> pd.Series:
 
 
 def named(folder: str | Path, images: np.ndarray) -> np.ndarray:
-    """The entity code that the network in `folder` gives each of `images`, uint8 [n, 64, 64, 3]."""
-    return np.array(CODES)[_scores(_trained(folder), images).argmax(axis=1)]
+    """The entity code that the network in `folder` gives each of `images`, uint8 [n, h, w, 3] of any side."""
+    return np.array(CODES)[_scores(_trained(folder), _reduced(images)).argmax(axis=1)]
 
 
 def probabilities(folder: str | Path, images: np.ndarray) -> pd.DataFrame:

@@ -117,6 +117,15 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
 
 
+def test_the_skin_network_names_images_of_any_side(cohort, tmp_path):
+    skin.train(*(cohort.select(split=split) for split in ("train", "validation")), tmp_path, steps=3)
+    images = cohort.images(64)[:20]
+    assert (skin._reduced(images) == images).all()
+    large = images.repeat(2, axis=1).repeat(2, axis=2)
+    found = skin.probabilities(tmp_path, large).to_numpy().argmax(axis=1)
+    assert skin.named(tmp_path, large).tolist() == [skin.CODES[place] for place in found]
+
+
 def test_the_floor_halves_real_images_by_lesion(monkeypatch):
     """Sisters of a lesion never meet across the halves, the seed draws the halves, and the order of files has no say."""
     met, kid = [], quality.kid
