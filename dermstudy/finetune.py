@@ -118,7 +118,8 @@ def train(
     ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
     strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
     record = config.validate_every or max(1, config.steps // 10)
-    origin = origin_of(modules, images, captions)
+    read = [str(ids.tolist())] if config.trains == "tokens" else []  # learned tokens depend on how captions are cut up
+    origin = origin_of(modules, images, [*captions, *read])
     state = load_state(folder, config, origin, parameters, optimizer, average, accelerator)
     denoiser = accelerator.prepare(Denoiser(pipeline.unet, pipeline.text_encoder))
     log, step, best = state["log"], state["step"], state["best"]

@@ -7,6 +7,10 @@ DDIM (Song et al., arXiv 2010.02502).
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +22,9 @@ from diffusers.utils import logging as diffusers_logging
 from torch.nn import functional
 from transformers import GPT2Tokenizer
 
+from dermstudy import architecture
 from dermstudy.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
-from dermstudy.files import InputError
+from dermstudy.files import InputError, code_hash
 from dermstudy.processor import bf16_products
 
 # Samplers
@@ -397,6 +402,27 @@ def cast(pipeline: _Glide, precision: str) -> None:
         precision = "fp32"
     for module in (pipeline.unet, pipeline.text_encoder):
         torch.nn.Module.to(module, PRECISIONS[precision])
+
+
+def identity(pipeline: _Glide) -> str:
+    """SHA-256 over all that an image of `pipeline` depends on but its prompt, seed and settings.
+
+    That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
+    """
+    digest = hashlib.sha256(code_hash(architecture, sys.modules[__name__]).encode())
+    for part in ("unet", "text_encoder"):
+        module = getattr(pipeline, part)
+        sizes = {name: value for name, value in module.config.items() if not name.startswith("_")}  # not where it lies
+        digest.update(json.dumps(sizes, sort_keys=True).encode())
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    content = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
+    digest.update(json.dumps([content["model"], content["added_tokens"]], sort_keys=True).encode())
+    scheduler = type(pipeline.scheduler)
+    own = {name: pipeline.scheduler.config.get(name) for name in inspect.signature(scheduler).parameters}
+    digest.update(f"{scheduler.__name__} {sorted(own.items(), key=str)}".encode())
+    return digest.hexdigest()
 
 
 def parameter_count(pipeline: _Glide) -> int:

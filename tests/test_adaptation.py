@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,20 @@ def test_the_interval_of_a_gain_is_named_after_it():
     own = adaptation.overview(table, gained.rename_axis("trial"), trials).loc["a"]
     assert own[["kid", "gain", "gain_low", "gain_high"]].tolist() == [5, 4, 3, 5]
     assert not {"kid_low", "kid_high"} & set(own.index)
+
+
+def test_the_memory_of_another_run_is_not_remembered(tmp_path, monkeypatch):
+    """A peak is kept for the run that took it: the same configuration on other weights or images has its own."""
+    config, grown, origins = finetune.TrainingConfig(steps=1), iter([300.0, 1.0, 20.0]), iter("aab")
+
+    @contextmanager
+    def peak():
+        yield [next(grown)]
+
+    monkeypatch.setattr(adaptation, "_peak_memory", peak)
+    monkeypatch.setattr(adaptation.finetune, "train", lambda *arguments, **more: pd.DataFrame())
+    monkeypatch.setattr(adaptation, "read_notes", lambda folder: {"origin": next(origins)})
+    assert [adaptation._train(None, None, None, config, tmp_path)[1] for _ in range(3)] == [300, 300, 20]
 
 
 def test_memory_is_measured_while_it_is_held():
