@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from dermstudy import encoders, figures, finetune, glide, inversion, metrics, quality, skin
 from dermstudy.arms import Arm
+from dermstudy.checkpoints import read_notes
 from dermstudy.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES, by_code
 from dermstudy.files import InputError, atomic_path, sha256_text, write_text
@@ -133,9 +134,10 @@ def _train(
     model, images, captions, config: finetune.TrainingConfig, folder: Path, **more
 ) -> tuple[pd.DataFrame, float]:
     """The log of finetune.train and the megabytes that it took at most, kept beside its state for when that is read."""
-    record, token = folder / "peak_megabytes.txt", sha256_text(repr(config))[:16]
+    record = folder / "peak_megabytes.txt"
     with _peak_memory() as peak:
         log = finetune.train(model, images, captions, config, folder, **more)
+    token = sha256_text(f"{config} {read_notes(folder)['origin']}")[:16]
     kept = record.read_text(encoding="utf-8").split() if record.is_file() else []
     most = max(peak[0], float(kept[1]) if kept[:1] == [token] else 0.0)
     write_text(record, f"{token} {most:.1f}\n")

@@ -21,7 +21,7 @@ import torch
 
 from dermstudy.dataset import Cohort
 from dermstudy.entities import CODES
-from dermstudy.files import InputError, atomic_path, sha256_file
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text
 
 FID_INCEPTION = "fid-inception"
 FID_INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
@@ -59,7 +59,7 @@ def fid_inception_features(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A function from uint8 [n, h, w, 3] to features float32 [n, d], with its name and the identity of its weights."""
+    """A function from uint8 [n, h, w, 3] to features float32 [n, d], with its name and the identity of its weights and code."""
 
     name: str
     features: Callable[[np.ndarray], np.ndarray]
@@ -68,7 +68,8 @@ class Encoder:
 
 def fid_encoder() -> Encoder:
     """FID-Inception, the encoder of every distance in this study unless another is named."""
-    return Encoder(FID_INCEPTION, fid_inception_features, FID_INCEPTION_SHA256)
+    identity = sha256_text(f"{FID_INCEPTION_SHA256} {code_hash(fid_inception_features)}")
+    return Encoder(FID_INCEPTION, fid_inception_features, identity)
 
 
 def keras_encoder(weights: str | Path) -> Encoder:
@@ -91,7 +92,7 @@ def keras_encoder(weights: str | Path) -> Encoder:
         resized = keras.ops.image.resize(images.astype(np.float32), (299, 299), interpolation="bilinear")
         return np.asarray(model(keras.applications.inception_v3.preprocess_input(resized), training=False))
 
-    return Encoder("keras-inception", features, sha256_file(weights))
+    return Encoder("keras-inception", features, sha256_text(f"{sha256_file(weights)} {code_hash(keras_encoder)}"))
 
 
 def encode(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
+import inspect
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 ASIDE = ".replaced"  # the end of the name of a folder that is being replaced
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class InputError(Exception):
@@ -108,3 +112,15 @@ def sha256_file(path: str | Path) -> str:
 def sha256_text(text: str) -> str:
     """SHA-256 of a text's UTF-8 bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def code_hash(*objects) -> str:
+    """SHA-256 over the source of functions, classes and modules; comments, docstrings and layout make no difference."""
+    trees = []
+    for thing in objects:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        for node in ast.walk(tree):
+            if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+                node.body.pop(0)
+        trees.append(ast.dump(tree))
+    return sha256_text("\n".join(trees))

@@ -30,7 +30,7 @@ from dermstudy.architecture import tokenize
 from dermstudy.batches import Batch, condition, draw, generator_of, make_batch, seed_of
 from dermstudy.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
 from dermstudy.files import InputError, atomic_path
-from dermstudy.glide import PRECISIONS, sampler_from, to_float
+from dermstudy.glide import PRECISIONS, check_side, sampler_from, to_float
 from dermstudy.processor import bf16_products
 
 # tokens: those that inversion.extend added; lora: low-rank additions to the U-Net (Hu et al., arXiv 2106.09685)
@@ -118,7 +118,8 @@ def train(
     ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
     strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
     record = config.validate_every or max(1, config.steps // 10)
-    origin = origin_of(modules, images, captions)
+    read = [str(ids.tolist())] if config.trains == "tokens" else []  # learned tokens depend on how captions are cut up
+    origin = origin_of(modules, images, [*captions, *read])
     state = load_state(folder, config, origin, parameters, optimizer, average, accelerator)
     denoiser = accelerator.prepare(Denoiser(pipeline.unet, pipeline.text_encoder))
     log, step, best = state["log"], state["step"], state["best"]
@@ -294,6 +295,8 @@ def _check(pipeline, images, captions, config, low_side, entities) -> None:
     side = pipeline.unet.config.sample_size
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise InputError(f"training images must be uint8 [n, {side}, {side}, 3], got {images.dtype} {images.shape}")
+    if config.half_side_steps:
+        check_side(pipeline.unet, side // 2, f"steps at half of a side of {side}, a side")
     if len(captions) != len(images):
         raise InputError(f"{len(images)} training images need as many captions, got {len(captions)}")
     if config.balanced and (entities is None or len(entities) != len(images)):

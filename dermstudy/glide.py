@@ -7,6 +7,10 @@ DDIM (Song et al., arXiv 2010.02502).
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +22,9 @@ from diffusers.utils import logging as diffusers_logging
 from torch.nn import functional
 from transformers import GPT2Tokenizer
 
+from dermstudy import architecture
 from dermstudy.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
-from dermstudy.files import InputError
+from dermstudy.files import InputError, code_hash
 from dermstudy.processor import bf16_products
 
 # Samplers
@@ -315,16 +320,57 @@ def to_float(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def build(preset: str | Preset, tokenizer: GPT2Tokenizer, prediction: str = "epsilon", seed: int = 0) -> _Glide:
-    """An untrained pipeline of `preset` (a name in PRESETS, or sizes), its weights drawn from `seed`."""
+def build(
+    preset: str | Preset,
+    tokenizer: GPT2Tokenizer,
+    prediction: str = "epsilon",
+    seed: int = 0,
+    side: int | None = None,
+) -> _Glide:
+    """An untrained pipeline of `preset` (a name in PRESETS, or sizes), its weights drawn from `seed`.
+
+    side: pixels of its images in place of the preset's; the same weights, with attention at the same levels. InputError
+    for an unknown preset and for a side that the levels do not divide.
+    """
     if isinstance(preset, str) and preset not in PRESETS:
         raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(PRESETS)}")
     sizes = PRESETS[preset] if isinstance(preset, str) else preset
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, text_encoder = unet_from(sizes), text_encoder_from(sizes, len(tokenizer))
+    if side is not None:
+        check_side(unet, side)
+        unet.register_to_config(sample_size=side)
     kind = GlidePipeline if sizes.in_channels == 3 else GlideUpsamplePipeline
     return kind(unet.eval(), text_encoder.eval(), tokenizer, scheduler_from(sizes, prediction))
+
+
+def check_side(unet, side: int, what: str = "a side") -> None:
+    """InputError where the levels of `unet` cannot halve images of side x side pixels evenly."""
+    levels = len(unet.config.block_out_channels)
+    least = 2 ** (levels - 1)
+    if not isinstance(side, int) or side < least or side % least:
+        near = max(1, round(side / least)) * least
+        raise InputError(
+            f"{what} of {side}: the {levels} levels of this U-Net need a multiple of {least}, such as {near}"
+        )
+
+
+def at_side(pipeline: _Glide, side: int) -> None:
+    """Let `pipeline` train and paint at side x side pixels with the weights that it has.
+
+    Convolutions and attention take any side that the levels halve evenly, and attention stays at its levels. Prints a
+    line where the weights were trained at another side: what they know of an image holds at that one. InputError for a
+    side that the levels do not divide.
+    """
+    own = pipeline.unet.config.sample_size
+    check_side(pipeline.unet, side)
+    if side != own:
+        pipeline.unet.register_to_config(sample_size=side)
+        print(
+            f"at {side} x {side} with weights that were trained at {own} x {own}: every layer takes that side, but how "
+            "large things are has to be learned anew"
+        )
 
 
 def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
@@ -356,6 +402,27 @@ def cast(pipeline: _Glide, precision: str) -> None:
         precision = "fp32"
     for module in (pipeline.unet, pipeline.text_encoder):
         torch.nn.Module.to(module, PRECISIONS[precision])
+
+
+def identity(pipeline: _Glide) -> str:
+    """SHA-256 over all that an image of `pipeline` depends on but its prompt, seed and settings.
+
+    That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
+    """
+    digest = hashlib.sha256(code_hash(architecture, sys.modules[__name__]).encode())
+    for part in ("unet", "text_encoder"):
+        module = getattr(pipeline, part)
+        sizes = {name: value for name, value in module.config.items() if not name.startswith("_")}  # not where it lies
+        digest.update(json.dumps(sizes, sort_keys=True).encode())
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    content = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
+    digest.update(json.dumps([content["model"], content["added_tokens"]], sort_keys=True).encode())
+    scheduler = type(pipeline.scheduler)
+    own = {name: pipeline.scheduler.config.get(name) for name in inspect.signature(scheduler).parameters}
+    digest.update(f"{scheduler.__name__} {sorted(own.items(), key=str)}".encode())
+    return digest.hexdigest()
 
 
 def parameter_count(pipeline: _Glide) -> int:

@@ -7,6 +7,7 @@ weights/glide-mini` follows 03 and 04. Test lesions have no part in the choice.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dermstudy import dataset, encoders, figures, glide, metrics, release, sample, skin, study, workspace
-from dermstudy.files import InputError, atomic_path, sha256_file
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 from dermstudy.intervals import quantiles
 
 STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
@@ -46,22 +47,23 @@ def reference(cohort: dataset.Cohort, cache: Path, count: int, side: int) -> Ref
 
 def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, str], scale: float) -> np.ndarray:
     """One 64 x 64 image for each row's caption, uint8 [n, 64, 64, 3]; kept in `folder`, so that a cut run goes on."""
+    model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
+    seeds, captions = sample.seeds_for(rows["image_id"], 0), rows["caption"].tolist()
 
     def paint() -> np.ndarray:
-        model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
-        seeds = sample.seeds_for(rows["image_id"], 0)
         parts = []
         for start in range(0, len(rows), 35):
             part = slice(start, start + 35)
-            captions = rows["caption"].tolist()[part]
-            parts.append(model(captions, guidance_scale=scale, num_inference_steps=sampler[1], seeds=seeds[part]))
+            parts.append(model(captions[part], guidance_scale=scale, num_inference_steps=sampler[1], seeds=seeds[part]))
         return np.concatenate(parts)
 
-    return _kept(folder / f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}.npy", paint)
+    made_by = [glide.identity(model), code_hash(base_samples), captions, seeds, sampler, scale]
+    return _kept(folder, f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}", made_by, paint)
 
 
-def _kept(path: Path, paint: Callable[[], np.ndarray]) -> np.ndarray:
-    """The images in `path`, painted where it is not there."""
+def _kept(folder: Path, name: str, made_by: list, paint: Callable[[], np.ndarray]) -> np.ndarray:
+    """The images in `folder` under `name` and the hash of all that makes them, painted where they are not there."""
+    path = folder / f"{name}-{sha256_text(repr(made_by))[:16]}.npy"
     if not path.is_file():
         images = paint()
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
@@ -144,11 +146,13 @@ def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarr
 
     The first is the reference; bicubic enlargement stands last. real: features of validation images at 256 pixels.
     """
-    seeds, features = sample.seeds_for(rows["image_id"], 0), {}
+    seeds, captions, features = sample.seeds_for(rows["image_id"], 0), rows["caption"].tolist(), {}
     for sampler in UPSAMPLER_STEPS:
         model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
-        paint = partial(sample.enlarged, model, small, rows["caption"].tolist(), seeds, sampler[1])
-        images = _kept(folder / f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}.npy", paint)
+        paint = partial(sample.enlarged, model, small, captions, seeds, sampler[1])
+        code = code_hash(sample.enlarged, sample.upsample_seeds)
+        made_by = [glide.identity(model), code, hashlib.sha256(small.tobytes()).hexdigest(), captions, seeds, sampler]
+        images = _kept(folder, f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}", made_by, paint)
         features[sampler] = _features(images)
     features["bicubic", "-"] = _features(sample.bicubic(small, 4 * small.shape[1]))
     table = [
@@ -180,8 +184,7 @@ def choose_samplers(
     for model in (base, upsampler):
         model.set_progress_bar_config(disable=True)
         glide.cast(model, precision)
-    recipe = sha256_file(space.artifacts / "glide_base" / "unet" / "diffusion_pytorch_model.safetensors")[:8]
-    folder = space.out(f"samplers-{recipe}-{precision}")
+    folder = space.out("samplers")
     folder.mkdir(exist_ok=True)
     small = reference(cohort, space.out("features"), count, base.unet.config.sample_size)
     accuracy = skin.train(

@@ -5,7 +5,9 @@ Source: Shavlokhova et al., sections 2.2 (pairs, captions in text files) and 2.4
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pandas as pd
 from accelerate import PartialState
 from PIL import Image
 
-from dermstudy.files import InputError, atomic_path, sha256_text, write_text
+from dermstudy import glide
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_text, write_text
 
 COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
-MADE_BY = "made_by.txt"  # in a finished dataset: the hash of the settings that it answers
+MADE_BY = "made_by.txt"  # in a finished dataset: the hash of the models, captions, settings and code that it answers
 
 
 def choose_originals(
@@ -77,14 +80,16 @@ def synthesise(
     """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
 
     Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
-    A run that was cut short goes on where it stopped as long as `recipe` and the settings are the same, and a finished
-    one is kept; the folder appears under its name only when whole. Under `accelerate launch` the processes share the
-    images. Prints a line a batch.
+    A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `recipe` and this
+    code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `accelerate
+    launch` the processes share the images. Prints a line a batch.
     """
     processes = PartialState()
     folder = Path(folder)
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
-    settings = sha256_text(f"{recipe} {seed} {guidance_scale} {base_steps} {upsample_steps} {' '.join(names)}")
+    made_by = [code_hash(sys.modules[__name__]), *(glide.identity(pipeline) for pipeline in (base, upsampler)), recipe]
+    shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
+    settings = sha256_text(json.dumps([*made_by, seed, guidance_scale, base_steps, upsample_steps, shown], default=str))
     if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:
         print(f"{len(names)} of {len(names)} images are there, from the same models and settings")
         return folder

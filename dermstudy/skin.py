@@ -6,6 +6,7 @@ a ranking by FID-Inception hangs on a network that has only seen photographs of 
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torchvision.models import resnet18
 
-from dermstudy.dataset import Cohort
+from dermstudy.dataset import Cohort, read_image
 from dermstudy.encoders import Encoder
 from dermstudy.entities import CODES
-from dermstudy.files import InputError, atomic_path, sha256_file, sha256_text
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text
 
 SIDE = 64
 BATCH = 32
@@ -28,12 +29,14 @@ BATCH = 32
 def train(training: Cohort, validation: Cohort, folder: str | Path, steps: int, seed: int = 0) -> float:
     """Train on class-balanced draws and write the weights; returns the balanced accuracy on validation lesions.
 
-    A folder that holds weights of the same steps, seed and images is kept. Prints a line every ten seconds.
+    A folder that holds weights of the same steps, seed, images, entities and code is kept. Prints a line every ten seconds.
     """
     if steps < 1 or not len(training) or not len(validation):
         raise InputError(f"a skin encoder needs steps and images, got {steps}, {len(training)} and {len(validation)}")
     path = Path(folder) / "weights.safetensors"
-    token = f"{steps} {seed} {training.data_hash} {len(training)}"
+    code = code_hash(_fit, _network, _labels, _tensor, Cohort.images, read_image)
+    shown = training.frame[["image_id", "dx"]].to_dict("list")
+    token = sha256_text(json.dumps([steps, seed, SIDE, BATCH, CODES, training.data_hash, shown, code]))
     model = _network(seed)
     if not path.is_file() or (path.with_name("made_by.txt").read_text(encoding="utf-8") != token):
         _fit(model, training, steps, seed)
@@ -55,7 +58,8 @@ def encoder(folder: str | Path) -> Encoder:
     """
     model = _trained(folder)
     model.fc = torch.nn.Identity()
-    identity = sha256_text(f"one length {sha256_file(Path(folder) / 'weights.safetensors')}")
+    code = code_hash(encoder, _network, _reduced, _tensor, _scores)
+    identity = sha256_text(f"{code} {SIDE} {sha256_file(Path(folder) / 'weights.safetensors')}")
 
     def features(images: np.ndarray) -> np.ndarray:
         pooled = _scores(model, _reduced(images))
@@ -72,8 +76,8 @@ def answers(folder: str | Path, cohort: Cohort, batch: int = 256) -> pd.Series:
 
 
 def named(folder: str | Path, images: np.ndarray) -> np.ndarray:
-    """The entity code that the network in `folder` gives each of `images`, uint8 [n, 64, 64, 3]."""
-    return np.array(CODES)[_scores(_trained(folder), images).argmax(axis=1)]
+    """The entity code that the network in `folder` gives each of `images`, uint8 [n, h, w, 3] of any side."""
+    return np.array(CODES)[_scores(_trained(folder), _reduced(images)).argmax(axis=1)]
 
 
 def probabilities(folder: str | Path, images: np.ndarray) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,15 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
 
 
+def test_the_skin_network_names_images_of_any_side(cohort, tmp_path):
+    skin.train(*(cohort.select(split=split) for split in ("train", "validation")), tmp_path, steps=3)
+    images = cohort.images(64)[:20]
+    assert (skin._reduced(images) == images).all()
+    large = images.repeat(2, axis=1).repeat(2, axis=2)
+    found = skin.probabilities(tmp_path, large).to_numpy().argmax(axis=1)
+    assert skin.named(tmp_path, large).tolist() == [skin.CODES[place] for place in found]
+
+
 def test_the_floor_halves_real_images_by_lesion(monkeypatch):
     """Sisters of a lesion never meet across the halves, the seed draws the halves, and the order of files has no say."""
     met, kid = [], quality.kid
@@ -166,6 +176,20 @@ def test_the_interval_of_a_gain_is_named_after_it():
     own = adaptation.overview(table, gained.rename_axis("trial"), trials).loc["a"]
     assert own[["kid", "gain", "gain_low", "gain_high"]].tolist() == [5, 4, 3, 5]
     assert not {"kid_low", "kid_high"} & set(own.index)
+
+
+def test_the_memory_of_another_run_is_not_remembered(tmp_path, monkeypatch):
+    """A peak is kept for the run that took it: the same configuration on other weights or images has its own."""
+    config, grown, origins = finetune.TrainingConfig(steps=1), iter([300.0, 1.0, 20.0]), iter("aab")
+
+    @contextmanager
+    def peak():
+        yield [next(grown)]
+
+    monkeypatch.setattr(adaptation, "_peak_memory", peak)
+    monkeypatch.setattr(adaptation.finetune, "train", lambda *arguments, **more: pd.DataFrame())
+    monkeypatch.setattr(adaptation, "read_notes", lambda folder: {"origin": next(origins)})
+    assert [adaptation._train(None, None, None, config, tmp_path)[1] for _ in range(3)] == [300, 300, 20]
 
 
 def test_memory_is_measured_while_it_is_held():

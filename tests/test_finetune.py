@@ -263,3 +263,12 @@ def test_bad_settings(tokenizer, images, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         finetune.train(glide.build("tiny-base", tokenizer), images, captions, settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_half_a_side_that_the_levels_do_not_divide_is_refused(tokenizer, tmp_path):
+    model = glide.build("tiny-base", tokenizer, seed=1, side=72)
+    images = np.zeros((8, 72, 72, 3), np.uint8)
+    with pytest.raises(
+        InputError, match="steps at half of a side of 72, a side of 36: the 4 levels of this U-Net need"
+    ):
+        finetune.train(model, images, CAPTIONS, config(half_side_steps=2), tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dermstudy import architecture, glide
+from dermstudy import architecture, convert, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "basal cell carcinoma on the back", "a dermatoscopic image of dermatofibroma"]
@@ -194,3 +194,37 @@ def test_half_precision_keeps_the_image(base):
     exact = base("melanoma", **options)
     coarse = base.to(torch.bfloat16)("melanoma", **options)
     assert coarse.dtype == torch.float32 and (exact - coarse).abs().mean() < 0.05
+
+
+def test_a_base_model_at_another_side(tokenizer, tmp_path, capsys):
+    """Built at 128 x 128 it has the same weights at the same levels; it paints, is saved and is opened at that side."""
+    small, large = (glide.build("tiny-base", tokenizer, seed=1, side=side) for side in (None, 128))
+    assert not capsys.readouterr().out
+    left, right = (model.unet.state_dict() for model in (small, large))
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    stirred(large).save_pretrained(tmp_path / "large")
+    again = glide.load(tmp_path / "large")
+    again.set_progress_bar_config(disable=True)
+    assert again("melanoma", num_inference_steps="2").shape == (1, 128, 128, 3)
+    back = convert.preset_of(again)
+    assert back.side == 128 and back.attention_sides == (16,)
+    glide.at_side(again, 128)
+    assert not capsys.readouterr().out  # its own side: nothing to say
+
+
+def test_trained_weights_at_another_side_say_so(base, capsys):
+    before = {name: value.clone() for name, value in base.unet.state_dict().items()}
+    glide.at_side(base, 128)
+    said = capsys.readouterr().out
+    assert "128 x 128" in said and "trained at 64 x 64" in said and said.count("\n") == 1
+    assert base("melanoma", num_inference_steps="2").shape == (1, 128, 128, 3)
+    assert all(torch.equal(value, before[name]) for name, value in base.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("side", [0, -64, 4, 100, 128.0])
+def test_sides_that_the_levels_do_not_divide_are_refused(base, tokenizer, side):
+    message = rf"a side of {side}: the 4 levels of this U-Net need a multiple of 8, such as \d+"
+    for act in (lambda: glide.at_side(base, side), lambda: glide.build("tiny-base", tokenizer, side=side)):
+        with pytest.raises(InputError, match=message):
+            act()
+    assert base.unet.config.sample_size == 64

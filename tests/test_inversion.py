@@ -154,6 +154,15 @@ def test_training_tokens_needs_some(model, tmp_path):
         finetune.train(model, images, ["melanoma"] * 4, config(), tmp_path)
 
 
+def test_a_run_does_not_go_on_from_captions_that_were_read_otherwise(model, tmp_path, monkeypatch, capsys):
+    images = np.zeros((4, 64, 64, 3), np.uint8)
+    for kind in (inversion.AddedToken, lambda name, **options: name):  # as words of their own the spaces are tokens too
+        monkeypatch.setattr(inversion, "AddedToken", kind)
+        adapted = inversion.extend(model, "<a>", "melanoma", vectors=2)
+        finetune.train(adapted, images, [inversion.phrase("<a>", 2)] * 4, config(1), tmp_path)
+    assert "going on from" not in capsys.readouterr().out
+
+
 def test_points_between_two_entities(model, tmp_path):
     ends = torch.zeros(2, 32), torch.ones(2, 32)
     files = [inversion.save(end, f"<{name}>", tmp_path / name) for name, end in zip("ab", ends, strict=True)]

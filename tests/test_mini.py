@@ -55,3 +55,44 @@ def test_the_ratio_of_a_sampler_to_itself_is_one():
     assert (same["ratio"], same["ratio_low"], same["ratio_high"]) == (1.0, 1.0, 1.0)
     worse = mini.paired_kid(first + 1, first, real, repeats=20)
     assert worse["ratio"] > 1 and worse["ratio_low"] > 1
+
+
+def test_kept_samples_are_known_by_all_that_paints_them(tokenizer, tmp_path):
+    """The same sampler, scale and number of images; other weights, captions or images are painted anew."""
+    rows = pd.DataFrame({"image_id": ["a", "b"], "caption": ["melanoma", "dermatofibroma"]})
+    model = stirred(glide.build("tiny-base", tokenizer))
+
+    def paint(rows=rows):
+        return mini.base_samples(model, rows, tmp_path, ("dpm-solver", "2"), 2.0)
+
+    first = paint()
+    assert np.array_equal(paint(), first) and len(list(tmp_path.iterdir())) == 1
+    assert not np.array_equal(paint(rows.assign(image_id=["c", "d"])), first)
+    paint(rows.assign(caption="melanoma"))
+    with torch.no_grad():
+        model.text_encoder.projection.weight.add_(0.1)  # the U-Net is as it was
+    paint()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_kept_enlargements_follow_the_upsampler_and_what_it_enlarges(tokenizer, tmp_path, monkeypatch):
+    rows = pd.DataFrame({"image_id": ["a", "b"], "caption": ["melanoma", "dermatofibroma"]})
+    model = stirred(glide.build("tiny-upsampler", tokenizer))
+    seen = []
+    monkeypatch.setattr(mini, "UPSAMPLER_STEPS", (("dpm-solver", "2"),))
+    monkeypatch.setattr(mini, "_features", lambda images: seen.append(images) or np.zeros((len(images), 4)))
+    monkeypatch.setattr(mini, "paired_kid", lambda *features: {"kid": 0.0, "ratio": 1.0})
+    small = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    mini.upsampler_table(model, small, rows, np.zeros((2, 4)), tmp_path)
+    mini.upsampler_table(model, small[::-1], rows, np.zeros((2, 4)), tmp_path)
+    with torch.no_grad():
+        model.unet.conv_out.weight.add_(0.1)
+    mini.upsampler_table(model, small, rows, np.zeros((2, 4)), tmp_path)
+    assert not any(np.array_equal(seen[0], other) for other in seen[2::2])
+
+
+def stirred(pipeline):
+    torch.manual_seed(5)
+    torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.1)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

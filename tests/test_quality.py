@@ -266,6 +266,43 @@ def test_real_pairs_come_from_different_lesions(cohort):
     assert sorted(table.index) == sorted(CODES) and table["n"].eq(3).all() and table["ssim"].between(-1, 1).all()
 
 
+@pytest.mark.parametrize("change", ["images", "entities", "code"])
+def test_a_skin_network_is_known_by_all_that_trains_it(cohort, tmp_path, change, monkeypatch):
+    """As many images of the same cohort in as many steps: other images, labels or code train anew."""
+    training, validation = (cohort.select(split=split) for split in ("train", "validation"))
+    names = training.frame["image_id"]
+    own = training.select(image_id=names[:20])
+    fitted = []
+    monkeypatch.setattr(skin, "_fit", _watched(skin._fit, fitted))
+    monkeypatch.setattr(skin, "code_hash", lambda *objects: "the same")
+    skin.train(own, validation, tmp_path / "other", steps=1)
+    skin.train(own, validation, tmp_path / "other", steps=1)
+    assert len(fitted) == 1
+    if change == "images":
+        own = training.select(image_id=names[20:40])
+    elif change == "entities":
+        own = replace(own, frame=own.frame.assign(dx=own.frame["dx"].to_numpy()[::-1]))
+    else:
+        monkeypatch.setattr(skin, "code_hash", lambda *objects: "another")
+    skin.train(own, validation, tmp_path / "other", steps=1)
+    assert len(fitted) == 2
+
+
+def _watched(fit, calls):
+    def watched(*arguments):
+        calls.append(arguments)
+        return fit(*arguments)
+
+    return watched
+
+
+def test_features_are_kept_by_the_code_that_makes_them(monkeypatch):
+    before = encoders.fid_encoder().identity
+    assert encoders.fid_encoder().identity == before
+    monkeypatch.setattr(encoders, "fid_inception_features", lambda images: images.mean(axis=(1, 2)))
+    assert encoders.fid_encoder().identity != before
+
+
 def test_the_skin_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
     splits = [cohort.select(split=split) for split in ("train", "validation")]
     accuracy = skin.train(*splits, tmp_path / "skin", steps=60, seed=1)

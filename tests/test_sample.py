@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
-from dermstudy import architecture, dataset, glide, sample
+from dermstudy import architecture, dataset, files, glide, sample
 from dermstudy.files import InputError
 
 
@@ -66,11 +69,54 @@ def test_a_finished_dataset_is_kept_until_a_setting_changes(cohort, models, tmp_
     folder = make(models, originals, tmp_path / "synthetic", recipe="one")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     capsys.readouterr()
-    assert make((None, None), originals, folder, recipe="one") == folder
+    assert make(models, originals, folder, recipe="one") == folder
     assert capsys.readouterr().out.startswith("2 of 2 images are there")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     make(models, originals, folder, recipe="two")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} != before
+
+
+@pytest.mark.parametrize("part", ["base", "upsampler", "caption", "sampler", "precision", "code"])
+def test_a_finished_dataset_is_known_by_all_that_makes_it(cohort, models, tmp_path, part, monkeypatch, capsys):
+    """Same names, seeds and settings; other weights, captions, sampler, precision or code paint anew."""
+    originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True).head(1)
+    folder = make(models, originals, tmp_path / "synthetic")
+    base, upsampler = (copy.deepcopy(model) for model in models)
+    if part == "caption":
+        originals = originals.assign(caption="another caption")
+    elif part == "sampler":
+        base.scheduler = glide.sampler_from(base.scheduler, "ancestral")
+    elif part == "precision":
+        base.text_encoder.to(torch.bfloat16).to(torch.float32)
+    elif part == "code":
+        monkeypatch.setattr(sample, "code_hash", lambda *objects: "another")
+    else:
+        module = base.text_encoder if part == "base" else upsampler.unet
+        with torch.no_grad():
+            next(module.parameters()).add_(1e-3)
+    capsys.readouterr()
+    make((base, upsampler), originals, folder)
+    assert "are there" not in capsys.readouterr().out
+
+
+def test_the_hash_of_code_sees_code_alone():
+    def plain(value):
+        return value + 1
+
+    first = files.code_hash(plain)
+
+    def plain(value):
+        """Words."""
+        # and more
+        return (value  +
+                1)  # fmt: skip
+
+    assert files.code_hash(plain) == first
+
+    def plain(value):
+        return value + 2
+
+    assert files.code_hash(plain) != first and files.code_hash(files) != first
 
 
 def test_rare_entities_lend_their_captions_again(cohort, models, tmp_path):

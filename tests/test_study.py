@@ -19,6 +19,7 @@ from conftest import ROOT
 
 from dermstudy import (
     cli,
+    dataset,
     executed,
     fingerprints,
     glide,
@@ -292,6 +293,24 @@ def test_papermill_runs_a_notebook_by_hand(tmp_path):
     areas = pd.read_csv(tmp_path / "results" / "tables" / "kit_source_auc.csv")
     assert set(areas["reader"]) == {"Ada", "Grete"}
     assert "readers of the kit" in (tmp_path / "out.ipynb").read_text()
+
+
+@pytest.mark.parametrize("start", ["", "weights/glide-mini/base"])
+def test_the_base_model_trains_at_the_papers_side(cohort, tmp_path, start):
+    """Notebook 01 at 128 x 128, from nothing and from weights that were trained at 64 x 64."""
+    import papermill
+
+    results = tmp_path / "results"
+    dataset.save_cohort(cohort, results / "artifacts" / "cohort")
+    smoke = profiles.resolve(profiles.load_profile("smoke"), str(results))["01_finetune"]
+    own = {"START": start, "SIDE": 128, "STEPS": 1, "BATCH": 2, "VALIDATE_EVERY": 1, "HELD_OUT": 7, "PREVIEW_STEPS": 1}
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / "01_finetune.ipynb"), str(tmp_path / "out.ipynb"), parameters=smoke | own,
+        kernel_name="python3", cwd=str(ROOT / "notebooks"), progress_bar=False,
+    )  # fmt: skip
+    assert glide.load(results / "artifacts" / "glide_base").unet.config.sample_size == 128
+    told = (tmp_path / "out.ipynb").read_text()
+    assert "training images at 128 x 128" in told and ("trained at 64 x 64" in told) == bool(start)
 
 
 @pytest.mark.parametrize(
