@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -29,6 +30,7 @@ def run_cells(number: str, profile: str, results: str, data: str | None = None) 
     The first process holds the lock of the results folder for all. InputError where another run has it, for an unknown
     notebook or profile, and for a notebook that has no cell tagged `parallel`.
     """
+    PartialState(cpu=not torch.cuda.is_available())  # else processes on a machine without a GPU do not know each other
     chosen = [notebook for notebook in notebooks() if notebook.name[:2] == number]
     if not chosen:
         raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in notebooks())}")

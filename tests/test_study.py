@@ -116,9 +116,11 @@ def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     """Launched over two processes, training is found done by the walk, which then only draws and saves."""
     results = tmp_path / "results"
     shutil.copytree(smoke / "artifacts" / "cohort", results / "artifacts" / "cohort")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
-               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m",
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                "dermstudy.parallel", "01", "smoke", "--results", str(results)]  # fmt: skip
+    with study.locked(workspace.open_workspace(results)):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and done.stderr.count("another run is writing to") == 1
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("step     12/12") == 1
