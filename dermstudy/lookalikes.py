@@ -44,7 +44,8 @@ def look_alikes(
     Each image and its nearest `neighbours` of other lesions (by whitened features, cosine at least `min_similarity`)
     are candidates. A pair is the same skin where at least `min_keypoints` keypoints agree on one shift, turn and scale.
     Candidates of two different entities cannot be one lesion: the share of them that pass is the rate of false alarms.
-    neighbours = 0 leaves the search out. On HAM10000 the keypoints of 526 such candidates agree in 4 at most, those of 16 of the audit's 18 pairs in 8 to 100.
+    neighbours = 0 leaves the search out. On HAM10000 the keypoints of 526 such candidates agree in 4 at most, those of 16 of
+    the audit's 18 pairs in 8 to 100.
     Returns columns image_id, other_image_id, similarity (-1..1), keypoints; and the counts candidates, other_entity
     (candidates of two entities), false_alarms (those among them that pass).
     """

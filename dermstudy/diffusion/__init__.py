@@ -1,0 +1,1 @@
+"""GLIDE: its networks, their training and their samplers (notebooks 01, 02 and 03)."""

@@ -1,0 +1,386 @@
+"""Hours of training for glide-mini, in sittings: `python -m dermstudy.maintenance.long_training base FOLDER --steps N`.
+
+Every random number is a function of seed and step, and the state is saved every few minutes, so that a run that was cut
+short goes on as if it had not been. The learning rate decays within a sitting, whose averaged weights are usable; a
+later sitting starts again from them (a warm restart), or from the exact state where the machine still has it.
+Sources: Karras et al. (arXiv 2206.00364) for the loss; Karras et al. (arXiv 2312.02696) for the power-function averages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import GPT2Tokenizer
+
+from dermstudy import dataset, splits
+from dermstudy.architecture import GlideTextEncoder, tokenize
+from dermstudy.diffusion.folded import (
+    FOLDED_PRESETS,
+    LOW_NOISE,
+    FoldedDenoiser,
+    FoldedPreset,
+    enlarge_bicubic,
+    fold,
+    folded_unet,
+    low_condition,
+    mixed,
+    tempered,
+    training_target,
+)
+from dermstudy.files import InputError, atomic_path, sha256_file, write_text
+from dermstudy.glide import to_float
+from dermstudy.processor import bf16_products
+
+CAPTION_VARIANTS = 8  # templates an image is captioned by
+MARGIN = 2  # pixels of the small image around a crop, for its enlargement
+AVERAGES = {"short": 16.97, "long": 6.94}  # exponents of the power-function averages (widths 0.05 and 0.10)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a sitting does; saved in its state and its lineage."""
+
+    preset: str
+    steps: int
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    decay_share: float = 0.4  # the last part of a sitting, in which the rate falls to a fiftieth by a cosine
+    caption_dropout: float = 0.1
+    gradient_clip: float = 1.0
+    crop: int = 0  # side of the crops; 0 trains on whole images
+    limit: int = 0  # the first so many steps alone, of the same schedule; 0 for all
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Training images in memory: large [n, 256, 256, 3] (or None), small [n, 64, 64, 3], uint8, with captions."""
+
+    large: np.ndarray | None
+    small: np.ndarray
+    captions: list[list[str]]  # CAPTION_VARIANTS an image
+    weights: np.ndarray  # how often an image is drawn, adding up to one
+    colour: tuple[np.ndarray, np.ndarray]  # mean and spread of each channel, in -1..1
+
+
+def square_root_weights(entities: pd.Series) -> np.ndarray:
+    """Draws by the square root of an entity's frequency, evenly within it: [n], adding up to one."""
+    counts = entities.map(entities.value_counts())
+    weights = 1 / np.sqrt(counts.to_numpy(float))
+    return weights / weights.sum()
+
+
+def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool) -> Pictures:
+    """The images of `cohort` at 64 and, for an upsampler, 256 pixels, kept in `cache` as uncompressed arrays."""
+    arrays = {}
+    for side in (64, 256) if large else (64,):
+        path = cache / f"{cohort.data_hash[:16]}-{len(cohort)}-{side}.npy"
+        if not path.is_file():
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, cohort.images(side))
+        arrays[side] = np.load(path)
+    frames = [dataset.captions(cohort.frame, "metadata", seed) for seed in range(CAPTION_VARIANTS)]
+    captions = [list(texts) for texts in zip(*frames, strict=True)]
+    values = arrays[64].reshape(-1, 3) / 127.5 - 1
+    colour = values.mean(axis=0), values.std(axis=0)
+    return Pictures(arrays.get(256), arrays[64], captions, square_root_weights(cohort.frame["dx"]), colour)
+
+
+# Batches
+
+
+@dataclass
+class Step:
+    """One batch: clean data [n, c, h, w] of unit variance, noise, sigma [n], the small image's part, captions' rows."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    sigma: torch.Tensor
+    rows: np.ndarray
+    condition: torch.Tensor | None = None
+
+
+def turned_crops(images: np.ndarray, chosen: np.ndarray, top, left, side: int, flags: np.ndarray) -> torch.Tensor:
+    """Crops [n, 3, side, side] in -1..1 of `images`[chosen] at (top, left), under flips and quarter turns, in one gather.
+
+    flags: booleans [n, 3], transpose, upside down, mirrored: all eight symmetries of a square.
+    """
+    line = np.arange(side)
+    row, column = line[None, :, None], line[None, None, :]
+    swapped, down, mirrored = (flags[:, index, None, None] for index in range(3))
+    first, second = np.where(swapped, column, row), np.where(swapped, row, column)
+    first = np.where(down, side - 1 - first, first) + top[:, None, None]
+    second = np.where(mirrored, side - 1 - second, second) + left[:, None, None]
+    pixels = torch.from_numpy(images[chosen[:, None, None], first, second])  # [n, side, side, 3]
+    return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
+
+
+def make_step(pictures: Pictures, recipe: Recipe, preset: FoldedPreset, scale: dict, step: int) -> Step:
+    """The batch of `step`, a function of the recipe's seed and the step alone."""
+    random = np.random.default_rng([recipe.seed, step])
+    chosen = random.choice(len(pictures.small), recipe.batch, p=pictures.weights)
+    flags = random.random((recipe.batch, 3)) < 0.5
+    variant = random.integers(0, CAPTION_VARIANTS, recipe.batch)
+    rows = np.where(random.random(recipe.batch) < recipe.caption_dropout, -1, chosen * CAPTION_VARIANTS + variant)
+    sigma = torch.from_numpy(random.normal(preset.noise_mean, preset.noise_spread, recipe.batch)).float().exp()
+    generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+    if preset.low_side:
+        clean, condition = _upsampler_data(pictures, recipe, preset, scale, chosen, flags, random, generator)
+    else:
+        zero = np.zeros(recipe.batch, int)
+        pixels = turned_crops(pictures.small, chosen, zero, zero, preset.side, flags)
+        mean, spread = (torch.tensor(scale[name]).view(1, 3, 1, 1) for name in ("mean", "spread"))
+        clean, condition = fold((pixels - mean) / spread, preset.fold), None
+    noise = torch.randn(clean.shape, generator=generator)
+    return Step(clean, noise, sigma, rows, condition)
+
+
+def _upsampler_data(pictures, recipe, preset, scale, chosen, flags, random, generator):
+    """Scaled residuals of crops over their enlarged small image, and the condition from the noised small image."""
+    factor, crop = preset.side // preset.low_side, recipe.crop or preset.side
+    small_crop = crop // factor
+    places = random.integers(0, preset.low_side - small_crop + 1, (2, len(chosen)))
+    large = turned_crops(pictures.large, chosen, *(places * factor), crop, flags)
+    padded = turned_crops(pictures.small, chosen, *places, small_crop + 2 * MARGIN, flags)  # small is padded by MARGIN
+    enlarged = enlarge_bicubic(padded, factor)[
+        ..., MARGIN * factor : -MARGIN * factor, MARGIN * factor : -MARGIN * factor
+    ]
+    level = torch.from_numpy(random.uniform(0, LOW_NOISE, len(chosen))).float()
+    noised = padded + level.view(-1, 1, 1, 1) * torch.randn(padded.shape, generator=generator)
+    grid = factor // preset.fold
+    condition = low_condition(noised, level, grid)[..., MARGIN * grid : -MARGIN * grid, MARGIN * grid : -MARGIN * grid]
+    return mixed(fold(large - enlarged, preset.fold), torch.tensor(scale["mix"])), condition
+
+
+def residual_covariance(pictures: Pictures, fold_by: int, count: int = 512) -> np.ndarray:
+    """Covariance [c, c] of the folded residuals of images over their enlarged small version, from evenly spaced ones.
+
+    It is averaged over the eight symmetries of a square, as training sees them.
+    """
+    places = np.linspace(0, len(pictures.small) - 1, min(count, len(pictures.small))).astype(int)
+    small, large = to_float(pictures.small[places]), to_float(pictures.large[places])
+    residual = large - enlarge_bicubic(small, large.shape[-1] // small.shape[-1])
+    total = 0.0
+    for turn in range(4):
+        for images in (residual.rot90(turn, (2, 3)), residual.rot90(turn, (2, 3)).flip(3)):
+            total = total + np.cov(fold(images, fold_by).transpose(0, 1).flatten(1).numpy()) / 8
+    return total
+
+
+# The run
+
+
+class Run:
+    """Networks, optimizer, averages and log of one model, in a folder of its own."""
+
+    def __init__(self, folder: Path, recipe: Recipe, tokenizer: GPT2Tokenizer, scale: dict, start: Path | None):
+        self.folder, self.recipe, self.scale = folder, recipe, scale
+        self.preset = FOLDED_PRESETS[recipe.preset]
+        torch.manual_seed(recipe.seed)
+        preset = self.preset
+        text = GlideTextEncoder(
+            len(tokenizer), preset.text_length, preset.text_width, preset.text_layers, preset.text_heads,
+            4 * preset.channels[0],
+        )  # fmt: skip
+        self.model = FoldedDenoiser(folded_unet(preset), text).to(memory_format=torch.channels_last)
+        self.tokenizer, self.step, self.log = tokenizer, 0, []
+        if start is not None:
+            self.model.load_state_dict({k: v.float() for k, v in load_file(start).items()})
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.averages = {name: [p.detach().clone() for p in self.parameters] for name in AVERAGES}
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    def learning_rate(self) -> float:
+        """Warm-up, a plateau, and a cosine to a fiftieth over the last `decay_share` of the sitting."""
+        recipe = self.recipe
+        rate = recipe.learning_rate * min(1.0, (self.step + 1) / recipe.warmup_steps)
+        begin = recipe.steps * (1 - recipe.decay_share)
+        if self.step > begin:
+            place = (self.step - begin) / (recipe.steps - begin)
+            rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * place))
+        return rate
+
+    def train_step(self, data: Step, ids: torch.Tensor, mask: torch.Tensor) -> float:
+        """One update; the mean loss of the batch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        noisy = data.clean + data.sigma.view(-1, 1, 1, 1) * data.noise
+        target = training_target(data.clean, noisy, data.sigma)
+        to = dict(memory_format=torch.channels_last)
+        condition = None if data.condition is None else data.condition.contiguous(**to)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_products()):
+            predicted = self.model(noisy.contiguous(**to), data.sigma, ids, mask, condition)
+        loss = functional.mse_loss(predicted.float(), target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
+        self.optimizer.step()
+        self.step += 1
+        for name, exponent in AVERAGES.items():
+            # The average forgets in proportion to its age, so that no decay has to fit the length of the run.
+            torch._foreach_lerp_(self.averages[name], self.parameters, 1 - (1 - 1 / self.step) ** (exponent + 1))
+        return float(loss.detach())
+
+    def save(self) -> None:
+        """Weights, averages, optimizer and log in one file, whole or not at all."""
+        names = [name for name, _ in self.model.named_parameters()]
+        tensors = {f"weight.{n}": p.detach() for n, p in zip(names, self.parameters, strict=True)}
+        for average, values in self.averages.items():
+            tensors |= {f"{average}.{n}": value for n, value in zip(names, values, strict=True)}
+        state = self.optimizer.state_dict()["state"]
+        for index, moments in state.items():
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+        notes = {"step": self.step, "log": self.log, "recipe": asdict(self.recipe), "scale": self.scale}
+        with atomic_path(self.state_file) as path:
+            tensors = {key: value.contiguous().clone() for key, value in tensors.items()}
+            save_file(tensors, path, {"dermstudy": json.dumps(notes)})
+
+    def restore(self) -> None:
+        """Take up the state in the folder, where there is one of the same recipe (whose steps and limit may differ)."""
+        if not self.state_file.is_file():
+            return
+        with safe_open(self.state_file, "pt") as stream:
+            notes = json.loads(stream.metadata()["dermstudy"])
+        open_to_change = {"steps": 0, "limit": 0, "decay_share": 0}
+        if notes["recipe"] | open_to_change != asdict(self.recipe) | open_to_change or notes["scale"] != self.scale:
+            raise InputError(f"{self.state_file} is of another recipe or of other images: choose another folder")
+        tensors = load_file(self.state_file)
+        names = [name for name, _ in self.model.named_parameters()]
+        with torch.no_grad():
+            for name, parameter in zip(names, self.parameters, strict=True):
+                parameter.copy_(tensors[f"weight.{name}"])
+        for average in AVERAGES:
+            self.averages[average] = [tensors[f"{average}.{name}"] for name in names]
+        moments: dict = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step, self.log = notes["step"], notes["log"]
+        print(f"going on from step {self.step}", flush=True)
+
+    def write_averages(self) -> None:
+        """Both averages as fp16 in the folder, by name and step."""
+        names = [name for name, _ in self.model.named_parameters()]
+        for average, values in self.averages.items():
+            with atomic_path(self.folder / f"{average}-{self.step:07d}.safetensors") as path:
+                tensors = {name: value.half().contiguous() for name, value in zip(names, values, strict=True)}
+                save_file(
+                    tensors, path, {"dermstudy": json.dumps({"scale": self.scale, "recipe": asdict(self.recipe)})}
+                )
+
+
+def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path | None = None, minutes: float = 5):
+    """Train until the sitting's last step; a line of the log and a saved state every `minutes`."""
+    preset = FOLDED_PRESETS[recipe.preset]
+    scale = {"mean": pictures.colour[0], "spread": pictures.colour[1]}
+    if preset.low_side:
+        scale["mix"], scale["unmix"] = tempered(residual_covariance(pictures, preset.fold))
+        pad = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+        pictures = Pictures(
+            pictures.large, np.pad(pictures.small, pad, "edge"), pictures.captions, pictures.weights, pictures.colour
+        )
+    own = Run(folder, recipe, tokenizer, {k: np.round(v, 6).tolist() for k, v in scale.items()}, start)
+    own.restore()
+    flat = [caption for texts in pictures.captions for caption in texts] + [""]
+    ids, mask = tokenize(tokenizer, flat, preset.text_length)
+    print(
+        f"{recipe.preset}: {sum(p.numel() for p in own.parameters) / 1e6:.2f} million parameters, {len(pictures.small)} images",
+        flush=True,
+    )
+    last, losses, earlier = time.monotonic(), [], own.log[-1]["seconds"] if own.log else 0.0
+    began = last
+    end = recipe.limit or recipe.steps
+    while own.step < end:
+        data = make_step(pictures, recipe, preset, own.scale, own.step)
+        losses.append(own.train_step(data, ids[data.rows], mask[data.rows]))
+        if not math.isfinite(losses[-1]):
+            raise InputError(f"the loss is not finite at step {own.step}: lower the learning rate")
+        now = time.monotonic()
+        if own.step in (20, 100) or now - last > 60 * minutes or own.step == end:
+            row = {"step": own.step, "images": own.step * recipe.batch, "loss": round(float(np.mean(losses)), 5),
+                   "learning_rate": own.learning_rate(), "seconds": round(earlier + now - began, 1)}  # fmt: skip
+            rate = len(losses) * recipe.batch / (now - last)
+            print(
+                f"step {own.step}/{recipe.steps}  loss {row['loss']:.4f}  {rate:.1f} images a second  "
+                f"{row['seconds'] / 60:.0f} min",
+                flush=True,
+            )
+            own.log.append(row)
+            losses = []
+            if own.step > 100 or own.step == end:
+                own.save()
+                own.write_averages()
+            last = time.monotonic()
+    write_text(folder / "log.json", json.dumps(own.log, indent=1))
+
+
+def training_cohort(data: str, split: str) -> dataset.Cohort:
+    """The training images of a folder in HAM10000's layout, by a split file."""
+    cohort = dataset.load_folder(data)
+    cohort.frame["split"] = splits.apply_split(cohort.frame, split)
+    return cohort.select(split="train")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.long_training", description=__doc__)
+    parser.add_argument("preset", choices=FOLDED_PRESETS)
+    parser.add_argument("folder", type=Path, help="state, averages and log go here")
+    parser.add_argument("--data", required=True, help="a HAM10000 download")
+    parser.add_argument("--split", required=True, help="a split file (image_id, split)")
+    parser.add_argument("--tokenizer", default="weights/glide-mini/base/tokenizer")
+    parser.add_argument("--start", type=Path, help="averaged weights of an earlier sitting: a warm restart")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--decay-share", type=float, default=0.4)
+    parser.add_argument("--crop", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        cohort = training_cohort(options.data, options.split)
+        pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side))
+        recipe = Recipe(
+            options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
+            decay_share=options.decay_share, limit=options.limit, seed=options.seed,
+        )  # fmt: skip
+        tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+        write_text(
+            options.folder / "inputs.json",
+            json.dumps({"data_hash": cohort.data_hash, "split": sha256_file(options.split)}),
+        )
+        run(options.folder, recipe, pictures, tokenizer, options.start)
+    except InputError as error:
+        print(f"dermstudy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
