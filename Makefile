@@ -17,7 +17,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(STAMP)
-	$(VENV)/bin/python -m dermstudy.bench
+	$(VENV)/bin/python -m dermstudy.maintenance.glide_speed
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -19,7 +19,7 @@ PATIENCE = 10  # seconds that a dying kernel gets before an interrupted run ends
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and act; 0 on success, 1 for a failed notebook or results that differ, 2 for bad input, 130 when interrupted."""
-    from dermstudy.study import NotebookFailed
+    from dermstudy.runner.study import NotebookFailed
 
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -39,7 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dermstudy", description="Run the study of synthetic dermatoscopic images.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_report(commands)
+    _add_data(commands)
+    _add_kit(commands)
+    _add_app(commands)
+    _add_convert(commands)
+    return parser
 
+
+def _add_run(commands) -> None:
     run = commands.add_parser("run", help="execute the notebooks of a profile in order")
     run.add_argument("profile", nargs="?", default="demo", help="a file in profiles/ (default: demo)")
     run.add_argument("--data", metavar="DIR", help="a HAM10000 download in place of the profile's cohort")
@@ -58,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(act=_verify)
 
+
+def _add_report(commands) -> None:
     report = commands.add_parser("report", help="the executed notebooks as linked web pages")
     report.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
     report.add_argument("out", nargs="?", default="build/report", help="the folder to write (default: build/report)")
@@ -67,10 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
     found.set_defaults(act=_findings)
 
-    prose = commands.add_parser("prose", help="mended words into executed notebooks whose code is unchanged")
-    prose.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
-    prose.set_defaults(act=_prose)
+    words = commands.add_parser("reword", help="mended words into executed notebooks whose code is unchanged")
+    words.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
+    words.set_defaults(act=_reword)
 
+
+def _add_data(commands) -> None:
     data = commands.add_parser("data", help="check a HAM10000 folder, or write the embedded phantom")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="read a folder and decode every image")
@@ -84,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--shares", default="ham10000", help="ham10000 or balanced")
     phantom.set_defaults(act=_phantom)
 
+
+def _add_kit(commands) -> None:
     kit = commands.add_parser("kit", help="a blinded reader study: build the kit, serve it, export the answers")
     actions = kit.add_subparsers(required=True, metavar="ACTION")
     build = actions.add_parser("build", help="draw synthetic and held-out original images into a kit")
@@ -126,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--partial", action="store_true", help="also readers who have not finished")
     export.set_defaults(act=_kit_export)
 
+
+def _add_app(commands) -> None:
     app = commands.add_parser("app", help="a page that paints: from text, into a marked place, two entities blended")
     app.add_argument(
         "--weights", metavar="DIR", default="weights/glide-mini", help="base/ and upsampler/ (default: glide-mini)"
@@ -134,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one only)")
     app.set_defaults(act=_app)
 
+
+def _add_convert(commands) -> None:
     convert = commands.add_parser("convert", help="OpenAI's GLIDE checkpoint to a diffusers folder, or back")
     convert.add_argument("source", help="CHECKPOINT.pt (or a diffusers folder with --to-openai)")
     convert.add_argument("target", help="the folder (or the checkpoint) to write")
@@ -151,11 +170,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--to-openai", action="store_true", help="write an OpenAI checkpoint from a diffusers folder")
     convert.set_defaults(act=_convert)
-    return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    from dermstudy import study
+    from dermstudy.runner import study
 
     def walk() -> Path:
         chosen = options.only, options.start, options.force, options.to
@@ -165,7 +183,7 @@ def _run(options: argparse.Namespace) -> int:
         if not options.verify:
             walk()
             return 0
-        from dermstudy import verify  # reads tables and images, which a plain run need not wait for
+        from dermstudy.runner import verify
 
         target = options.results or study.default_results(options.profile, options.data)
         with verify.committed(options.profile, target, own_data=bool(options.data)) as expected:
@@ -175,7 +193,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from dermstudy import verify
+    from dermstudy.runner import verify
 
     with _interruptible():
         compared, older = verify.rerun(options.results, options.at_commit)
@@ -210,27 +228,30 @@ def _interruptible() -> Iterator[None]:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from dermstudy import report, workspace
+    from dermstudy import workspace
+    from dermstudy.runner import report
 
     space = workspace.Workspace(workspace.from_root(options.results))
     print(f"{workspace.shown(report.write(space, options.out))}/index.html")
 
 
 def _findings(options: argparse.Namespace) -> None:
-    from dermstudy import findings, workspace
+    from dermstudy import workspace
+    from dermstudy.runner import findings
 
     print(findings.markdown(workspace.Workspace(workspace.from_root(options.results))))
 
 
-def _prose(options: argparse.Namespace) -> None:
-    from dermstudy import prose, workspace
+def _reword(options: argparse.Namespace) -> None:
+    from dermstudy import workspace
+    from dermstudy.runner import words
 
-    changed = prose.refresh(workspace.Workspace(workspace.from_root(options.results)))
+    changed = words.refresh(workspace.Workspace(workspace.from_root(options.results)))
     print(f"new words in {', '.join(changed)}" if changed else "every word is up to date")
 
 
 def _check(options: argparse.Namespace) -> None:
-    from dermstudy import dataset
+    from dermstudy.data import dataset
 
     cohort = dataset.load_folder(options.folder)
     counts = dataset.verify_images(cohort)
@@ -240,14 +261,14 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _phantom(options: argparse.Namespace) -> None:
-    from dermstudy import phantom
+    from dermstudy.phantom import cohort as phantom
 
     folder = phantom.write_cohort(options.folder, options.images, options.seed, options.side, options.shares)
     print(f"{options.images} phantom images in {folder}")
 
 
 def _kit_build(options: argparse.Namespace) -> None:
-    from dermstudy import dataset, splits
+    from dermstudy.data import dataset, splits
     from dermstudy.readers import kit
 
     saved = Path(options.data, "cohort.csv").is_file()
@@ -295,13 +316,14 @@ def _kit_export(options: argparse.Namespace) -> None:
 
 
 def _app(options: argparse.Namespace) -> None:
-    from dermstudy import app, workspace
+    from dermstudy import workspace
+    from dermstudy.web import app
 
     app.serve(workspace.from_root(options.weights), options.port, options.host)
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from dermstudy import convert
+    from dermstudy.diffusion import convert
 
     if options.to_openai:
         print(f"wrote {convert.convert_back(options.source, options.target)}")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory) -> Path:
-    from dermstudy import phantom
+    from dermstudy.phantom import cohort as phantom
 
     return phantom.write_cohort(
         tmp_path_factory.mktemp("phantom") / "cohort",
@@ -32,7 +32,7 @@ def cohort(phantom_folder):
     """The phantom with captions and both splits, as notebook 00 leaves it."""
     from dataclasses import replace
 
-    from dermstudy import dataset, splits
+    from dermstudy.data import dataset, splits
 
     loaded = dataset.load_folder(phantom_folder)
     frame = loaded.frame.copy()
@@ -46,7 +46,7 @@ def cohort(phantom_folder):
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory) -> Path:
     """The smoke profile, executed once from the first notebook to the last."""
-    from dermstudy import study
+    from dermstudy.runner import study
 
     results = tmp_path_factory.mktemp("smoke") / "results"
     return study.run("smoke", results=str(results))
@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter):
     reports = [report for group in terminalreporter.stats.values() for report in group]
     if not any("test_results.py" in str(getattr(report, "nodeid", "")) for report in reports):
         return
-    from dermstudy import fingerprints
+    from dermstudy.runner import fingerprints
 
     tracked = ["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"]
     folders = [(ROOT / line).parent for line in subprocess.run(tracked, capture_output=True, text=True).stdout.split()]

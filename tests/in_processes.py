@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dermstudy import architecture, checkpoints, finetune, glide, sample
+from dermstudy.diffusion import architecture, checkpoints, finetune, glide, sample
 
 CAPTIONS = ["melanoma", "dermatofibroma"] * 2
 

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import adaptation, finetune, glide, quality, skin
+from dermstudy.adaptation import teaching
+from dermstudy.diffusion import finetune, glide
+from dermstudy.evaluation import quality, reference_classifier
 from dermstudy.files import InputError
 
 MINI = ROOT / "weights" / "glide-mini" / "base"
@@ -24,7 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def few(cohort):
-    return adaptation.training_images(cohort, PAIR, 4, seed=0)
+    return teaching.training_images(cohort, PAIR, 4, seed=0)
 
 
 def test_few_images_are_of_training_lesions_and_many_of_them(cohort, few):
@@ -33,36 +35,36 @@ def test_few_images_are_of_training_lesions_and_many_of_them(cohort, few):
         lesions = cohort.select(split="train", dx=code).frame["group"].nunique()
         assert few.select(dx=code).frame["group"].nunique() == min(4, lesions)
     with pytest.raises(InputError, match=r"melanoma has \d+ training images, 10000 are asked for: lower IMAGES"):
-        adaptation.training_images(cohort, PAIR, 10_000, seed=0)
+        teaching.training_images(cohort, PAIR, 10_000, seed=0)
 
 
 @pytest.mark.parametrize("part", ["text", "lora"])
 def test_a_part_is_trained_on_a_copy(model, few, tmp_path, part):
     before = glide.load(MINI).unet.state_dict()
     config = finetune.TrainingConfig(steps=1, batch=4, learning_rate=1e-3, trains=part, validate_every=1)
-    trial = adaptation.train_part(model, few, config, tmp_path)
+    trial = teaching.train_part(model, few, config, tmp_path)
     assert all(np.array_equal(value, before[key]) for key, value in model.unet.state_dict().items())
     numbers = trial.costs["trained_numbers"]
     assert 0 < numbers < glide.parameter_count(model) and trial.costs["megabytes"] == numbers * 4 / 1e6
     assert trial.costs["peak_megabytes"] > 10
-    again = adaptation.train_part(model, few, config, tmp_path)  # read, not trained: what it cost is remembered
+    again = teaching.train_part(model, few, config, tmp_path)  # read, not trained: what it cost is remembered
     assert again.costs["peak_megabytes"] == pytest.approx(trial.costs["peak_megabytes"], abs=0.1)
-    images = adaptation.painted(trial, adaptation.Sampling(2, 2.0, "2"))
+    images = teaching.painted(trial, teaching.Sampling(2, 2.0, "2"))
     assert set(images) == set(PAIR) and images["mel"].shape == (2, 64, 64, 3)
 
 
 def test_repainting_changes_the_disc_and_nothing_else(model, cohort):
     nevi = cohort.select(split="test", dx="nv").images(64)[:2]
-    trial = adaptation.unadapted(model, PAIR)
-    after, change = adaptation.repainted(trial, "vasc", nevi, adaptation.Sampling(2, 3.0, "4"))
+    trial = teaching.unadapted(model, PAIR)
+    after, change = teaching.repainted(trial, "vasc", nevi, teaching.Sampling(2, 3.0, "4"))
     assert after.shape == nevi.shape and (change["inside"] > 5).all() and (change["outside"] < 0.6).all()
 
 
 def test_arms_are_tested_on_real_test_lesions(cohort, few, tmp_path):
     images = {code: np.full((3, 64, 64, 3), 90, np.uint8) for code in PAIR}
-    made = adaptation.as_cohort(images, tmp_path / "painted")
-    arms = adaptation.downstream_arms(cohort, few, made)
-    assert tuple(arms) == adaptation.DOWNSTREAM
+    made = teaching.as_cohort(images, tmp_path / "painted")
+    arms = teaching.downstream_arms(cohort, few, made)
+    assert tuple(arms) == teaching.DOWNSTREAM
     for name, arm in arms.items():
         test = arm.rows("test")
         assert set(test["dx"]) == set(PAIR) and set(test["split"]) == {"test"}
@@ -75,7 +77,7 @@ def test_the_area_of_a_pair_by_hand():
     frame = pd.DataFrame(
         {"dx": ["mel", "mel", "vasc", "vasc"], "mel": [0.6, 0.1, 0.1, 0.3], "vasc": [0.2, 0.1, 0.4, 0.1]}
     )
-    assert adaptation.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
+    assert teaching.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
 
 
 def test_areas_of_training_sets_and_their_gains():
@@ -88,8 +90,8 @@ def test_areas_of_training_sets_and_their_gains():
         return [pd.DataFrame({"dx": truth, "group": groups, "mel": 1 - own, "vasc": own}) for own in share]
 
     found = {"real": answers(0.1), "real and synthetic": answers(0.6)}
-    areas = adaptation.pair_areas(found, 100, 0).set_index("training")
-    means = {name: np.mean([adaptation.pair_area(one) for one in own]) for name, own in found.items()}
+    areas = teaching.pair_areas(found, 100, 0).set_index("training")
+    means = {name: np.mean([teaching.pair_area(one) for one in own]) for name, own in found.items()}
     assert areas["auc"].to_dict() == pytest.approx(means)
     assert list(areas.loc["real", ["gain", "gain_low", "gain_high"]]) == [0, 0, 0]
     more = areas.loc["real and synthetic"]
@@ -99,34 +101,36 @@ def test_areas_of_training_sets_and_their_gains():
 
 def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_path):
     training, validation = (cohort.select(split=split) for split in ("train", "validation"))
-    skin.train(training, validation, tmp_path / "skin", steps=3)
-    trials = [adaptation.unadapted(model, PAIR), adaptation.unadapted(model, PAIR)]
+    reference_classifier.train(training, validation, tmp_path / "skin", steps=3)
+    trials = [teaching.unadapted(model, PAIR), teaching.unadapted(model, PAIR)]
     trials[1].name = "again"
-    images = {trial.name: adaptation.painted(trial, adaptation.Sampling(4, 2.0, "2")) for trial in trials}
-    known = adaptation.features({code: cohort.select(dx=code).images(64)[:8] for code in PAIR})
-    seen = {name: adaptation.features(own) for name, own in images.items()}
+    images = {trial.name: teaching.painted(trial, teaching.Sampling(4, 2.0, "2")) for trial in trials}
+    known = teaching.features({code: cohort.select(dx=code).images(64)[:8] for code in PAIR})
+    seen = {name: teaching.features(own) for name, own in images.items()}
     lesions = {code: cohort.select(dx=code).frame["group"][:8] for code in PAIR}
-    table = adaptation.judged(images, seen, known, lesions, tmp_path / "skin", seed=0)
+    table = teaching.judged(images, seen, known, lesions, tmp_path / "skin", seed=0)
     first, second = (own.drop(columns="trial").reset_index(drop=True) for _, own in table.groupby("trial"))
     pd.testing.assert_frame_equal(first, second)
-    gained = adaptation.gains(seen, known, 5, seed=0)
+    gained = teaching.gains(seen, known, 5, seed=0)
     assert gained.abs().to_numpy().max() < 1e-6  # the same images on both sides of the difference
-    overview = adaptation.overview(table, gained, trials)
+    overview = teaching.overview(table, gained, trials)
     assert list(overview.index) == ["unadapted", "again"] and overview["trained_numbers"].eq(0).all()
     assert list(overview.columns[:5]) == ["kid", "floor", "gain", "gain_low", "gain_high"]
-    adaptation.overview_figure(overview)
-    assert not set(adaptation.MEASURES) & set(overview.columns)
-    assert adaptation.measures(trials)["again"] == {"seconds": 0.0, "peak_megabytes": 0.0}
+    teaching.overview_figure(overview)
+    assert not set(teaching.MEASURES) & set(overview.columns)
+    assert teaching.measures(trials)["again"] == {"seconds": 0.0, "peak_megabytes": 0.0}
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
 
 
 def test_the_skin_network_names_images_of_any_side(cohort, tmp_path):
-    skin.train(*(cohort.select(split=split) for split in ("train", "validation")), tmp_path, steps=3)
+    reference_classifier.train(*(cohort.select(split=split) for split in ("train", "validation")), tmp_path, steps=3)
     images = cohort.images(64)[:20]
-    assert (skin._reduced(images) == images).all()
+    assert (reference_classifier._reduced(images) == images).all()
     large = images.repeat(2, axis=1).repeat(2, axis=2)
-    found = skin.probabilities(tmp_path, large).to_numpy().argmax(axis=1)
-    assert skin.named(tmp_path, large).tolist() == [skin.CODES[place] for place in found]
+    found = reference_classifier.probabilities(tmp_path, large).to_numpy().argmax(axis=1)
+    assert reference_classifier.named(tmp_path, large).tolist() == [
+        reference_classifier.CODES[place] for place in found
+    ]
 
 
 def test_the_floor_halves_real_images_by_lesion(monkeypatch):
@@ -138,7 +142,7 @@ def test_the_floor_halves_real_images_by_lesion(monkeypatch):
         return kid(first, second)
 
     monkeypatch.setattr(quality, "kid", watched)
-    monkeypatch.setattr(adaptation.skin, "named", lambda folder, images: np.repeat("mel", len(images)))
+    monkeypatch.setattr(teaching.skin, "named", lambda folder, images: np.repeat("mel", len(images)))
     random = np.random.default_rng(0)
     lesions = np.tile(np.arange(12), 2)  # in file order the second half are sisters of the first
     real = random.normal(size=(12, 8))[lesions] + 0.01 * random.normal(size=(24, 8))
@@ -148,7 +152,7 @@ def test_the_floor_halves_real_images_by_lesion(monkeypatch):
         groups = {"mel": [f"lesion {place:02}" for place in lesions[order]]}
         seen = {"a": {"mel": random.normal(size=(6, 8))}}
         images = {"a": {"mel": np.zeros((6, 8, 8, 3), np.uint8)}}
-        return adaptation.judged(images, seen, {"mel": real[order]}, groups, None, seed)["floor"].item()
+        return teaching.judged(images, seen, {"mel": real[order]}, groups, None, seed)["floor"].item()
 
     found = floor(np.arange(24), 0)
     assert met and all(not set(first[:, 0]) & set(second[:, 0]) for first, second in met)
@@ -162,7 +166,7 @@ def test_a_gain_is_found_and_its_interval_holds_it():
     random = np.random.default_rng(0)
     known = {code: random.normal(size=(60, 16)) for code in PAIR}
     far, near = ({code: random.normal(shift, size=(40, 16)) for code in PAIR} for shift in (1.0, 0.3))
-    gained = adaptation.gains({"unadapted": far, "nearer": near, "farther": far}, known, 40, seed=1)
+    gained = teaching.gains({"unadapted": far, "nearer": near, "farther": far}, known, 40, seed=1)
     assert gained.loc["nearer", "low"] > 0 and gained.loc["farther"].abs().max() < 1e-6
     assert gained.loc["nearer", "low"] < gained.loc["nearer", "gain"] < gained.loc["nearer", "high"]
 
@@ -172,8 +176,8 @@ def test_the_interval_of_a_gain_is_named_after_it():
     table = pd.DataFrame({"trial": ["unadapted", "a"], "entity": "mel", "n": 4, "kid": [9.0, 5.0], "floor": 1.0,
                           "named": [1, 3]})  # fmt: skip
     gained = pd.DataFrame({"gain": [0.0, 4.0], "low": [0.0, 3.0], "high": [0.0, 5.0]}, ["unadapted", "a"])
-    trials = [adaptation.Trial(name, None, {}, {"steps": 1}) for name in gained.index]
-    own = adaptation.overview(table, gained.rename_axis("trial"), trials).loc["a"]
+    trials = [teaching.Trial(name, None, {}, {"steps": 1}) for name in gained.index]
+    own = teaching.overview(table, gained.rename_axis("trial"), trials).loc["a"]
     assert own[["kid", "gain", "gain_low", "gain_high"]].tolist() == [5, 4, 3, 5]
     assert not {"kid_low", "kid_high"} & set(own.index)
 
@@ -186,14 +190,14 @@ def test_the_memory_of_another_run_is_not_remembered(tmp_path, monkeypatch):
     def peak():
         yield [next(grown)]
 
-    monkeypatch.setattr(adaptation, "_peak_memory", peak)
-    monkeypatch.setattr(adaptation.finetune, "train", lambda *arguments, **more: pd.DataFrame())
-    monkeypatch.setattr(adaptation, "read_notes", lambda folder: {"origin": next(origins)})
-    assert [adaptation._train(None, None, None, config, tmp_path)[1] for _ in range(3)] == [300, 300, 20]
+    monkeypatch.setattr(teaching, "_peak_memory", peak)
+    monkeypatch.setattr(teaching.finetune, "train", lambda *arguments, **more: pd.DataFrame())
+    monkeypatch.setattr(teaching, "read_notes", lambda folder: {"origin": next(origins)})
+    assert [teaching._train(None, None, None, config, tmp_path)[1] for _ in range(3)] == [300, 300, 20]
 
 
 def test_memory_is_measured_while_it_is_held():
-    with adaptation._peak_memory() as peak:
+    with teaching._peak_memory() as peak:
         block = np.ones(25_000_000)  # 200 MB, held for a few looks
         time.sleep(0.2)
         del block

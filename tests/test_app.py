@@ -14,15 +14,16 @@ from browser import CHROMIUM, FLAGS, Server
 from conftest import ROOT
 from PIL import Image
 
-from dermstudy import app, glide, paint
+from dermstudy.diffusion import glide
 from dermstudy.files import InputError
+from dermstudy.web import app, generator
 
 MINI = ROOT / "weights" / "glide-mini"
 
 
 @pytest.fixture(scope="module")
 def painter():
-    return paint.Painter(MINI, upsample_steps=2)
+    return generator.Painter(MINI, upsample_steps=2)
 
 
 @pytest.mark.parametrize(
@@ -41,17 +42,17 @@ def painter():
 )
 def test_a_wish_out_of_bounds_is_named(form, message):
     with pytest.raises(InputError, match=message):
-        paint.checked(*form)
+        generator.checked(*form)
 
 
 def test_one_seed_one_image_and_its_mark(painter):
-    wish = paint.checked("melanoma", 3.0, 3, 7, 2)
+    wish = generator.checked("melanoma", 3.0, 3, 7, 2)
     told = []
     images = painter.paint(wish, lambda *line: told.append(line))
-    alone = painter.paint(paint.checked("melanoma", 3.0, 3, 8, 1))
+    alone = painter.paint(generator.checked("melanoma", 3.0, 3, 8, 1))
     assert images.shape == (2, 256, 256, 3) and np.abs(images[1].astype(int) - alone[0]).mean() < 1
     assert (3, 3, "painting") in told and (1, 2, "enlarging") in told
-    content = Image.open(io.BytesIO(paint.png(images[0], painter.name, wish, 0)))
+    content = Image.open(io.BytesIO(generator.png(images[0], painter.name, wish, 0)))
     notes = content.text
     assert notes["prompt"] == "melanoma" and notes["seed"] == "7" and notes["model"].startswith("glide-mini ")
     assert "dermstudy" in notes["Software"] and "not for diagnosis" in notes["Description"]
@@ -61,15 +62,15 @@ def test_one_seed_one_image_and_its_mark(painter):
 
 
 def test_repainting_leaves_the_rest_alone(painter):
-    image = painter.paint(paint.checked("melanocytic nevus", 3.0, 3, 0, 1))[0]
+    image = painter.paint(generator.checked("melanocytic nevus", 3.0, 3, 0, 1))[0]
     mask = np.zeros((256, 256), bool)
     mask[100:160, 90:170] = True
-    result = painter.repaint(paint.checked("melanoma", 3.0, 3, 1, 1), image, mask)[0]
+    result = painter.repaint(generator.checked("melanoma", 3.0, 3, 1, 1), image, mask)[0]
     assert np.array_equal(result[~mask], image[~mask])
     assert np.abs(result[mask].astype(int) - image[mask]).mean() > 3
     for wrong, message in ((mask & False, "Nothing is marked"), (mask | True, "The whole image is marked")):
         with pytest.raises(InputError, match=message):
-            painter.repaint(paint.checked("melanoma", 3.0, 3, 1, 1), image, wrong)
+            painter.repaint(generator.checked("melanoma", 3.0, 3, 1, 1), image, wrong)
 
 
 def test_a_blend_runs_from_the_first_to_the_second(painter):
@@ -89,15 +90,15 @@ def test_a_blend_runs_from_the_first_to_the_second(painter):
 @pytest.mark.parametrize("content", [b"no image", b"\xff\xd8 broken", b"GIF89a" + b"0" * 40])
 def test_an_upload_that_is_no_image(content):
     with pytest.raises(InputError, match="The file is no image that can be read"):
-        paint.opened(content, 256)
+        generator.opened(content, 256)
 
 
 def test_uploads_are_bounded_and_cropped():
     with pytest.raises(InputError, match="The file has 6.0 MB: keep it to 5"):
-        paint.opened(b"0" * 6_000_000, 256)
+        generator.opened(b"0" * 6_000_000, 256)
     stream = io.BytesIO()
     Image.fromarray(np.tile(np.arange(300, dtype=np.uint8)[None, :, None], (100, 1, 3))).save(stream, format="PNG")
-    assert paint.opened(stream.getvalue(), 64).shape == (64, 64, 3)
+    assert generator.opened(stream.getvalue(), 64).shape == (64, 64, 3)
 
 
 def test_a_drawing_without_an_image():

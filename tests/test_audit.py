@@ -5,29 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dermstudy import audit, paper
 from dermstudy.entities import CODES, HAM10000_IMAGES
 from dermstudy.files import InputError
-from dermstudy.readers import workbook
+from dermstudy.published import arithmetic, paper
 
 
 def test_the_reader_is_determined():
-    assert audit.source_matrices() == [workbook.SOURCE_MATRIX]
-    assert audit.consistent_margins() == [tuple(zip(workbook.CORRECT, workbook.PREDICTED, strict=True))]
-    assert audit.subset_counts() == [(workbook.CORRECT_ON_AI, 28)]
+    assert arithmetic.source_matrices() == [paper.SOURCE_MATRIX]
+    assert arithmetic.consistent_margins() == [tuple(zip(paper.CORRECT, paper.PREDICTED, strict=True))]
+    assert arithmetic.subset_counts() == [(paper.CORRECT_ON_AI, 28)]
 
 
 def test_the_two_readings_of_the_classes():
-    assert audit.label_encoder_order() == ("akiec", "bcc", "bkl", "df", "nv", "mel", "vasc")
-    table = audit.readings().round(2)
+    assert arithmetic.label_encoder_order() == ("akiec", "bcc", "bkl", "df", "nv", "mel", "vasc")
+    table = arithmetic.readings().round(2)
     assert table["legend"].tolist() == [0.68, 0.50, 0.69]
     assert table["label_encoder"].tolist() == [0.86, 0.65, 0.81]
     assert table["printed"].tolist() == [0.86, 0.65, 0.80]
     by_hand = sum(
         HAM10000_IMAGES[c] * r
-        for c, r in zip(audit.label_encoder_order(), paper.by_class("combined")["recall"], strict=True)
+        for c, r in zip(arithmetic.label_encoder_order(), paper.by_class("combined")["recall"], strict=True)
     )
-    assert audit.readings().loc["combined", "label_encoder"] == pytest.approx(by_hand / 10_015)
+    assert arithmetic.readings().loc["combined", "label_encoder"] == pytest.approx(by_hand / 10_015)
 
 
 def test_table_1_overall_is_the_unweighted_mean():
@@ -46,7 +45,7 @@ def test_tables_2_and_3_share_the_combined_arm_and_their_averages():
 
 def test_findings_say_what_design_found():
     quality, reader, classifier, ablation = (
-        audit.findings(name) for name in ("quality", "reader", "classifier", "ablation")
+        arithmetic.findings(name) for name in ("quality", "reader", "classifier", "ablation")
     )
     assert "-0.86" in " ".join(quality["result"])
     assert "class 5 (basal cell carcinoma), 0.48" in " ".join(reader["result"])
@@ -55,12 +54,12 @@ def test_findings_say_what_design_found():
     assert higher in " ".join(ablation["result"]) and "0.67" in " ".join(ablation["result"])
     assert not quality.isna().any().any()
     with pytest.raises(InputError, match="unknown audit section"):
-        audit.findings("table")
+        arithmetic.findings("table")
 
 
 def test_share_bounds_hold_every_share_that_prints_the_table():
     """Against a literal search: random shares that print the averages never leave the bounds of linear programming."""
-    bounds, table, summary = audit.share_bounds("combined"), paper.by_class("combined"), paper.summary("combined")
+    bounds, table, summary = arithmetic.share_bounds("combined"), paper.by_class("combined"), paper.summary("combined")
     random = np.random.default_rng(0)
     shares = random.dirichlet([0.6] * 4 + [4] + [0.6] * 2, 200_000)
     fits = np.ones(len(shares), bool)

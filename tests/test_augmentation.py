@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dermstudy import augmentation
-from dermstudy.backends import import_keras
+from dermstudy.classification import augmentation
+from dermstudy.tensorflow_setup import import_keras
 
 SIDE = 16
 

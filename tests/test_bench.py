@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dermstudy import bench
+from dermstudy.maintenance import glide_speed
 
 
 def test_without_a_copy_of_upstream_a_line_says_so(monkeypatch, capsys, tmp_path):
@@ -12,20 +12,20 @@ def test_without_a_copy_of_upstream_a_line_says_so(monkeypatch, capsys, tmp_path
         monkeypatch.delenv("GLIDE_TEXT2IM", raising=False)
         if folder is not None:
             monkeypatch.setenv("GLIDE_TEXT2IM", folder)
-        assert bench.main(["--images", "0"]) == 0
+        assert glide_speed.main(["--images", "0"]) == 0
         assert "GLIDE skipped: set GLIDE_TEXT2IM" in capsys.readouterr().out
 
 
 def test_feature_rates_name_what_was_measured(capsys):
-    bench.feature_rates(images=2)
+    glide_speed.feature_rates(images=2)
     output = capsys.readouterr().out
     assert "FID-Inception features:" in output and "from 2 images measured" in output
 
 
 def test_limits_count_the_network_and_name_every_case(capsys, monkeypatch):
-    assert bench.operations("base", 2) == pytest.approx(2 * bench.operations("base", 1), rel=1e-3)
-    monkeypatch.setattr(bench, "matrix_rate", lambda: 1e12)
-    bench.limits()
+    assert glide_speed.operations("base", 2) == pytest.approx(2 * glide_speed.operations("base", 1), rel=1e-3)
+    monkeypatch.setattr(glide_speed, "matrix_rate", lambda: 1e12)
+    glide_speed.limits()
     lines = capsys.readouterr().out.strip().splitlines()
-    assert [line[:24].strip() for line in lines[1:]] == list(bench.CASES)
+    assert [line[:24].strip() for line in lines[1:]] == list(glide_speed.CASES)
     assert all(float(line.split()[-1]) == pytest.approx(float(line.split()[-2]) / 1000, abs=0.01) for line in lines[1:])

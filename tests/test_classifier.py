@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from dermstudy import arms, classifier, dataset, intervals, scores, splits
+from dermstudy import intervals
+from dermstudy.classification import classifier, scores, training_sets
+from dermstudy.data import dataset, splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
@@ -47,9 +49,9 @@ def test_labels_are_fixed_by_name():
     assert list(scores.report(predictions).index) == [*CODES, "accuracy", "macro avg", "weighted avg"]
 
 
-@pytest.mark.parametrize("arm", arms.ARMS)
+@pytest.mark.parametrize("arm", training_sets.ARMS)
 def test_audited_arms_keep_lesions_and_synthetic_images_apart(cohort, synthetic, arm):
-    made = arms.make_arm("audited", arm, cohort, synthetic, 0)
+    made = training_sets.make_arm("audited", arm, cohort, synthetic, 0)
     test = made.rows("test")
     assert test["kind"].eq("original").all() and test["split"].eq("test").all()
     for part in ("train", "fit_until"):
@@ -69,14 +71,14 @@ def test_no_lesion_on_both_sides_of_any_audited_split(seed, most):
     originals = dataset.Cohort("random", None, frame, "")
     fakes = frame.assign(source_image_id=frame["image_id"], image_id="s" + frame["image_id"])
     made = dataset.Cohort("synthetic", None, fakes[["image_id", "dx", "file", "caption", "source_image_id"]], "")
-    for arm in arms.ARMS:
-        parts = {part: set(arms.make_arm("audited", arm, originals, made, seed).rows(part)["group"])
+    for arm in training_sets.ARMS:
+        parts = {part: set(training_sets.make_arm("audited", arm, originals, made, seed).rows(part)["group"])
                  for part in ("train", "fit_until", "test")}  # fmt: skip
         assert not parts["train"] & parts["test"] and not parts["train"] & parts["fit_until"]
 
 
 def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
-    arm = arms.make_arm("as published", "combined", cohort, synthetic, 0)
+    arm = training_sets.make_arm("as published", "combined", cohort, synthetic, 0)
     assert arm.fit_until is arm.test and set(arm.rows("test")["kind"]) == {"original", "synthetic"}
     sizes = len(arm.rows("train")), len(arm.rows("test"))
     assert sum(sizes) == len(cohort) + len(synthetic) and abs(sizes[1] / sum(sizes) - 0.2) < 0.01
@@ -84,7 +86,7 @@ def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
 
 
 def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
-    arm = arms.make_arm("audited", "original", cohort, synthetic, 0)
+    arm = training_sets.make_arm("audited", "original", cohort, synthetic, 0)
     first = classifier.train_once(arm, SMALL, 0, tmp_path)
     again = classifier.train(arm, SMALL, 0, lambda line: None)
     other = classifier.train(arm, SMALL, 1, lambda line: None)
@@ -100,7 +102,7 @@ def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
 
 def test_early_stopping_restores_the_best_weights(cohort, synthetic):
     """With a learning rate that throws the network about, the kept loss is the smallest, not the last."""
-    arm = arms.make_arm("audited", "original", cohort, synthetic, 0)
+    arm = training_sets.make_arm("audited", "original", cohort, synthetic, 0)
     arm = replace(arm, test=arm.fit_until)
     result = classifier.train(arm, replace(SMALL, epochs=8, learning_rate=0.05, patience=2), 3, lambda line: None)
     rows = result.predictions
@@ -147,9 +149,9 @@ def test_scores_and_floor_by_hand():
 def test_an_absent_entity_is_named(cohort, synthetic):
     without = cohort.select(dx=[code for code in CODES if code != "df"])
     with pytest.raises(InputError, match="audited, original arm: no train image of dermatofibroma"):
-        arms.make_arm("audited", "original", without, synthetic, 0)
+        training_sets.make_arm("audited", "original", without, synthetic, 0)
     with pytest.raises(InputError, match="unknown arm 'both'"):
-        arms.make_arm("audited", "both", cohort, synthetic, 0)
+        training_sets.make_arm("audited", "both", cohort, synthetic, 0)
 
 
 def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path):
@@ -157,7 +159,7 @@ def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 not an image")
     frame.loc[frame.index[frame["split"] == "train"][3], "file"] = str(bad)
-    arm = arms.make_arm("audited", "original", replace(cohort, frame=frame), synthetic, 0)
+    arm = training_sets.make_arm("audited", "original", replace(cohort, frame=frame), synthetic, 0)
     with pytest.raises(InputError, match="bad.jpg is not an image"):
         classifier.train_once(arm, SMALL, 0, tmp_path / "runs")
     assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
@@ -210,29 +212,36 @@ def test_calibration_error_by_hand():
 
 
 def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
-    steps = arms.ladder(cohort, synthetic, synthetic, 0)
-    assert list(steps) == [name for name in arms.LADDER if name != arms.LADDER[1]]
+    steps = training_sets.ladder(cohort, synthetic, synthetic, 0)
+    assert list(steps) == [name for name in training_sets.LADDER if name != training_sets.LADDER[1]]
     ids = {name: {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
            for name, arm in steps.items()}  # fmt: skip
-    apart, stopped, safe = (ids[name] for name in arms.LADDER[2:])
+    apart, stopped, safe = (ids[name] for name in training_sets.LADDER[2:])
     assert apart["train"] == stopped["train"] and apart["test"] == stopped["test"] == apart["fit_until"]
     assert stopped["fit_until"] != apart["fit_until"] and stopped == safe
-    assert steps[arms.LADDER[4]].rows("test")["kind"].eq("original").all()
-    originals = steps[arms.LADDER[2]].rows("train").query("kind == 'original'")
-    assert not set(originals["group"]) & set(steps[arms.LADDER[2]].rows("test")["group"])
-    assert list(arms.ladder(cohort, synthetic, None, 0)) == [arms.LADDER[0], *arms.LADDER[2:4]]
+    assert steps[training_sets.LADDER[4]].rows("test")["kind"].eq("original").all()
+    originals = steps[training_sets.LADDER[2]].rows("train").query("kind == 'original'")
+    assert not set(originals["group"]) & set(steps[training_sets.LADDER[2]].rows("test")["group"])
+    assert list(training_sets.ladder(cohort, synthetic, None, 0)) == [
+        training_sets.LADDER[0],
+        *training_sets.LADDER[2:4],
+    ]
 
 
 def test_a_limit_leaves_the_tests_and_the_synthetic_images_alone(cohort, synthetic):
-    for name in (*arms.ARMS, "class weights", "ratio 1"):
-        whole, part = (arms.make_arm("audited", name, cohort, synthetic, 0, limit=limit) for limit in (0, 60))
+    for name in (*training_sets.ARMS, "class weights", "ratio 1"):
+        whole, part = (training_sets.make_arm("audited", name, cohort, synthetic, 0, limit=limit) for limit in (0, 60))
         assert whole.rows("test")["image_id"].tolist() == part.rows("test")["image_id"].tolist()
         kinds = [arm.rows("train")["kind"].value_counts() for arm in (whole, part)]
         assert kinds[0].get("synthetic", 0) == kinds[1].get("synthetic", 0) or name == "ratio 1"
         assert name == "synthetic" or kinds[1]["original"] < kinds[0]["original"]
-    every = [arms.make_arm("audited", arms.EVERY, cohort, synthetic, 0, limit=limit) for limit in (0, 60)]
+    every = [
+        training_sets.make_arm("audited", training_sets.EVERY, cohort, synthetic, 0, limit=limit) for limit in (0, 60)
+    ]
     assert every[0].rows("train")["image_id"].tolist() == every[1].rows("train")["image_id"].tolist()
-    assert len(arms.make_arm("as published", "original", cohort, synthetic, 0, limit=60).rows("train")) < len(cohort)
+    assert len(training_sets.make_arm("as published", "original", cohort, synthetic, 0, limit=60).rows("train")) < len(
+        cohort
+    )
 
 
 def test_a_network_beside_readers_by_hand():
@@ -249,7 +258,7 @@ def test_a_network_beside_readers_by_hand():
 
 
 def test_runs_side_by_side_are_the_runs_one_by_one(cohort, synthetic, tmp_path):
-    chosen = {name: arms.make_arm("audited", name, cohort, synthetic, 0) for name in ("original", "combined")}
+    chosen = {name: training_sets.make_arm("audited", name, cohort, synthetic, 0) for name in ("original", "combined")}
     settings = replace(SMALL, precision="bf16")
     together = classifier.train_all(chosen, settings, [0, 1], tmp_path / "two", workers=2)
     columns = list(classifier.encoded_codes())
@@ -282,25 +291,25 @@ def test_worth_pairs_what_both_tests_share():
 
 
 def test_controls_have_the_combined_arms_budget(cohort, synthetic):
-    budget = len(arms.make_arm("audited", "combined", cohort, synthetic, 0).rows("train"))
-    for name in arms.CONTROLS:
-        arm = arms.make_arm("audited", name, cohort, synthetic, 0)
+    budget = len(training_sets.make_arm("audited", "combined", cohort, synthetic, 0).rows("train"))
+    for name in training_sets.CONTROLS:
+        arm = training_sets.make_arm("audited", name, cohort, synthetic, 0)
         assert arm.changes["images_per_epoch"] == budget and arm.rows("train")["kind"].eq("original").all()
-    counts = arms.make_arm("audited", "oversampling", cohort, synthetic, 0).rows("train")["dx"].value_counts()
+    counts = training_sets.make_arm("audited", "oversampling", cohort, synthetic, 0).rows("train")["dx"].value_counts()
     assert counts.nunique() == 1
-    doses = {ratio: arms.make_arm("audited", f"ratio {ratio}", cohort, synthetic, 0) for ratio in (0, 0.5, 2)}
+    doses = {ratio: training_sets.make_arm("audited", f"ratio {ratio}", cohort, synthetic, 0) for ratio in (0, 0.5, 2)}
     originals = {ratio: arm.train[0].frame["image_id"].tolist() for ratio, arm in doses.items()}
     assert originals[0] == originals[0.5] == originals[2] and len(doses[0].train) == 1
     sizes = [arm.rows("train")["kind"].eq("synthetic").sum() / len(originals[0]) for arm in doses.values()]
     assert sizes == pytest.approx([0, 0.5, 2], abs=0.35)
     with pytest.raises(InputError, match="unknown arm 'ratio 5'"):
-        arms.make_arm("audited", "ratio 5", cohort, synthetic, 0)
+        training_sets.make_arm("audited", "ratio 5", cohort, synthetic, 0)
 
 
 @pytest.mark.parametrize("model", classifier.MODELS[1:])
 def test_residual_networks_learn_from_the_same_flow(cohort, synthetic, model):
     small = cohort.select(image_id=cohort.frame.groupby(["dx", "split"]).head(2)["image_id"])
-    arm = arms.make_arm("audited", "class weights", small, synthetic, 0)
+    arm = training_sets.make_arm("audited", "class weights", small, synthetic, 0)
     result = classifier.train(arm, replace(SMALL, model=model, epochs=1), 0, lambda line: None)
     assert np.allclose(result.predictions[list(CODES)].sum(axis=1), 1, atol=1e-4)
     with pytest.raises(InputError, match="unknown classifier 'VGG'"):

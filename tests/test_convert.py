@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dermstudy import architecture, cli, convert, glide
+from dermstudy import cli
+from dermstudy.diffusion import architecture, convert, glide
 from dermstudy.files import InputError
 
 SMALL = replace(architecture.PRESETS["tiny-base"], channels=32, multipliers=(1, 2), blocks=2, attention_sides=(32,),

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermstudy import cli, dataset, lookalikes, splits
+from dermstudy import cli
+from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.entities import CODES, HAM10000_IMAGES
 from dermstudy.files import InputError
 
@@ -240,10 +241,10 @@ def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
         turned = image.transpose(Image.Transpose.ROTATE_90).point(lambda value: min(255, int(value * 1.1)))
     turned.save(root / second.file, quality=80)
     cohort = dataset.load_folder(root)
-    pairs, counts = lookalikes.look_alikes(cohort)
+    pairs, counts = near_duplicates.look_alikes(cohort)
     assert counts["false_alarms"] == 0
     assert pairs[["image_id", "other_image_id"]].to_numpy().tolist() == [[first.image_id, second.image_id]]
-    groups = lookalikes.join_groups(cohort.frame, pairs)
+    groups = near_duplicates.join_groups(cohort.frame, pairs)
     joined = groups[cohort.frame["lesion_id"].isin([first.lesion_id, second.lesion_id])]
     assert joined.nunique() == 1 and groups.nunique() == cohort.frame["lesion_id"].nunique() - 1
 
@@ -251,12 +252,12 @@ def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
 def test_the_search_finds_what_an_audit_confirmed(ham10000):
     """Most of the 18 pairs that a published audit confirmed by hand, among images of other patients."""
     cohort = dataset.load_folder(ham10000)
-    known = lookalikes.confirmed_pairs(cohort.frame).query("source == 'published audit'")
+    known = near_duplicates.confirmed_pairs(cohort.frame).query("source == 'published audit'")
     assert len(known) == 18
     ids = [*known["image_id"], *known["other_image_id"]]
     strangers = cohort.frame[~cohort.frame["lesion_id"].isin(cohort.frame.set_index("image_id").loc[ids, "lesion_id"])]
     ids += strangers.drop_duplicates("lesion_id").sample(120, random_state=0)["image_id"].tolist()
-    found, counts = lookalikes.look_alikes(cohort.select(image_id=ids))
+    found, counts = near_duplicates.look_alikes(cohort.select(image_id=ids))
     pairs = {frozenset(pair) for pair in known[["image_id", "other_image_id"]].to_numpy()}
     hits = {frozenset(pair) for pair in found[["image_id", "other_image_id"]].to_numpy()}
     assert len(hits & pairs) >= 13, counts
@@ -265,8 +266,8 @@ def test_the_search_finds_what_an_audit_confirmed(ham10000):
 
 def test_the_split_of_ham10000_is_what_the_code_makes(ham10000):
     frame = dataset.load_folder(ham10000).frame
-    known = lookalikes.confirmed_pairs(frame)
-    frame["group"] = lookalikes.join_groups(frame, known)
+    known = near_duplicates.confirmed_pairs(frame)
+    frame["group"] = near_duplicates.join_groups(frame, known)
     frame["split"] = splits.lesion_split(frame, splits.HAM10000_SEED)
     frame["subset"] = splits.nested_subset(frame, splits.HAM10000_SEED)
     shipped = pd.read_csv(ROOT / "weights" / "ham10000-split.csv").set_index("image_id").loc[frame["image_id"]]

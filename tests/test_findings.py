@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, findings, paper, workspace
+from dermstudy import cli, workspace
 from dermstudy.files import InputError
+from dermstudy.published import paper
+from dermstudy.runner import findings
 
 DEMO = workspace.Workspace(ROOT / "results" / "demo")
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dermstudy import architecture, batches, checkpoints, finetune, glide
+from dermstudy.diffusion import architecture, batches, checkpoints, finetune, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "dermatofibroma"] * 4

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from dermstudy import fingerprints
 from dermstudy.files import InputError
+from dermstudy.runner import fingerprints
 
 NOTEBOOK = """
 from study import figures
@@ -193,7 +193,7 @@ def test_a_comment_in_a_cell_is_no_other_source(tmp_path):
 
 
 def test_older_results_are_named(tmp_path):
-    from dermstudy.profiles import declared_parameters, load_profile, notebooks, resolve
+    from dermstudy.runner.profiles import declared_parameters, load_profile, notebooks, resolve
 
     given = resolve(load_profile("smoke"), "results/smoke")
     entries = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dermstudy import architecture, convert, glide
+from dermstudy.diffusion import architecture, convert, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "basal cell carcinoma on the back", "a dermatoscopic image of dermatofibroma"]

@@ -11,7 +11,8 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
-from dermstudy import adaptation, architecture, finetune, glide, inversion
+from dermstudy.adaptation import inversion, teaching
+from dermstudy.diffusion import architecture, finetune, glide
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "a dermatoscopic image of melanoma", "dermatofibroma"]
@@ -108,9 +109,9 @@ def test_a_caption_that_would_lose_learned_vectors_is_refused(model):
 
 
 def test_more_vectors_than_a_caption_holds_are_refused_before_any_training(model):
-    assert adaptation.inversion_settings(model, [1, 16, 32], [100, 50]) == [(1, 100), (16, 100), (32, 100), (32, 50)]
+    assert teaching.inversion_settings(model, [1, 16, 32], [100, 50]) == [(1, 100), (16, 100), (32, 100), (32, 50)]
     with pytest.raises(InputError, match="64 vectors an entity: give 1 to 32, the longest caption in tokens"):
-        adaptation.inversion_settings(model, [1, 16, 64], [100, 50])
+        teaching.inversion_settings(model, [1, 16, 64], [100, 50])
     with pytest.raises(InputError, match="40 vectors an entity: give 1 to 32"):
         inversion.give(model, "<a>", torch.zeros(40, 32))
 

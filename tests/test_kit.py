@@ -17,7 +17,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from dermstudy import cli, dataset, intervals
+from dermstudy import cli, intervals
+from dermstudy.data import dataset
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.readers import kit, statistics, store, workbook

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import paper, profiles, study
+from dermstudy.published import paper
 from dermstudy.readers import analysis
+from dermstudy.runner import profiles, study
 
 STEMS = [notebook.stem for notebook in profiles.notebooks()]
 MEASURED = {"seconds", "peak_megabytes"}  # of the machine, not of the study

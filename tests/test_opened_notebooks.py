@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
-from dermstudy import profiles
+from dermstudy.runner import profiles
 
-NEEDED = re.compile(r"ws\.need\(|dataset\.open_source\(")
+NEEDED = re.compile(r"ws\.need\(|\.open_source\(")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from dermstudy import dataset, phantom
+from dermstudy.data import dataset
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
+from dermstudy.phantom import cohort as phantom
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):

@@ -14,7 +14,8 @@ from conftest import ROOT
 from PIL import Image
 from scipy import ndimage
 
-from dermstudy import dataset, figures
+from dermstudy import figures
+from dermstudy.data import dataset
 
 SMALLEST = 32  # pixels: no tile of a figure is smaller
 SAME = 32  # of 256 bits: an original redrawn differs from itself in up to 18, synthetic images in 46 and more

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dermstudy import architecture, glide, processor
+from dermstudy import processor
+from dermstudy.diffusion import architecture, glide
 
 
 @pytest.mark.parametrize(

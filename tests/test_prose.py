@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from dermstudy import fingerprints, prose, workspace
+from dermstudy import workspace
 from dermstudy.files import InputError
+from dermstudy.runner import fingerprints, words
 
 
 @pytest.fixture
@@ -21,18 +22,18 @@ def run(tmp_path, monkeypatch):
     executed = nbformat.read(ROOT / "results" / "demo" / source.name, as_version=4)
     executed.metadata["dermstudy"]["source"] = fingerprints.source_hash(source)  # as if today's code had made it
     nbformat.write(executed, tmp_path / "results" / source.name)
-    monkeypatch.setattr(prose, "notebooks", lambda: sorted((tmp_path / "notebooks").glob("*.ipynb")))
+    monkeypatch.setattr(words, "notebooks", lambda: sorted((tmp_path / "notebooks").glob("*.ipynb")))
     return tmp_path / "notebooks" / "05_dermatologist_study.ipynb", workspace.Workspace(tmp_path / "results")
 
 
 def test_words_change_and_outputs_stay(run):
     source, space = run
-    prose.refresh(space)
+    words.refresh(space)
     before = nbformat.read(space.root / source.name, as_version=4)
     content = nbformat.read(source, as_version=4)
     content.cells[0].source += "\n\nOne sentence more."
     nbformat.write(content, source)
-    assert prose.refresh(space) == [source.stem] and prose.refresh(space) == []
+    assert words.refresh(space) == [source.stem] and words.refresh(space) == []
     after = nbformat.read(space.root / source.name, as_version=4)
     assert after.cells[0].source.endswith("One sentence more.") and after.metadata == before.metadata
     outputs = [[cell.outputs for cell in nb.cells if cell.cell_type == "code"] for nb in (before, after)]
@@ -46,6 +47,6 @@ def test_other_code_is_refused(run):
     nbformat.write(content, source)
     before = (space.root / source.name).read_bytes()
     with pytest.raises(InputError, match="made by other code"):
-        prose.refresh(space)
+        words.refresh(space)
     assert (space.root / source.name).read_bytes() == before
     assert fingerprints.source_hash(source)

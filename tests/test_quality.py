@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermstudy import dataset, encoders, metrics, paper, quality, skin
+from dermstudy.data import dataset
 from dermstudy.entities import CODES
+from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
 from dermstudy.files import InputError
+from dermstudy.published import paper
 
 FROZEN = {"fid": 406.839, "kid": 279.876}  # KID times 1,000
 
@@ -184,7 +186,7 @@ def test_one_image_a_lesion_before_any_second():
         (lambda f: metrics.ms_ssim(*np.zeros((2, 1, 128, 128, 3), np.uint8)), "at least 176 x 176 pixels"),
         (lambda f: metrics.nearest(f, f[:0], f), "needs at least 1 images"),
         (lambda f: encoders.keras_encoder("none.h5"), "no weights none.h5"),
-        (lambda f: skin.encoder("nowhere"), "no skin encoder in nowhere"),
+        (lambda f: reference_classifier.encoder("nowhere"), "no skin encoder in nowhere"),
     ],
 )
 def test_bad_input_is_one_line(features, call, message):
@@ -273,18 +275,18 @@ def test_a_skin_network_is_known_by_all_that_trains_it(cohort, tmp_path, change,
     names = training.frame["image_id"]
     own = training.select(image_id=names[:20])
     fitted = []
-    monkeypatch.setattr(skin, "_fit", _watched(skin._fit, fitted))
-    monkeypatch.setattr(skin, "code_hash", lambda *objects: "the same")
-    skin.train(own, validation, tmp_path / "other", steps=1)
-    skin.train(own, validation, tmp_path / "other", steps=1)
+    monkeypatch.setattr(reference_classifier, "_fit", _watched(reference_classifier._fit, fitted))
+    monkeypatch.setattr(reference_classifier, "code_hash", lambda *objects: "the same")
+    reference_classifier.train(own, validation, tmp_path / "other", steps=1)
+    reference_classifier.train(own, validation, tmp_path / "other", steps=1)
     assert len(fitted) == 1
     if change == "images":
         own = training.select(image_id=names[20:40])
     elif change == "entities":
         own = replace(own, frame=own.frame.assign(dx=own.frame["dx"].to_numpy()[::-1]))
     else:
-        monkeypatch.setattr(skin, "code_hash", lambda *objects: "another")
-    skin.train(own, validation, tmp_path / "other", steps=1)
+        monkeypatch.setattr(reference_classifier, "code_hash", lambda *objects: "another")
+    reference_classifier.train(own, validation, tmp_path / "other", steps=1)
     assert len(fitted) == 2
 
 
@@ -305,19 +307,19 @@ def test_features_are_kept_by_the_code_that_makes_them(monkeypatch):
 
 def test_the_skin_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
     splits = [cohort.select(split=split) for split in ("train", "validation")]
-    accuracy = skin.train(*splits, tmp_path / "skin", steps=60, seed=1)
-    predicted = skin._scores(skin._network(1), splits[1].images(64)).argmax(axis=1)
-    before = np.mean(predicted == skin._labels(splits[1]))
+    accuracy = reference_classifier.train(*splits, tmp_path / "skin", steps=60, seed=1)
+    predicted = reference_classifier._scores(reference_classifier._network(1), splits[1].images(64)).argmax(axis=1)
+    before = np.mean(predicted == reference_classifier._labels(splits[1]))
     assert accuracy > before + 0.1 and "step 60/60" in capsys.readouterr().out
-    assert skin.train(*splits, tmp_path / "skin", steps=60, seed=1) == accuracy
+    assert reference_classifier.train(*splits, tmp_path / "skin", steps=60, seed=1) == accuracy
     assert "step" not in capsys.readouterr().out
-    encoder = skin.encoder(tmp_path / "skin")
+    encoder = reference_classifier.encoder(tmp_path / "skin")
     images = splits[1].images(96)
     features = encoder.features(images)
     assert features.shape == (len(images), 512) and np.allclose(encoder.features(images[:3]), features[:3], atol=1e-4)
     assert np.allclose((features**2).mean(axis=1), 1)
     with pytest.raises(InputError, match="needs steps and images"):
-        skin.train(*splits, tmp_path / "none", steps=0)
+        reference_classifier.train(*splits, tmp_path / "none", steps=0)
 
 
 def test_keras_inception_reads_a_weights_file(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermstudy import audit, intervals, paper
+from dermstudy import intervals
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
+from dermstudy.published import arithmetic, paper
 from dermstudy.readers import analysis, workbook
 
 
@@ -23,7 +24,7 @@ def test_the_reconstruction_has_the_papers_design(answers):
     assert answers["provenance"].eq(workbook.RECONSTRUCTION).all() and answers["image"].is_unique
     assert analysis.source_confusion(answers).tolist() == [[66, 4], [1, 69]]
     matrix = analysis.entity_confusion(answers)
-    assert tuple(matrix.diagonal()) == workbook.CORRECT and tuple(matrix.sum(axis=0)) == workbook.PREDICTED
+    assert tuple(matrix.diagonal()) == paper.CORRECT and tuple(matrix.sum(axis=0)) == paper.PREDICTED
     right = answers["entity"] == answers["entity_answer"]
     assert right.groupby(answers["source"]).sum().to_dict() == {"AI": 62, "original": 28}
 
@@ -43,7 +44,7 @@ def test_table_2_to_the_printed_digit(answers):
 def test_section_3_2_agrees_but_for_the_three_that_contradict_the_design(answers):
     recomputed = analysis.figures_of_section_3_2(answers)
     disagree = [(what, place) for what, place, printed in paper.READER_FIGURES
-                if not audit.prints_as(recomputed[what, place], printed)]  # fmt: skip
+                if not arithmetic.prints_as(recomputed[what, place], printed)]  # fmt: skip
     # With ten images an entity macro and weighted F1 are one number; each pair of printed ones differs.
     assert disagree == [("weighted F1", "entities, AI images"), ("macro F1", "entities, original images"),
                         ("weighted F1", "entities, original images")]  # fmt: skip
@@ -54,7 +55,7 @@ def test_section_3_2_agrees_but_for_the_three_that_contradict_the_design(answers
 @pytest.mark.parametrize("seed", range(5))
 def test_any_seed_prints_the_same_margins(seed):
     report = analysis.entity_report(workbook.reconstruct_published_reader(seed))
-    by_hand = np.mean([2 * c / (20 + p) for c, p in zip(workbook.CORRECT, workbook.PREDICTED, strict=True)])
+    by_hand = np.mean([2 * c / (20 + p) for c, p in zip(paper.CORRECT, paper.PREDICTED, strict=True)])
     assert report.loc["macro avg", "f1"] == pytest.approx(by_hand)
 
 

@@ -12,16 +12,18 @@ import pytest
 from conftest import ROOT
 from safetensors import safe_open
 
-from dermstudy import dataset, glide, release, splits
+from dermstudy.data import dataset, splits
+from dermstudy.diffusion import glide
 from dermstudy.files import InputError
+from dermstudy.maintenance import packing
 
 MINI = ROOT / "weights" / "glide-mini"
 HAM10000 = Path(os.environ.get("HAM10000", ROOT.parent / "shared" / "ham10000"))
 
 
 def test_every_shipped_file_is_the_one_that_was_packed():
-    assert release.verify(MINI) > 10
-    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= release.LARGEST
+    assert packing.verify(MINI) > 10
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= packing.LARGEST
 
 
 def test_no_shipped_file_names_a_machine():
@@ -39,7 +41,7 @@ def test_no_shipped_file_names_a_machine():
         ),
         (lambda folder: (folder / "README.md").unlink(), "README.md is missing"),
         (lambda folder: (folder / "more.txt").write_text("more"), "more.txt did not ship with the model"),
-        (lambda folder: (folder / release.CHECKSUMS).unlink(), "it is no shipped model"),
+        (lambda folder: (folder / packing.CHECKSUMS).unlink(), "it is no shipped model"),
     ],
 )
 def test_a_changed_folder_is_named(tmp_path, harm, message):
@@ -47,7 +49,7 @@ def test_a_changed_folder_is_named(tmp_path, harm, message):
     shutil.copytree(MINI, folder)
     harm(folder)
     with pytest.raises(InputError, match=message):
-        release.verify(folder)
+        packing.verify(folder)
 
 
 @pytest.mark.parametrize("part", ["base", "upsampler"])

@@ -7,8 +7,9 @@ import re
 import pytest
 from conftest import ROOT
 
-from dermstudy import cli, report, workspace
+from dermstudy import cli, workspace
 from dermstudy.files import InputError
+from dermstudy.runner import report
 
 DEMO = workspace.Workspace(ROOT / "results" / "demo")
 

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from dermstudy import fingerprints
+from dermstudy.runner import fingerprints
 
 LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
 WHOLE = ("demo", "ham10000")  # results in which every notebook has run
@@ -33,7 +33,7 @@ def test_committed_notebooks_are_those_of_the_manifest(folder):
             assert stamp[name] == entry[name], (stem, name)
         if stem not in old:
             words = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4)
-            assert _prose(executed) == _prose(words), f"{stem} has old words: dermstudy prose results/{folder.name}"
+            assert _prose(executed) == _prose(words), f"{stem} has old words: dermstudy reword results/{folder.name}"
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)

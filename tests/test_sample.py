@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dermstudy import architecture, dataset, files, glide, sample
+from dermstudy import files
+from dermstudy.data import dataset
+from dermstudy.diffusion import architecture, glide, sample
 from dermstudy.files import InputError
 
 

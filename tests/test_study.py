@@ -17,24 +17,14 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy import (
-    cli,
-    dataset,
-    executed,
-    fingerprints,
-    glide,
-    mini,
-    parallel,
-    processor,
-    profiles,
-    recipes,
-    release,
-    study,
-    workspace,
-)
+from dermstudy import cli, processor, workspace
+from dermstudy.data import dataset
+from dermstudy.diffusion import glide
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
+from dermstudy.maintenance import candidates, packing, samplers
 from dermstudy.readers import kit, workbook
+from dermstudy.runner import executed, fingerprints, parallel, profiles, study
 
 STEMS = [
     "00_dataset", "01_finetune", "02_upsample", "03_sample", "04_metrics", "05_dermatologist_study",
@@ -117,7 +107,7 @@ def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     results = tmp_path / "results"
     shutil.copytree(smoke / "artifacts" / "cohort", results / "artifacts" / "cohort")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
-               "dermstudy.parallel", "01", "smoke", "--results", str(results)]  # fmt: skip
+               "dermstudy.runner.parallel", "01", "smoke", "--results", str(results)]  # fmt: skip
     with study.locked(workspace.open_workspace(results)):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and done.stderr.count("another run is writing to") == 1
@@ -396,9 +386,9 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
     ("command", "arguments"),
     [
         (parallel, ["01", "smoke", "--results"]),
-        (mini, ["samplers", "--results"]),
-        (mini, ["pack", "mini", "--results"]),
-        (recipes, []),
+        (samplers, ["samplers", "--results"]),
+        (samplers, ["pack", "mini", "--results"]),
+        (candidates, []),
     ],
 )
 def test_no_command_writes_to_the_results_of_a_run(tmp_path, capsys, command, arguments):
@@ -419,7 +409,7 @@ def test_atomic_path_leaves_nothing_behind(tmp_path):
 
 
 def test_notebooks_are_sources_with_the_papers_values():
-    from dermstudy import paper
+    from dermstudy.published import paper
 
     for notebook in profiles.notebooks():
         content = nbformat.read(notebook, as_version=4)
@@ -436,37 +426,37 @@ def test_notebooks_are_sources_with_the_papers_values():
 
 
 def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mini, "SCALES", (1.0, 2.0))
-    monkeypatch.setattr(mini, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
-    monkeypatch.setattr(mini, "UPSAMPLER_STEPS", (("ancestral", "3"), ("dpm-solver", "2")))
+    monkeypatch.setattr(samplers, "SCALES", (1.0, 2.0))
+    monkeypatch.setattr(samplers, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
+    monkeypatch.setattr(samplers, "UPSAMPLER_STEPS", (("ancestral", "3"), ("dpm-solver", "2")))
     space = workspace.open_workspace(smoke)
-    mini.choose_samplers(space, count=14, skin_steps=5, ancestral=4)
+    samplers.choose_samplers(space, count=14, skin_steps=5, ancestral=4)
     assert pd.read_csv(space.tables / "mini_guidance.csv")["guidance_scale"].tolist() == [1.0, 2.0]
     steps = pd.read_csv(space.tables / "mini_steps.csv").set_index("sampler")
     assert steps.loc["ancestral", "ratio"] == 1.0 and len(steps) == 3
     assert pd.read_csv(space.tables / "mini_upsampler_steps.csv")["sampler"].iloc[-1] == "bicubic"
     out = tmp_path / "glide-mini"
     with pytest.raises(InputError, match="mini_recipes.csv is missing"):
-        release.pack(space, out)
+        packing.pack(space, out)
     assert not out.exists()
     recipe = {"candidate": ["baseline"], "parameters": [4.5], "steps": [80], "seconds": [40.0], "error": [0.1]}
     space.save_table(pd.DataFrame(recipe), "mini_recipes")
-    assert mini.main(["pack", str(out), "--results", str(smoke)]) == 0
-    assert "MB" in capsys.readouterr().out and release.verify(out) > 10
+    assert samplers.main(["pack", str(out), "--results", str(smoke)]) == 0
+    assert "MB" in capsys.readouterr().out and packing.verify(out) > 10
     text = (out / "README.md").read_text()
     assert "{" not in text and "vascular lesion" in text
     assert glide.load(out / "upsampler", glide.GlideUpsamplePipeline).unet.config.sample_size == 256
-    assert mini.main(["pack", str(out), "--results", str(tmp_path / "empty")]) == 2
+    assert samplers.main(["pack", str(out), "--results", str(tmp_path / "empty")]) == 2
     assert "from nothing, steps 12" in text and len(json.loads((out / "lineage.json").read_text())) == 1
     manifest = json.loads((space.root / "manifest.json").read_text())
     manifest["notebooks"]["01_finetune"]["parameters"]["START"] = str(out / "base")
     walk = tmp_path / "walk"
     shutil.copytree(space.root, walk, symlinks=True)
     (walk / "manifest.json").write_text(json.dumps(manifest))
-    release.pack(workspace.open_workspace(walk), out)  # the same run once more
+    packing.pack(workspace.open_workspace(walk), out)  # the same run once more
     assert len(json.loads((out / "lineage.json").read_text())) == 1
     manifest["notebooks"]["01_finetune"]["commit"] = "another"
     (walk / "manifest.json").write_text(json.dumps(manifest))
-    release.pack(workspace.open_workspace(walk), out)
-    assert release.verify(out) > 10 and (out / "tables" / "finetune_log_run1.csv").is_file()
+    packing.pack(workspace.open_workspace(walk), out)
+    assert packing.verify(out) > 10 and (out / "tables" / "finetune_log_run1.csv").is_file()
     assert "run 2, on from there: steps 12" in (out / "README.md").read_text()

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermstudy import cli, study, verify
+from dermstudy import cli
 from dermstudy.files import InputError
 from dermstudy.processor import instruction_set
+from dermstudy.runner import study, verify
 
 TABLE = "name,value,note\nfirst,100,a\nsecond,1.5,b\nthird,,c\n"
 

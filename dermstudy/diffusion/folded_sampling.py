@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler
 
-from dermstudy.architecture import tokenize
+from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.folded import (
     TIME_SCALE,
     FoldedDenoiser,
@@ -22,7 +22,7 @@ from dermstudy.diffusion.folded import (
     mixed,
     unfold,
 )
-from dermstudy.glide import to_float, to_uint8
+from dermstudy.diffusion.glide import to_float, to_uint8
 
 EVERYWHERE = (0.0, float("inf"))
 

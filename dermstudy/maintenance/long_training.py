@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import GPT2Tokenizer
 
-from dermstudy import dataset, splits
-from dermstudy.architecture import GlideTextEncoder, tokenize
+from dermstudy.data import dataset, splits
+from dermstudy.diffusion.architecture import GlideTextEncoder, tokenize
 from dermstudy.diffusion.folded import (
     FOLDED_PRESETS,
     LOW_NOISE,
@@ -40,8 +40,8 @@ from dermstudy.diffusion.folded import (
     tempered,
     training_target,
 )
+from dermstudy.diffusion.glide import to_float
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
-from dermstudy.glide import to_float
 from dermstudy.processor import bf16_products
 
 CAPTION_VARIANTS = 8  # templates an image is captioned by

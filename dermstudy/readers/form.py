@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermstudy import pages
+from dermstudy import serving
 from dermstudy.entities import ENTITIES
 from dermstudy.files import InputError
 from dermstudy.readers import kit, store
@@ -314,4 +314,4 @@ def _connect(page, form: Form, parts: dict) -> None:
 def serve(folder: str | Path, port: int = 7860, host: str = "127.0.0.1") -> None:
     """Serve the kit until interrupted. InputError where the port is taken or the folder is no kit."""
     say = f"{folder} at {{address}} (stop with Ctrl-C; every answer is saved)"
-    pages.serve(application(folder), port, host, say, STYLE, KEYS, (str(Path(folder).resolve().parent),))
+    serving.serve(application(folder), port, host, say, STYLE, KEYS, (str(Path(folder).resolve().parent),))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dermstudy.dataset import Cohort
+from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path, sha256_text
 from dermstudy.readers import store

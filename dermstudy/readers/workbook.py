@@ -14,6 +14,7 @@ import pandas as pd
 
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError, atomic_path
+from dermstudy.published.paper import CORRECT, CORRECT_ON_AI, PREDICTED, SOURCE_MATRIX
 
 COLUMNS = ("reader", "image", "source", "entity", "entity_answer", "source_answer")
 SOURCES = ("original", "AI")
@@ -25,12 +26,6 @@ KNOWN = {  # what a cell of each column may say
     "source_answer": SOURCE_ANSWERS,
 }
 RECONSTRUCTION = "reconstruction of the published reader"
-
-# What the printed figures determine (dermstudy.audit recomputes both), in the paper's class order.
-SOURCE_MATRIX = ((66, 4), (1, 69))  # rows: original, AI; columns: called original, called AI
-CORRECT = (14, 10, 12, 17, 8, 11, 18)  # of 20 each
-PREDICTED = (21, 16, 20, 37, 13, 11, 22)
-CORRECT_ON_AI = 62  # of 70; 28 of 70 on originals
 
 
 def read_workbook(path: str | Path) -> pd.DataFrame:

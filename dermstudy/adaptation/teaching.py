@@ -1,0 +1,360 @@
+"""Ways to adapt GLIDE to entities that it has not seen, judged alike: what they paint, what they cost, what they weigh.
+
+Sources: de Wilde et al. (arXiv 2303.13430) for learned tokens, interpolation and inpainting, and for the question whether
+a classifier gains; Chambon et al. (arXiv 2210.04133) for which parts of a model to train.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from dermstudy import figures
+from dermstudy.adaptation import inversion
+from dermstudy.classification.training_sets import Arm
+from dermstudy.data.dataset import Cohort, open_synthetic
+from dermstudy.diffusion import finetune, glide
+from dermstudy.diffusion.checkpoints import read_notes
+from dermstudy.entities import NAMES, by_code
+from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
+from dermstudy.files import InputError, atomic_path, sha256_text, write_text
+from dermstudy.intervals import clustered_bootstrap, paired_difference, quantiles, wilson
+
+Features = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
+BASELINE = "unadapted"
+BATCH = 16  # images painted at once: more are slower an image on a processor
+MEASURES = ("seconds", "peak_megabytes")  # costs that no two runs share: noted beside the tables, not in them
+DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
+
+
+@dataclass
+class Trial:
+    """A model, adapted or not: what its captions say for each entity code, and what the adaptation cost."""
+
+    name: str
+    model: object
+    captions: Mapping[str, str]
+    costs: dict = field(default_factory=dict)  # steps, seconds, trained_numbers, megabytes, peak_megabytes
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every trial is sampled: the same captions, seeds and settings."""
+
+    count: int  # images an entity
+    guidance_scale: float
+    steps: int | str
+    seed: int = 0
+    sampler: str = "dpm-solver"
+
+    def of(self, model, count: int) -> dict:
+        """The arguments for `count` images of `model`, which is given the sampler."""
+        model.scheduler = glide.sampler_from(model.scheduler, self.sampler)
+        model.set_progress_bar_config(disable=True)
+        seeds = [self.seed + place for place in range(count)]
+        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.steps, "seeds": seeds}
+
+
+def training_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int) -> Cohort:
+    """`count` training images of each entity in `codes`, of as many lesions as it has; InputError where it has fewer."""
+    chosen = []
+    for place, code in enumerate(codes):
+        own = cohort.select(split="train", dx=code).frame
+        if len(own) < count:
+            raise InputError(f"{NAMES[code]} has {len(own)} training images, {count} are asked for: lower IMAGES")
+        shuffled = own.sample(frac=1, random_state=np.random.default_rng([seed, place]))
+        order = shuffled.groupby("group").cumcount().sort_values(kind="stable").index
+        chosen += list(own.loc[order[:count], "image_id"])
+    return cohort.select(image_id=chosen)
+
+
+def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) -> list[tuple[int, int]]:
+    """The trials of textual inversion as (vectors, images an entity): more vectors at most images, then fewer images.
+
+    InputError, before anything trains, where a caption of `pipeline` does not hold as many vectors.
+    """
+    for count in vectors:
+        inversion.check_fits(pipeline, count)
+    pairs = [(count, max(images)) for count in vectors] + [(max(vectors), count) for count in images]
+    return list(dict.fromkeys(pairs))
+
+
+def learn_tokens(
+    pipeline, cohort: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path, seed: int = 0
+) -> Trial:
+    """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors."""
+    model, captions, seconds, size, numbers, most = pipeline, {}, 0.0, 0, 0, 0.0
+    config = replace(config, validate_every=config.steps)  # without held-out images no record is better than the last
+    for code in cohort.frame["dx"].unique():
+        own, token = cohort.select(dx=code), f"<{code}>"
+        adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
+        said = inversion.phrase(token, vectors)
+        images = own.images(adapted.unet.config.sample_size)
+        log, peak = _train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
+        seconds, most = seconds + log["seconds"].iloc[-1], max(most, peak)
+        numbers += finetune.trained_count(adapted, config.trains)
+        path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
+        size += path.stat().st_size
+        if model is pipeline:
+            model = inversion.copied(pipeline)
+        captions[code] = inversion.load(model, path)
+    costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": numbers, "megabytes": size / 1e6}
+    costs["peak_megabytes"] = most
+    name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(captions)} images"
+    return Trial(name, model, captions, costs)
+
+
+def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
+    """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
+    model, config = inversion.copied(pipeline), replace(config, validate_every=config.steps)
+    images, captions = cohort.images(model.unet.config.sample_size), cohort.frame["caption"].tolist()
+    log, peak = _train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
+    numbers = finetune.trained_count(model, config.trains)
+    costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}
+    costs |= {"megabytes": numbers * 4 / 1e6, "peak_megabytes": peak}
+    said = cohort.frame.groupby("dx")["caption"].first().to_dict()
+    return Trial(
+        {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains], model, said, costs
+    )
+
+
+def _train(
+    model, images, captions, config: finetune.TrainingConfig, folder: Path, **more
+) -> tuple[pd.DataFrame, float]:
+    """The log of finetune.train and the megabytes that it took at most, kept beside its state for when that is read."""
+    record = folder / "peak_megabytes.txt"
+    with _peak_memory() as peak:
+        log = finetune.train(model, images, captions, config, folder, **more)
+    token = sha256_text(f"{config} {read_notes(folder)['origin']}")[:16]
+    kept = record.read_text(encoding="utf-8").split() if record.is_file() else []
+    most = max(peak[0], float(kept[1]) if kept[:1] == [token] else 0.0)
+    write_text(record, f"{token} {most:.1f}\n")
+    return log, most
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """Yields a list whose one number becomes the megabytes by which this process grew at most while open (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that an earlier part has freed hides what this one takes
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+    before, peak, done = resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], resident() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def unadapted(pipeline, codes: Sequence[str]) -> Trial:
+    """The model as it came, asked for each entity by its plain name."""
+    costs = {"steps": 0, "seconds": 0.0, "trained_numbers": 0, "megabytes": 0.0, "peak_megabytes": 0.0}
+    return Trial(BASELINE, pipeline, {code: by_code(code).prompt for code in codes}, costs)
+
+
+def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
+    """Images of each entity, uint8 [count, side, side, 3]; the same seeds in every trial. Prints a line when done."""
+    started, settings = time.monotonic(), sampling.of(trial.model, sampling.count) | more
+    seeds = settings.pop("seeds")
+    batches = [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
+    images = {
+        code: np.concatenate([trial.model([said] * len(own), seeds=own, **settings) for own in batches])
+        for code, said in trial.captions.items()
+    }
+    count = sampling.count * len(images)
+    print(f"{trial.name}: {count} images painted, {time.monotonic() - started:.0f} s", flush=True)
+    return images
+
+
+def features(images: Mapping[str, np.ndarray]) -> Features:
+    """FID-Inception features of each entity's images. Prints a line when done."""
+    started = time.monotonic()
+    seen = {code: encoders.fid_inception_features(pixels) for code, pixels in images.items()}
+    count = sum(len(own) for own in seen.values())
+    print(f"features of {count} images, {time.monotonic() - started:.0f} s", flush=True)
+    return seen
+
+
+def judged(
+    images: Mapping[str, Mapping[str, np.ndarray]],
+    seen: Mapping[str, Features],
+    known: Features,
+    lesions: Mapping[str, Sequence[str]],
+    skin_folder: Path,
+    seed: int,
+) -> pd.DataFrame:
+    """One row a trial and entity: KID to real images of test lesions, and the share that the skin network names rightly.
+
+    images: by trial and entity; seen: their features; known: those of real test images; lesions: the lesion of each of
+    these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the real lesions, the mean over ten
+    ways of halving drawn from `seed`), named (images named rightly). InputError where an entity has one lesion only.
+    """
+    rows = []
+    floors = {code: _floor(code, own, lesions[code], seed) for code, own in known.items()}
+    for name, by_entity in images.items():
+        for code, own in by_entity.items():
+            rows.append({
+                "trial": name, "entity": code, "n": len(own),
+                "kid": metrics.kid(seen[name][code], known[code]),
+                "floor": floors[code],
+                "named": int((reference_classifier.named(skin_folder, own) == code).sum()),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
+    frame = pd.DataFrame({"group": list(lesions), "feature": list(real)})
+    return float(quality.kid_matrix({code: frame}, seed).loc[code, code])
+
+
+def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int) -> pd.DataFrame:
+    """KID of BASELINE less that of each trial, the mean over entities: columns gain, low, high; index the trials.
+
+    The interval is the middle 95 % of `repeats` draws of half of the painted and half of the real images, the same halves
+    for both sides of a difference: half of all, drawn without replacement, scatters about as all do.
+    """
+    random, draws = np.random.default_rng(seed), {name: [] for name in seen}
+    for _ in range(repeats):
+        places = {code: random.permutation(len(real)) for code, real in known.items()}
+        chosen = {code: random.permutation(len(own)) for code, own in seen[BASELINE].items()}
+        size = {code: max(2, min(len(places[code]), len(chosen[code])) // 2) for code in known}
+        for name, by_entity in seen.items():
+            kids = [
+                metrics.kid(by_entity[code][chosen[code][: size[code]]], known[code][places[code][: size[code]]])
+                for code in known
+            ]
+            draws[name].append(float(np.mean(kids)))
+    table = {}
+    for name, values in draws.items():
+        difference = np.asarray(draws[BASELINE]) - values
+        low, high = quantiles(difference)
+        table[name] = {"gain": difference.mean(), "low": low, "high": high}
+    return pd.DataFrame(table).T.rename_axis("trial")
+
+
+def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a trial: KID, its gain over BASELINE with interval, share named rightly with Wilson's, costs but MEASURES."""
+    by_trial = table.groupby("trial", sort=False)
+    means, sums = by_trial[["kid", "floor"]].mean(), by_trial[["named", "n"]].sum()
+    shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
+    shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
+    costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects().drop(columns=list(MEASURES))
+    gained = gained.rename(columns={"low": "gain_low", "high": "gain_high"})
+    return means.join(gained).join(shares).join(costs)
+
+
+def measures(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+    """Seconds of training and the megabytes that it took at most, by trial and measure, to a tenth."""
+    return {trial.name: {name: round(float(trial.costs[name]), 1) for name in MEASURES} for trial in trials}
+
+
+def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:
+    """Gain of KID and share named rightly of each trial in `overview`, with intervals; a line at `anchor`.
+
+    The red line is the most that there is to gain: the KID of BASELINE less that of real halves.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.7 + 0.24 * len(overview)), sharey=True)
+    parts = {"gain": ("gain_low", "gain_high"), "fidelity": ("fidelity_low", "fidelity_high")}
+    labels = ("KID x 1,000 below the unadapted model's", "share named rightly")
+    for ax, (column, (low, high)), label in zip(axes, parts.items(), labels, strict=True):
+        ax.hlines(overview.index, overview[low], overview[high], color="#88CCEE", lw=3)
+        ax.plot(overview[column], overview.index, "o", color="#332288")
+        ax.set(xlabel=label, ylim=(len(overview) - 0.5, -0.5))
+    axes[0].axvline(0, color="#BBBBBB", lw=1)
+    axes[0].axvline(overview.loc[BASELINE, "kid"] - overview.loc[BASELINE, "floor"], color="#CC6677", lw=1)
+    axes[1].set_xlim(-0.02, 1.02)
+    if anchor is not None:
+        axes[1].axvline(anchor, color="#999933", lw=1)
+    return figure
+
+
+def as_cohort(images: Mapping[str, np.ndarray], folder: Path) -> Cohort:
+    """Painted images as a synthetic dataset on disk, so that a classifier reads them as it reads the originals."""
+    rows = []
+    if folder.exists():
+        shutil.rmtree(folder)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        for code, pixels in images.items():
+            for place, image in enumerate(pixels):
+                name = f"adapted_{code}_{place}"
+                Image.fromarray(image).save(temporary / f"{name}.png")
+                rows.append((name, code, f"{name}.png", NAMES[code], "", place))
+        columns = ["image_id", "dx", "file", "caption", "source_image_id", "seed"]
+        pd.DataFrame(rows, columns=columns).to_csv(temporary / "index.csv", index=False)
+    return open_synthetic(folder)
+
+
+def downstream_arms(cohort: Cohort, few: Cohort, synthetic: Cohort) -> dict[str, Arm]:
+    """Telling two entities apart from real images (`few`), real and synthetic, synthetic only; tested on test lesions."""
+    pair = list(few.frame["dx"].unique())
+    held = [cohort.select(split=split, dx=pair) for split in ("validation", "test")]
+    made = Cohort(
+        synthetic.name, synthetic.root, synthetic.frame.assign(group=synthetic.frame["image_id"]), synthetic.data_hash
+    )
+    train = {DOWNSTREAM[0]: [few], DOWNSTREAM[1]: [few, made], DOWNSTREAM[2]: [made]}
+    return {name: Arm("audited", name, parts, [held[0]], [held[1]]) for name, parts in train.items()}
+
+
+def pair_area(predictions: pd.DataFrame) -> float:
+    """The area under the ROC curve for telling the second entity of a pair from the first, from the network's two shares."""
+    first, second = sorted(predictions["dx"].unique())
+    share = predictions[second] / (predictions[first] + predictions[second]).clip(lower=1e-12)
+    return float(roc_auc_score(predictions["dx"] == second, share))
+
+
+def pair_areas(answers: Mapping[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.DataFrame:
+    """`pair_area` by training set, the mean over seeds, and its gain over the first one's, with 95 % intervals.
+
+    answers: the predictions of each training seed, over the same test images. Columns: training, auc, low, high, gain,
+    gain_low, gain_high; lesions and seeds are resampled, for the gain pairwise.
+    """
+    rows, reference = [], next(iter(answers.values()))
+    for name, own in answers.items():
+        low, high = clustered_bootstrap(own, pair_area, repeats, seed)
+        gain = paired_difference(own, reference, pair_area, repeats, seed)
+        row = {"training": name, "auc": float(np.mean([pair_area(one) for one in own])), "low": low, "high": high}
+        rows.append(row | {"gain": gain["difference"], "gain_low": gain["low"], "gain_high": gain["high"]})
+    return pd.DataFrame(rows)
+
+
+def repainted(
+    trial: Trial, code: str, skin_images: np.ndarray, sampling: Sampling, radius: float = 0.3
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """A lesion of `code` painted into a disc in the middle of each image, and what that changed.
+
+    skin_images: uint8 [n, side, side, 3] at the model's side. Returns the images and one row each: mean absolute change
+    inside and outside the disc (levels of 256).
+    """
+    side = skin_images.shape[1]
+    places = (np.arange(side) + 0.5) / side - 0.5
+    inside = np.hypot(*np.meshgrid(places, places)) < radius
+    settings = sampling.of(trial.model, len(skin_images)) | {"inpaint_image": skin_images, "inpaint_keep": ~inside}
+    result = trial.model([trial.captions[code]] * len(skin_images), **settings)
+    change = np.abs(result.astype(int) - skin_images).mean(axis=3)
+    return result, pd.DataFrame({"inside": change[:, inside].mean(axis=1), "outside": change[:, ~inside].mean(axis=1)})

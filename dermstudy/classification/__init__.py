@@ -1,0 +1,1 @@
+"""Training sets, networks and their scores (notebooks 06 and 07)."""

@@ -1,0 +1,147 @@
+"""Images of different lesions that show the same skin: proposed by a network's features, decided by matched keypoints.
+
+Sources: Lowe, "Distinctive image features from scale-invariant keypoints" (2004) and Fischler and Bolles, "Random sample
+consensus" (1981), both through scikit-image; the pairs that an audit of DermaMNIST confirmed by hand (Abhishek et al.,
+arXiv 2401.14497, newly_discovered_duplicates.csv), by which the search was set and is judged.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from dermstudy.data.dataset import Cohort
+from dermstudy.pretrained import pooled_features
+
+PROPOSAL_SIDE = 128  # pixels of the images whose features are compared
+KEYPOINT_SIDE = 256  # pixels of the images whose keypoints are matched
+COLUMNS = ["image_id", "other_image_id", "similarity", "keypoints"]
+
+
+def confirmed_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of HAM10000 known to show the same skin whose images are both in `frame`, with how they are known.
+
+    Columns image_id, other_image_id, source: "published audit" (18 pairs, two more "(another time)") or "search", found
+    by `look_alikes` and confirmed by eye.
+    """
+    with resources.files("dermstudy.data").joinpath("ham10000_same_skin.csv").open(encoding="utf-8") as stream:
+        known = pd.read_csv(stream, dtype=str)
+    here = known["image_id"].isin(frame["image_id"]) & known["other_image_id"].isin(frame["image_id"])
+    return known[here].reset_index(drop=True)
+
+
+def look_alikes(
+    cohort: Cohort, neighbours: int = 1, min_similarity: float = 0.55, min_keypoints: int = 6
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Pairs of images of one entity and different lesions that show the same skin, and the counts of the search.
+
+    Each image and its nearest `neighbours` of other lesions (by whitened features, cosine at least `min_similarity`)
+    are candidates. A pair is the same skin where at least `min_keypoints` keypoints agree on one shift, turn and scale.
+    Candidates of two different entities cannot be one lesion: the share of them that pass is the rate of false alarms.
+    neighbours = 0 leaves the search out. On HAM10000 the keypoints of 526 such candidates agree in 4 at most, those of 16 of
+    the audit's 18 pairs in 8 to 100.
+    Returns columns image_id, other_image_id, similarity (-1..1), keypoints; and the counts candidates, other_entity
+    (candidates of two entities), false_alarms (those among them that pass).
+    """
+    ids, entity = cohort.frame["image_id"].to_numpy(), cohort.frame["dx"].to_numpy()
+    candidates = _candidates(cohort, neighbours, min_similarity) if neighbours else []
+
+    @lru_cache(maxsize=512)
+    def keypoints(place: int):
+        return _keypoints(cohort.images(KEYPOINT_SIDE, [ids[place]])[0])
+
+    records, counts, told = [], {"candidates": len(candidates), "other_entity": 0, "false_alarms": 0}, time.monotonic()
+    for done, (first, second, similarity) in enumerate(candidates):
+        agreeing = _agreeing(keypoints(first), keypoints(second))
+        if entity[first] != entity[second]:
+            counts["other_entity"] += 1
+            counts["false_alarms"] += agreeing >= min_keypoints
+        elif agreeing >= min_keypoints:
+            records.append((ids[first], ids[second], round(similarity, 3), agreeing))
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"{done + 1} of {len(candidates)} candidate pairs compared, {len(records)} alike", flush=True)
+    return pd.DataFrame(sorted(records), columns=COLUMNS), counts
+
+
+def join_groups(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    """The group of each row: its lesion, joined with every lesion that a look-alike pair ties to it."""
+    lesions = pd.Index(np.sort(frame["lesion_id"].unique()))
+    lesion_of = frame.set_index("image_id")["lesion_id"]
+    left = lesions.get_indexer(pairs["image_id"].map(lesion_of))
+    right = lesions.get_indexer(pairs["other_image_id"].map(lesion_of))
+    graph = coo_matrix((np.ones(len(pairs)), (left, right)), shape=(len(lesions), len(lesions)))
+    _, labels = connected_components(graph, directed=False)
+    first = pd.Series(lesions).groupby(labels).first()
+    return pd.Series(first.loc[labels[lesions.get_indexer(frame["lesion_id"])]].to_numpy(), index=frame.index)
+
+
+def _candidates(cohort: Cohort, neighbours: int, min_similarity: float) -> list[tuple[int, int, float]]:
+    """Places of images of different lesions that are near in features, each pair once, the nearest first."""
+    features = _whitened(_features(cohort))
+    lesions = cohort.frame["lesion_id"].to_numpy()
+    found: dict[tuple[int, int], float] = {}
+    for start in range(0, len(features), 1024):
+        similarity = features[start : start + 1024] @ features.T
+        similarity[lesions[start : start + 1024, None] == lesions[None]] = -1
+        for row in range(len(similarity)):
+            for place in np.argsort(-similarity[row])[:neighbours]:
+                if similarity[row, place] >= min_similarity:
+                    found[tuple(sorted((start + row, int(place))))] = float(similarity[row, place])
+    return [(*pair, value) for pair, value in sorted(found.items(), key=lambda item: -item[1])]
+
+
+def _features(cohort: Cohort, batch: int = 256) -> np.ndarray:
+    """Features [n, 1280] of every image, the mean over four quarter turns, so that a turned image stays near."""
+    parts, told = [], time.monotonic()
+    for start in range(0, len(cohort), batch):
+        images = cohort.images(PROPOSAL_SIDE, list(cohort.frame["image_id"].iloc[start : start + batch]))
+        parts.append(np.mean([pooled_features(np.rot90(images, turn, (1, 2))) for turn in range(4)], axis=0))
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"features of {min(start + batch, len(cohort))} of {len(cohort)} images", flush=True)
+    return np.concatenate(parts)
+
+
+def _whitened(features: np.ndarray, components: int = 256) -> np.ndarray:
+    """Features [n, d] on their first principal components, their spreads evened out by a square root, of length one."""
+    centred = features - features.mean(axis=0)
+    _, values, axes = np.linalg.svd(centred, full_matrices=False)
+    kept = slice(0, min(components, max(2, len(features) // 3)))  # further ones are noise where images are few
+    whitened = centred @ axes[kept].T / np.sqrt(values[kept] / np.sqrt(len(features)) + 1e-3)
+    return whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-12)
+
+
+def _keypoints(image: np.ndarray, most: int = 800) -> tuple[np.ndarray, np.ndarray]:
+    """Places [k, 2] and SIFT descriptors [k, 128] of an image uint8 [h, w, 3]."""
+    from skimage.color import rgb2gray
+    from skimage.feature import SIFT
+
+    detector = SIFT(upsampling=1, n_octaves=4, c_dog=0.005)
+    try:
+        detector.detect_and_extract(rgb2gray(image))
+    except RuntimeError:  # it finds none in smooth skin
+        return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
+    return detector.keypoints[:most], detector.descriptors[:most].astype(np.float32)
+
+
+def _agreeing(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> int:
+    """How many matched keypoints follow one similarity transform within 2.5 pixels."""
+    from skimage.feature import match_descriptors
+    from skimage.measure import ransac
+    from skimage.transform import SimilarityTransform
+
+    if min(len(first[0]), len(second[0])) < 4:
+        return 0
+    matches = match_descriptors(first[1], second[1], max_ratio=0.85, cross_check=True)
+    if len(matches) < 4:
+        return 0
+    places = first[0][matches[:, 0]], second[0][matches[:, 1]]
+    _, agreeing = ransac(places, SimilarityTransform, min_samples=2, residual_threshold=2.5, max_trials=300, rng=0)
+    return 0 if agreeing is None else int(agreeing.sum())

@@ -1,0 +1,167 @@
+"""The synthetic dataset: one image for each chosen original, from its caption, as the paper pairs them.
+
+Source: Shavlokhova et al., sections 2.2 (pairs, captions in text files) and 2.4 (10,015 synthetic images).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from PIL import Image
+
+from dermstudy.diffusion import glide
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_text, write_text
+
+COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+MADE_BY = "made_by.txt"  # in a finished dataset: the hash of the models, captions, settings and code that it answers
+
+
+def choose_originals(
+    frame: pd.DataFrame, count: int, seed: int, equal: bool = False, repeat: bool = False
+) -> pd.DataFrame:
+    """The originals to pair with, `count` rows of `frame` (0: all), sorted by image_id.
+
+    equal: the same number of each entity instead of the cohort's own shares. repeat: an entity with too few originals
+    lends each of them again; the column `copy` counts from zero. InputError where too few are there.
+    """
+    frame = frame.assign(copy=0)
+    if count == 0:
+        return frame.sort_values("image_id")
+    if equal:
+        entities = sorted(frame["dx"].unique())
+        each, rest = divmod(count, len(entities))
+        if rest:
+            raise InputError(
+                f"{count} synthetic images do not divide over {len(entities)} entities: "
+                f"choose a multiple of {len(entities)}"
+            )
+        smallest = frame["dx"].value_counts().min()
+        if repeat:
+            times = range(-(-each // smallest))
+            frame = pd.concat([frame.assign(copy=time) for time in times])
+            # Every original of an entity lends itself once before any does so again.
+            shuffled = frame.sample(frac=1, random_state=seed).sort_values("copy", kind="stable")
+            return shuffled.groupby("dx").head(each).sort_values(["image_id", "copy"])
+        if each > smallest:
+            rare = frame["dx"].value_counts().idxmin()
+            raise InputError(
+                f"{each} originals an entity asked for, {rare!r} has {smallest}: lower the count, or let captions repeat"
+            )
+        return frame.groupby("dx").sample(each, random_state=seed).sort_values("image_id")
+    if count > len(frame):
+        raise InputError(f"{count} originals asked for, the cohort has {len(frame)}: lower the count or give 0 for all")
+    return frame.sample(count, random_state=seed).sort_values("image_id")
+
+
+def seeds_for(image_ids: pd.Series, seed: int) -> list[int]:
+    """One 32-bit seed an image, from the study's seed and the original's name: the same in any subset or order."""
+    return [int(sha256_text(f"{seed} {image_id}")[:8], 16) for image_id in image_ids]
+
+
+def synthesise(
+    base,
+    upsampler,
+    originals: pd.DataFrame,
+    folder: str | Path,
+    seed: int,
+    guidance_scale: float,
+    base_steps: int | str,
+    upsample_steps: int | str,
+    batch: int = 16,
+    recipe: str = "",
+) -> Path:
+    """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
+
+    Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
+    A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `recipe` and this
+    code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `accelerate
+    launch` the processes share the images. Prints a line a batch.
+    """
+    processes = PartialState()
+    folder = Path(folder)
+    names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
+    made_by = [code_hash(sys.modules[__name__]), *(glide.identity(pipeline) for pipeline in (base, upsampler)), recipe]
+    shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
+    settings = sha256_text(json.dumps([*made_by, seed, guidance_scale, base_steps, upsample_steps, shown], default=str))
+    if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:
+        print(f"{len(names)} of {len(names)} images are there, from the same models and settings")
+        return folder
+    part = folder.with_name(f".{folder.name}.{settings[:12]}")
+    with processes.main_process_first():
+        part.mkdir(parents=True, exist_ok=True)
+        for stale in folder.parent.glob(f".{folder.name}.*"):
+            if stale != part:
+                shutil.rmtree(stale)
+    index = pd.DataFrame(
+        {
+            "image_id": [f"synthetic_{name}" for name in names],
+            "dx": originals["dx"].to_numpy(),
+            "file": [f"synthetic_{name}.png" for name in names],
+            "caption": originals["caption"].to_numpy(),
+            "source_image_id": originals["image_id"].to_numpy(),
+            "seed": seeds_for(names, seed),
+        },
+        columns=COLUMNS,
+    )
+    own = index.iloc[processes.process_index :: processes.num_processes]
+    missing = own[[not (part / file).is_file() for file in own["file"]]]
+    for pipeline in (base, upsampler):
+        pipeline.set_progress_bar_config(disable=True)
+    started, done = time.monotonic(), 0
+    for start in range(0, len(missing), batch):
+        rows = missing.iloc[start : start + batch]
+        captions, seeds = rows["caption"].tolist(), rows["seed"].tolist()
+        small = base(captions, guidance_scale=guidance_scale, num_inference_steps=base_steps, seeds=seeds)
+        large = enlarged(upsampler, small, captions, seeds, upsample_steps)
+        for image, row in zip(large, rows.itertuples(), strict=True):
+            write_text(part / f"{row.image_id}.txt", row.caption + "\n")
+            with atomic_path(part / row.file) as path:
+                Image.fromarray(image).save(path, format="PNG")
+        done += len(rows)
+        seconds = time.monotonic() - started
+        print(f"{len(own) - len(missing) + done} of {len(own)} images, {done / seconds:.2f} a second", flush=True)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        write_text(part / MADE_BY, settings)
+        _finish(part, folder, index)
+    processes.wait_for_everyone()
+    return folder
+
+
+def _finish(part: Path, folder: Path, index: pd.DataFrame) -> None:
+    with atomic_path(part / "index.csv") as path:
+        index.to_csv(path, index=False, lineterminator="\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+
+
+def enlarged(
+    upsampler, small: np.ndarray, captions: list[str], seeds: list[int], steps: int | str, batch: int = 4
+) -> np.ndarray:
+    """`small` uint8 [n, h, w, 3] through the upsampler in small batches, with seeds of their own: [n, side, side, 3]."""
+    parts = []
+    for start in range(0, len(small), batch):
+        part = slice(start, start + batch)
+        own = upsample_seeds(seeds[part])
+        parts.append(upsampler(captions[part], small[part], num_inference_steps=steps, seeds=own))
+    return np.concatenate(parts)
+
+
+def upsample_seeds(seeds: list[int]) -> list[int]:
+    """Seeds of the second stage: the same ones twice would tie its noise to the base model's."""
+    return [int(sha256_text(f"upsample {value}")[:8], 16) for value in seeds]
+
+
+def bicubic(small: np.ndarray, side: int) -> np.ndarray:
+    """`small` uint8 [n, h, w, 3] enlarged to [n, side, side, 3] without a model, the floor of any upsampler."""
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in small]
+    )

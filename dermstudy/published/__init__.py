@@ -1,0 +1,1 @@
+"""What the paper printed, and what arithmetic on it proves (notebooks 04 to 07)."""

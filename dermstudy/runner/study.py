@@ -1,0 +1,296 @@
+"""The walk through the notebooks: running them in order, skipping what is up to date, provenance.
+
+Notebooks are known by file name only; no stage of the study is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dermstudy.files import InputError, sha256_text, write_text
+from dermstudy.processor import instruction_set
+from dermstudy.runner.executed import cleaned
+from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
+from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
+from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
+
+OUTSIDE = {"running", "failed", "notes", "state.json"}  # in the artifacts folder, but no notebook's artifact
+ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
+
+
+def run(
+    profile: str = "demo",
+    data: str | None = None,
+    results: str | None = None,
+    only: str | None = None,
+    start: str | None = None,
+    force: bool = False,
+    to: str | None = None,
+) -> Path:
+    """Execute the notebooks of a profile in order and return the results folder.
+
+    data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
+    results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
+    only, start, to: a two-digit notebook number, `to` the last one that runs. force: run notebooks that are up to date as well.
+    Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
+    """
+    chosen = load_profile(profile)
+    own_data = _data_of(chosen)
+    if data is not None:
+        if not Path(data).expanduser().is_dir():
+            raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
+        data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
+    results = results or default_results(profile, data)
+    parameters = resolve(chosen, results, data)
+    selected = _select(only, start, to)
+    space = open_workspace(results)
+    with locked(space):
+        prints = fingerprints(parameters, data_token(data or own_data))
+        print(f"profile {profile}: {chosen.description}")
+        print(f"results in {shown(space.root)}")
+        started = time.monotonic()
+        for notebook in selected:
+            target = space.root / notebook.name
+            state = _load_state(space)
+            if not force and target.is_file() and _up_to_date(space, state, notebook.stem, prints):
+                print(f"[{notebook.stem}] up to date", flush=True)
+                continue
+            state.pop(notebook.stem, None)
+            _save_state(space, state)
+            before = _contents(space)
+            try:
+                stamp = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
+            finally:
+                made = _made(notebook, space, before)
+            given = {"parameters": declared_parameters(notebook) | parameters[notebook.stem]}
+            state[notebook.stem] = stamp | made | given
+            _save_state(space, state)
+            _write_manifest(space, chosen, state, notebook.stem)
+        print(f"done in {_clock(time.monotonic() - started)}: {shown(space.root)}", flush=True)
+    return space.root
+
+
+def default_results(profile: str, data: str | None = None) -> str:
+    """Where a run goes that is not told: results/<profile>, or results/<profile>-data for images in place of a phantom."""
+    return f"results/{profile}" + ("-data" if data and _data_of(load_profile(profile)) == "phantom" else "")
+
+
+def _data_of(profile: Profile) -> str:
+    """The profile's DATA, or the default of the notebook that declares it."""
+    own = {**profile.shared, **profile.own.get("00_dataset", {})}
+    return own.get("DATA") or declared_parameters(notebooks()[0])["DATA"]
+
+
+class NotebookFailed(Exception):
+    """A cell of a notebook failed. The message names the notebook, the cell and the error in one line."""
+
+
+def _select(only: str | None, start: str | None, to: str | None) -> list[Path]:
+    sources = notebooks()
+    for number in (only, start, to):
+        if number is not None and number not in {notebook.name[:2] for notebook in sources}:
+            raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in sources)}")
+    if only is not None:
+        return [notebook for notebook in sources if notebook.name[:2] == only]
+    if start is not None and to is not None and start > to:
+        raise InputError(f"--from {start} lies after --to {to}: nothing would run")
+    after = [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
+    return [notebook for notebook in after if to is None or notebook.name[:2] <= to]
+
+
+def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> dict:
+    """Run a notebook into `target`; its stamp: what was run, by which commit, on what, for how long."""
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from dermstudy.runner.progress import ENGINE, IndentedOutput
+
+    running, failed = (space.artifacts / folder / notebook.name for folder in ("running", "failed"))
+    running.parent.mkdir(exist_ok=True)
+    started = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(running),
+            parameters=parameters,
+            engine_name=ENGINE,
+            kernel_name="python3",
+            cwd=str(project_root()),
+            progress_bar=False,
+            autosave_cell_every=0,
+            stdout_file=IndentedOutput(),
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
+    except PapermillExecutionError as error:
+        failed.parent.mkdir(exist_ok=True)
+        os.replace(running, failed)
+        message = " ".join(str(error.evalue).split())
+        mendable = error.ename == "InputError"
+        name, kept = ("", "notebook up to there") if mendable else (f"{error.ename}: ", "whole traceback")
+        raise NotebookFailed(
+            f"{notebook.stem}, cell {error.exec_count}: {name}{message} ({kept} in {shown(failed)})"
+        ) from error
+    seconds = time.monotonic() - started
+    stamp = {
+        "source": source_hash(notebook),
+        "fingerprint": prints[notebook.stem],
+        "profile": profile,
+        "commit": commit(),
+        "processor": instruction_set(),
+        "data_hash": _data_hash(space),
+        "seconds": round(seconds, 1),
+    }
+    nbformat.write(cleaned(nbformat.read(running, as_version=4), stamp), running)
+    os.replace(running, target)
+    failed.unlink(missing_ok=True)
+    print(f"[{notebook.stem}] {_clock(seconds)}", flush=True)
+    return {name: value for name, value in stamp.items() if name != "profile"}
+
+
+def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
+    known = state.get(stem, {})
+    return known.get("fingerprint") == prints[stem] and all(
+        (space.artifacts / name).exists() for name in known.get("artifacts", [])
+    )
+
+
+def _contents(space: Workspace) -> dict[str, dict[str, str]]:
+    """What lies in a workspace, by kind and name, each with a word that changes whenever it is written."""
+
+    def word(path: Path) -> str:
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        known = [(str(file), file.stat().st_ino, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        return sha256_text(repr(known))
+
+    artifacts = [path for path in space.artifacts.iterdir() if not path.name.startswith(".")]
+    return {
+        "artifacts": {path.name: word(path) for path in artifacts if path.name not in OUTSIDE},
+        "tables": {path.stem: word(path) for path in space.tables.glob("*.csv")},
+        "figures": {path.stem: word(path) for path in space.figures.glob("*.png")},
+        "measures": {path.stem: word(path) for path in space.notes.glob("*.json")},
+    }
+
+
+def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
+    """The artifacts, tables and figures of a notebook that has just run, each with commit and processor that wrote it.
+
+    What it noted of time and memory stands beside them, as `measures`.
+    An artifact that stayed as it was, such as a finished training, keeps those that made it; "" where none are known.
+    """
+    now, own, after = {"commit": commit(), "processor": instruction_set()}, set(_made_by(notebook)), _contents(space)
+    record = space.artifacts / ORIGINS
+    origins = _read(record)
+    made: dict[str, dict] = {}
+    for kind, present in after.items():
+        written = {name for name, word in present.items() if before[kind].get(name) != word}
+        made[kind] = dict.fromkeys(sorted(written), now)
+    made["measures"] = {name: json.loads((space.notes / f"{name}.json").read_text()) for name in made["measures"]}
+    for name in own & set(after["artifacts"]) - set(made["artifacts"]):
+        known = origins.get(name, {})
+        same = known.get("word") == after["artifacts"][name]
+        made["artifacts"][name] = {key: known[key] if same else "" for key in now}
+    for name in made["artifacts"]:
+        origins[name] = made["artifacts"][name] | {"word": after["artifacts"][name]}
+    write_text(record, json.dumps(origins, indent=1))
+    return made
+
+
+def _made_by(notebook: Path) -> list[str]:
+    """The artifacts that the notebook names with `ws.out(...)`."""
+    code = "\n".join(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
+    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", code)
+
+
+def _load_state(space: Workspace) -> dict:
+    return _read(space.artifacts / "state.json")
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _save_state(space: Workspace, state: dict) -> None:
+    write_text(space.artifacts / "state.json", json.dumps(state, indent=1))
+
+
+@contextlib.contextmanager
+def locked(space: Workspace) -> Iterator[None]:
+    """Hold the lock of a results folder, which every command that writes there takes; InputError where another has it."""
+    with open(space.artifacts / ".lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"another run is writing to {shown(space.root)}: wait for it, or give --results"
+            ) from error
+        yield
+
+
+# Provenance
+
+
+def _data_hash(space: Workspace) -> str:
+    path = space.artifacts / "cohort" / "cohort.json"
+    return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.is_file() else ""
+
+
+def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) -> None:
+    """Name notebook `stem` as it has just run; all others in the folder stay named as the runs that made them."""
+    known = {name: entry for name, entry in state.items() if "source" in entry}
+    entries = known | _earlier_entries(space, profile.name) | {stem: state[stem]}
+    entries = {stem: known for stem, known in sorted(entries.items()) if (space.root / f"{stem}.ipynb").is_file()}
+    manifest = {
+        "profile": profile.name,
+        "description": profile.description,
+        "commit": commit(),
+        "processor": instruction_set(),
+        "data_hash": _data_hash(space),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "packages": versions(),
+        "notebooks": {
+            stem: {name: value for name, value in known.items() if name not in ("tables", "figures", "data_hash")}
+            for stem, known in entries.items()
+        },
+        "tables": _by_name(entries, "tables"),
+        "figures": _by_name(entries, "figures"),
+        "seconds": round(sum(known["seconds"] for known in entries.values()), 1),
+    }
+    write_text(space.root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _by_name(entries: dict, kind: str) -> dict[str, dict]:
+    """The tables or figures of all notebooks, each with its notebook, commit and processor."""
+    return {
+        name: {"notebook": stem} | made for stem, known in entries.items() for name, made in known.get(kind, {}).items()
+    }
+
+
+def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
+    """What the manifest in the folder says of its notebooks; nothing where it is another profile's or cannot be read."""
+    notes = _read(space.root / "manifest.json")
+    if notes.get("profile") != profile:
+        return {}
+    entries: dict[str, dict] = {stem: dict(entry) for stem, entry in notes["notebooks"].items()}
+    for kind in ("tables", "figures"):
+        for name, made in notes.get(kind, {}).items():
+            own = {key: value for key, value in made.items() if key != "notebook"}
+            if made["notebook"] in entries:
+                entries[made["notebook"]].setdefault(kind, {})[name] = own
+    return entries
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

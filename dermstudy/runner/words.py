@@ -1,0 +1,43 @@
+"""Mended words in executed notebooks, without running them again: their code and outputs stay as they are."""
+
+from __future__ import annotations
+
+import nbformat
+
+from dermstudy.files import InputError, atomic_path
+from dermstudy.runner.fingerprints import source_hash
+from dermstudy.runner.profiles import notebooks
+from dermstudy.workspace import Workspace, shown
+
+INJECTED = "injected-parameters"  # papermill's tag of the cell in which the profile's values stand
+
+
+def refresh(space: Workspace) -> list[str]:
+    """Give each executed notebook in `space` the prose of its source; the names of those that changed.
+
+    InputError where a notebook's code, or a room that it imports, is no longer what was run.
+    """
+    changed = []
+    for source in notebooks():
+        path = space.root / source.name
+        if not path.is_file():
+            continue
+        executed, words = nbformat.read(path, as_version=4), nbformat.read(source, as_version=4)
+        if executed.metadata.get("dermstudy", {}).get("source") != source_hash(source):
+            raise InputError(f"{shown(path)} was made by other code than {shown(source)}: run it again")
+        ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+        injected = [cell for cell in ran if INJECTED in cell.metadata.get("tags", [])]
+        kept = iter([cell for cell in ran if cell not in injected])
+        cells = []
+        for cell in words.cells:
+            cells.append(next(kept) if cell.cell_type == "code" else cell)
+            if "parameters" in cell.metadata.get("tags", []):
+                cells += injected
+        for place, cell in enumerate(cells):
+            cell.id = f"{place:08x}"
+        if [cell.source for cell in cells] != [cell.source for cell in executed.cells]:
+            executed.cells = cells
+            with atomic_path(path) as temporary:
+                nbformat.write(executed, temporary)
+            changed.append(source.stem)
+    return changed
