@@ -1,8 +1,9 @@
-"""The command line: `dermstudy run`, `report`, `data`, `kit`, `app`, `convert`."""
+"""The command line: `dermstudy run`, `lab`, `report`, `data`, `kit`, `app`, `convert`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -47,6 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="start", metavar="NN", help="this notebook and those after it")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
     run.set_defaults(act=_run)
+
+    lab = commands.add_parser("lab", help="JupyterLab on working copies of the notebooks, with all that they read")
+    lab.add_argument("profile", nargs="?", default="demo", help="a file in profiles/ (default: demo)")
+    lab.add_argument(
+        "notebook", nargs="?", metavar="NN", help="the notebook to prepare and open (default: all of them)"
+    )
+    lab.add_argument("--data", metavar="DIR", help="a HAM10000 download in place of the profile's cohort")
+    lab.add_argument("--results", metavar="DIR", help="the profile's run (default: results/PROFILE); copies: DIR-lab")
+    lab.add_argument("--as-is", action="store_true", help="take that run's results, up to date or not")
+    lab.add_argument("--no-browser", action="store_true", help="print the address only")
+    lab.add_argument("--port", type=int, help="the first port to try (default: Jupyter's 8888)")
+    lab.set_defaults(act=_lab)
 
     report = commands.add_parser("report", help="the executed notebooks as linked web pages")
     report.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
@@ -123,6 +136,25 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from dermstudy import study
 
+    with _interruptible():
+        study.run(options.profile, options.data, options.results, options.only, options.start, options.force)
+
+
+def _lab(options: argparse.Namespace) -> None:
+    from dermstudy import lab
+
+    profile, number = options.profile, options.notebook
+    if number is None and profile.isdigit():
+        profile, number = "demo", profile
+    with _interruptible():
+        folder, notebook = lab.prepare(profile, number, options.data, options.results, options.as_is)
+    lab.serve(folder, notebook, options.port, not options.no_browser)
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Ctrl-C ends running notebooks within seconds."""
+
     def interrupt(*_) -> None:
         def leave() -> None:
             print(INTERRUPTED, file=sys.stderr, flush=True)
@@ -138,7 +170,7 @@ def _run(options: argparse.Namespace) -> None:
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, interrupt) if main_thread else None
     try:
-        study.run(options.profile, options.data, options.results, options.only, options.start, options.force)
+        yield
     finally:
         if main_thread:
             signal.signal(signal.SIGINT, before)

@@ -13,12 +13,14 @@ import os
 import platform
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from dermstudy.files import InputError, sha256_file, sha256_text, write_text
 from dermstudy.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, commit, from_root, open_workspace, project_root, shown, versions
 
+STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
 MOST_LINES = 100  # of progress that an executed notebook keeps of one cell
 
 
@@ -26,7 +28,7 @@ def run(
     profile: str = "demo",
     data: str | None = None,
     results: str | None = None,
-    only: str | None = None,
+    only: str | Collection[str] | None = None,
     start: str | None = None,
     force: bool = False,
 ) -> Path:
@@ -34,26 +36,20 @@ def run(
 
     data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
-    only, start: a two-digit notebook number. force: run notebooks that are up to date as well.
+    only: a two-digit notebook number, or several; start: the first one. force: run notebooks that are up to date as well.
     Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
     """
     chosen = load_profile(profile)
-    own_data = _data_of(chosen)
-    if data is not None:
-        if not Path(data).expanduser().is_dir():
-            raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
-        data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
-    if results is None:
-        results = f"results/{profile}" + ("-data" if data and own_data == "phantom" else "")
+    data, results = places(chosen, data, results)
     parameters = resolve(chosen, results, data)
-    selected = _select(only, start)
+    chosen_ones = selected(only, start)
     space = open_workspace(results)
     with _locked(space):
-        prints = fingerprints(parameters, data_token(data or own_data))
+        prints = fingerprints(parameters, data_token(data or _data_of(chosen)))
         print(f"profile {profile}: {chosen.description}")
         print(f"results in {shown(space.root)}")
         started = time.monotonic()
-        for notebook in selected:
+        for notebook in chosen_ones:
             target = space.root / notebook.name
             state = _load_state(space)
             if not force and target.is_file() and _up_to_date(space, state, notebook.stem, prints):
@@ -64,7 +60,7 @@ def run(
             before = _artifact_names(space)
             seconds = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
             present = _artifact_names(space)
-            made = sorted(present - before | present & set(_made_by(notebook)))
+            made = sorted(present - before | present & set(artifacts_of(notebook, "out")))
             state[notebook.stem] = {
                 "fingerprint": prints[notebook.stem],
                 "seconds": seconds,
@@ -77,6 +73,20 @@ def run(
     return space.root
 
 
+def places(chosen: Profile, data: str | None, results: str | None) -> tuple[str | None, str]:
+    """The data folder, taken from the project root, and the results folder of a run; defaults as in `run`.
+
+    InputError where `data` is no folder.
+    """
+    if data is not None:
+        if not Path(data).expanduser().is_dir():
+            raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
+        data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
+    if results is None:
+        results = f"results/{chosen.name}" + ("-data" if data and _data_of(chosen) == "phantom" else "")
+    return data, results
+
+
 def _data_of(profile: Profile) -> str:
     """The profile's DATA, or the default of the notebook that declares it."""
     own = {**profile.shared, **profile.own.get("00_dataset", {})}
@@ -87,13 +97,15 @@ class NotebookFailed(Exception):
     """A cell of a notebook failed. The message names the notebook, the cell and the error in one line."""
 
 
-def _select(only: str | None, start: str | None) -> list[Path]:
+def selected(only: str | Collection[str] | None = None, start: str | None = None) -> list[Path]:
+    """The notebooks of these two-digit numbers, or from `start` on, or all. InputError for an unknown number."""
     sources = notebooks()
-    for number in (only, start):
-        if number is not None and number not in {notebook.name[:2] for notebook in sources}:
+    several = [only] if isinstance(only, str) else only
+    for number in [*(several or []), *([start] if start else [])]:
+        if number not in {notebook.name[:2] for notebook in sources}:
             raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in sources)}")
-    if only is not None:
-        return [notebook for notebook in sources if notebook.name[:2] == only]
+    if several is not None:
+        return [notebook for notebook in sources if notebook.name[:2] in several]
     return [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
 
 
@@ -191,17 +203,17 @@ def _artifact_names(space: Workspace) -> set[str]:
     return {
         path.name
         for path in space.artifacts.iterdir()
-        if path.name not in {"running", "failed", "state.json"} and not path.name.startswith(".")
+        if path.name not in {"running", "failed", STATE} and not path.name.startswith(".")
     }
 
 
-def _made_by(notebook: Path) -> list[str]:
-    """The artifacts that the notebook names with `ws.out(...)`."""
-    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", "\n".join(_code(notebook)))
+def artifacts_of(notebook: Path, call: str) -> list[str]:
+    """The artifacts that the notebook makes (`ws.out(...)`, call "out") or reads ("need")."""
+    return re.findall(rf"ws\.{call}\(\s*[\"']([\w.]+)[\"']", "\n".join(_code(notebook)))
 
 
 def _load_state(space: Workspace) -> dict:
-    path = space.artifacts / "state.json"
+    path = space.artifacts / STATE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -209,7 +221,7 @@ def _load_state(space: Workspace) -> dict:
 
 
 def _save_state(space: Workspace, state: dict) -> None:
-    write_text(space.artifacts / "state.json", json.dumps(state, indent=1))
+    write_text(space.artifacts / STATE, json.dumps(state, indent=1))
 
 
 @contextlib.contextmanager
