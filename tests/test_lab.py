@@ -1,9 +1,23 @@
-"""The lab: working copies that hold their profile's values and keep what a user changed."""
+"""The lab: working copies that hold their profile's values and keep what a user changed, and JupyterLab in a browser."""
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
 import nbformat
+import numpy as np
 import pytest
+from browser import CHROMIUM, FLAGS
+from conftest import ROOT
+from PIL import Image
 
 from dermstudy import cli, lab, study
 from dermstudy.workspace import open_workspace
@@ -113,3 +127,87 @@ def test_bad_arguments_end_in_one_line(arguments, message, capsys):
     assert cli.main(["lab", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+# In a browser
+
+
+@pytest.fixture
+def served(tmp_path):
+    """`dermstudy lab smoke 03` from nothing, and its address once it serves."""
+    command = [sys.executable, "-m", "dermstudy", "lab", "smoke", "03", "--no-browser", "--port", "9180"]
+    process = subprocess.Popen(
+        [*command, "--results", str(tmp_path / "results")], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data")},
+    )  # fmt: skip
+    started, lines = time.monotonic(), []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("JupyterLab: "):
+            break
+    assert lines and lines[-1].startswith("JupyterLab: http"), lines
+    print(f"served after {time.monotonic() - started:.0f} s")
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    yield process, lines[-1].split()[1], tmp_path / "results-lab"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
+def test_a_changed_caption_paints_another_image_in_jupyterlab(served, tmp_path):
+    """From `dermstudy lab smoke 03` to another image than before, by clicks and keys alone."""
+    from playwright.sync_api import sync_playwright
+
+    _, address, folder = served
+    shots = os.environ.get("DERMSTUDY_SCREENSHOTS", str(tmp_path))
+    started = time.monotonic()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+        page.set_default_timeout(600_000)
+        page.goto(address)
+        page.locator(".jp-Notebook .cm-line", has_text="CAPTION =").first.wait_for()
+        before = painted(page)
+        page.screenshot(path=f"{shots}/lab_before.png")
+        line = page.locator(".jp-Notebook .cm-line", has_text="CAPTION =").first
+        line.scroll_into_view_if_needed()
+        line.click()
+        page.keyboard.press("Home")
+        page.keyboard.press("Shift+End")
+        page.keyboard.insert_text('CAPTION = "vascular lesion on the face"')
+        after = painted(page, before)
+        page.screenshot(path=f"{shots}/lab_after.png")
+        page.keyboard.press("Control+s")
+        copy, until = folder / "03_sample.ipynb", time.monotonic() + 60
+        while "vascular lesion on the face" not in copy.read_text() and time.monotonic() < until:
+            page.wait_for_timeout(500)
+        browser.close()
+    print(f"both runs in the browser took {time.monotonic() - started:.0f} s")
+    one, other = (np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")) for png in (before, after))
+    rows = min(len(one), len(other)) // 2  # the lower halves, where no title stands
+    width = min(one.shape[1], other.shape[1])
+    assert (one[-rows:, :width] != other[-rows:, :width]).any()
+    saved = copy.read_text()
+    assert "vascular lesion on the face" in saved
+    errors = [output for cell in json.loads(saved)["cells"] for output in cell.get("outputs", [])
+              if output["output_type"] == "error"]  # fmt: skip
+    assert not errors and (folder / "figures" / "caption.png").is_file()
+
+
+def painted(page, but: str = "") -> str:
+    """Run all cells and return the PNG, in base64, beneath the cell that saves it; another than `but`."""
+    page.get_by_text("| Idle").first.wait_for()  # the menu's entry does nothing before the kernel is there
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    found = page.wait_for_function(
+        """but => {
+            const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')];
+            const cell = cells.find(cell => cell.textContent.includes('"caption")'));
+            const source = cell?.querySelector('.jp-OutputArea img')?.src ?? '';
+            const png = source.split('base64,')[1] ?? '';
+            return png && png !== but ? png : null;
+        }""",
+        arg=but,
+    )
+    return found.json_value()
