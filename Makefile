@@ -31,4 +31,4 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) results/smoke results/*-data results/*/artifacts
+	rm -rf $(VENV) results/smoke results/*-data results/*-lab results/*/artifacts

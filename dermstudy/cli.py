@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `verify`, `report`, `data`, `kit`, `app`, `convert`."""
+"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `convert`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dermstudy", description="Run the study of synthetic dermatoscopic images.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_lab(commands)
     _add_report(commands)
     _add_data(commands)
     _add_kit(commands)
@@ -66,6 +67,20 @@ def _add_run(commands) -> None:
         "--at-commit", action="store_true", help="with the code that made them, as the manifest names it"
     )
     verify.set_defaults(act=_verify)
+
+
+def _add_lab(commands) -> None:
+    lab = commands.add_parser("lab", help="JupyterLab on working copies of the notebooks, with all that they read")
+    lab.add_argument("profile", nargs="?", default="demo", help="a file in profiles/ (default: demo)")
+    lab.add_argument(
+        "notebook", nargs="?", metavar="NN", help="the notebook to prepare and open (default: all of them)"
+    )
+    lab.add_argument("--data", metavar="DIR", help="a HAM10000 download in place of the profile's cohort")
+    lab.add_argument("--results", metavar="DIR", help="the profile's run (default: results/PROFILE); copies: DIR-lab")
+    lab.add_argument("--as-is", action="store_true", help="take that run's results, up to date or not")
+    lab.add_argument("--no-browser", action="store_true", help="print the address only")
+    lab.add_argument("--port", type=int, help="the first port to try (default: Jupyter's 8888)")
+    lab.set_defaults(act=_lab)
 
 
 def _add_report(commands) -> None:
@@ -200,6 +215,17 @@ def _verify(options: argparse.Namespace) -> int:
     code = f"; made by older code: {', '.join(stem[:2] for stem in older)} (--at-commit runs theirs)" if older else ""
     print(compared.line() + code)
     return 0 if compared.equal else 1
+
+
+def _lab(options: argparse.Namespace) -> None:
+    from dermstudy.runner import lab
+
+    profile, number = options.profile, options.notebook
+    if number is None and profile.isdigit():
+        profile, number = "demo", profile
+    with _interruptible():
+        folder, notebook = lab.prepare(profile, number, options.data, options.results, options.as_is)
+    lab.serve(folder, notebook, options.port, not options.no_browser)
 
 
 @contextlib.contextmanager

@@ -151,8 +151,8 @@ def test_a_note_is_a_measure_of_the_notebook_that_wrote_it(tmp_path):
 
 
 def test_a_walk_stops_after_a_notebook():
-    assert [path.name[:2] for path in study._select(None, None, "02")] == ["00", "01", "02"]
-    assert [path.name[:2] for path in study._select(None, "01", "02")] == ["01", "02"]
+    assert [path.name[:2] for path in study.selected(None, None, "02")] == ["00", "01", "02"]
+    assert [path.name[:2] for path in study.selected(None, "01", "02")] == ["01", "02"]
 
 
 def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):

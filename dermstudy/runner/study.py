@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dermstudy.files import InputError, sha256_text, write_text
@@ -22,7 +22,8 @@ from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
 
-OUTSIDE = {"running", "failed", "notes", "state.json"}  # in the artifacts folder, but no notebook's artifact
+STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
+OUTSIDE = {"running", "failed", "notes", STATE}  # in the artifacts folder, but no notebook's artifact
 ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
@@ -30,7 +31,7 @@ def run(
     profile: str = "demo",
     data: str | None = None,
     results: str | None = None,
-    only: str | None = None,
+    only: str | Collection[str] | None = None,
     start: str | None = None,
     force: bool = False,
     to: str | None = None,
@@ -39,25 +40,21 @@ def run(
 
     data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
-    only, start, to: a two-digit notebook number, `to` the last one that runs. force: run notebooks that are up to date as well.
+    only: a two-digit notebook number, or several; start, to: the first and the last one that run. force: run notebooks that
+    are up to date as well.
     Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
     """
     chosen = load_profile(profile)
-    own_data = _data_of(chosen)
-    if data is not None:
-        if not Path(data).expanduser().is_dir():
-            raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
-        data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
-    results = results or default_results(profile, data)
+    data, results = places(chosen, data, results)
     parameters = resolve(chosen, results, data)
-    selected = _select(only, start, to)
+    chosen_ones = selected(only, start, to)
     space = open_workspace(results)
     with locked(space):
-        prints = fingerprints(parameters, data_token(data or own_data))
+        prints = fingerprints(parameters, data_token(data or _data_of(chosen)))
         print(f"profile {profile}: {chosen.description}")
         print(f"results in {shown(space.root)}")
         started = time.monotonic()
-        for notebook in selected:
+        for notebook in chosen_ones:
             target = space.root / notebook.name
             state = _load_state(space)
             if not force and target.is_file() and _up_to_date(space, state, notebook.stem, prints):
@@ -83,6 +80,18 @@ def default_results(profile: str, data: str | None = None) -> str:
     return f"results/{profile}" + ("-data" if data and _data_of(load_profile(profile)) == "phantom" else "")
 
 
+def places(chosen: Profile, data: str | None, results: str | None) -> tuple[str | None, str]:
+    """The data folder, taken from the project root, and the results folder of a run; defaults as in `run`.
+
+    InputError where `data` is no folder.
+    """
+    if data is not None:
+        if not Path(data).expanduser().is_dir():
+            raise InputError(f"no folder {data}: give --data the folder of a HAM10000 download")
+        data = os.path.relpath(Path(data).expanduser().resolve(), project_root())
+    return data, results or default_results(chosen.name, data)
+
+
 def _data_of(profile: Profile) -> str:
     """The profile's DATA, or the default of the notebook that declares it."""
     own = {**profile.shared, **profile.own.get("00_dataset", {})}
@@ -93,13 +102,15 @@ class NotebookFailed(Exception):
     """A cell of a notebook failed. The message names the notebook, the cell and the error in one line."""
 
 
-def _select(only: str | None, start: str | None, to: str | None) -> list[Path]:
+def selected(only: str | Collection[str] | None = None, start: str | None = None, to: str | None = None) -> list[Path]:
+    """The notebooks of these two-digit numbers, or those from `start` to `to`, or all. InputError for an unknown number."""
     sources = notebooks()
-    for number in (only, start, to):
-        if number is not None and number not in {notebook.name[:2] for notebook in sources}:
+    several = [only] if isinstance(only, str) else only
+    for number in [*(several or []), *(end for end in (start, to) if end)]:
+        if number not in {notebook.name[:2] for notebook in sources}:
             raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in sources)}")
-    if only is not None:
-        return [notebook for notebook in sources if notebook.name[:2] == only]
+    if several is not None:
+        return [notebook for notebook in sources if notebook.name[:2] in several]
     if start is not None and to is not None and start > to:
         raise InputError(f"--from {start} lies after --to {to}: nothing would run")
     after = [notebook for notebook in sources if start is None or notebook.name[:2] >= start]
@@ -186,7 +197,11 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     What it noted of time and memory stands beside them, as `measures`.
     An artifact that stayed as it was, such as a finished training, keeps those that made it; "" where none are known.
     """
-    now, own, after = {"commit": commit(), "processor": instruction_set()}, set(_made_by(notebook)), _contents(space)
+    now, own, after = (
+        {"commit": commit(), "processor": instruction_set()},
+        set(artifacts_of(notebook, "out")),
+        _contents(space),
+    )
     record = space.artifacts / ORIGINS
     origins = _read(record)
     made: dict[str, dict] = {}
@@ -204,14 +219,14 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     return made
 
 
-def _made_by(notebook: Path) -> list[str]:
-    """The artifacts that the notebook names with `ws.out(...)`."""
+def artifacts_of(notebook: Path, call: str) -> list[str]:
+    """The artifacts that the notebook makes (`ws.out(...)`, call "out") or reads ("need")."""
     code = "\n".join(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
-    return re.findall(r"ws\.out\(\s*[\"']([\w.]+)[\"']", code)
+    return re.findall(rf"ws\.{call}\(\s*[\"']([\w.]+)[\"']", code)
 
 
 def _load_state(space: Workspace) -> dict:
-    return _read(space.artifacts / "state.json")
+    return _read(space.artifacts / STATE)
 
 
 def _read(path: Path) -> dict:
@@ -222,7 +237,7 @@ def _read(path: Path) -> dict:
 
 
 def _save_state(space: Workspace, state: dict) -> None:
-    write_text(space.artifacts / "state.json", json.dumps(state, indent=1))
+    write_text(space.artifacts / STATE, json.dumps(state, indent=1))
 
 
 @contextlib.contextmanager
