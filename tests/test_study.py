@@ -430,7 +430,7 @@ def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatc
     monkeypatch.setattr(samplers, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
     monkeypatch.setattr(samplers, "UPSAMPLER_STEPS", (("ancestral", "3"), ("dpm-solver", "2")))
     space = workspace.open_workspace(smoke)
-    samplers.choose_samplers(space, count=14, skin_steps=5, ancestral=4)
+    samplers.choose_samplers(space, count=14, reference_steps=5, ancestral=4)
     assert pd.read_csv(space.tables / "mini_guidance.csv")["guidance_scale"].tolist() == [1.0, 2.0]
     steps = pd.read_csv(space.tables / "mini_steps.csv").set_index("sampler")
     assert steps.loc["ancestral", "ratio"] == 1.0 and len(steps) == 3

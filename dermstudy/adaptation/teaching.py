@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,25 +20,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 from dermstudy import figures
 from dermstudy.adaptation import inversion
-from dermstudy.classification.training_sets import Arm
-from dermstudy.data.dataset import Cohort, open_synthetic
+from dermstudy.data.dataset import Cohort
 from dermstudy.diffusion import finetune, glide
 from dermstudy.diffusion.checkpoints import read_notes
 from dermstudy.entities import NAMES, by_code
 from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
-from dermstudy.files import InputError, atomic_path, sha256_text, write_text
-from dermstudy.intervals import clustered_bootstrap, paired_difference, quantiles, wilson
+from dermstudy.evaluation.features import Features
+from dermstudy.files import InputError, sha256_text, write_text
+from dermstudy.intervals import quantiles, wilson
 
-Features = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
+EntityFeatures = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
 BASELINE = "unadapted"
 BATCH = 16  # images painted at once: more are slower an image on a processor
 MEASURES = ("seconds", "peak_megabytes")  # costs that no two runs share: noted beside the tables, not in them
-DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
 
 
 @dataclass
@@ -191,7 +187,7 @@ def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
     return images
 
 
-def features(images: Mapping[str, np.ndarray]) -> Features:
+def features(images: Mapping[str, np.ndarray]) -> EntityFeatures:
     """FID-Inception features of each entity's images. Prints a line when done."""
     started = time.monotonic()
     seen = {code: encoders.fid_inception_features(pixels) for code, pixels in images.items()}
@@ -202,13 +198,13 @@ def features(images: Mapping[str, np.ndarray]) -> Features:
 
 def judged(
     images: Mapping[str, Mapping[str, np.ndarray]],
-    seen: Mapping[str, Features],
-    known: Features,
+    seen: Mapping[str, EntityFeatures],
+    known: EntityFeatures,
     lesions: Mapping[str, Sequence[str]],
-    skin_folder: Path,
+    reference_folder: Path,
     seed: int,
 ) -> pd.DataFrame:
-    """One row a trial and entity: KID to real images of test lesions, and the share that the skin network names rightly.
+    """One row a trial and entity: KID to real images of test lesions, and the share that the reference classifier names rightly.
 
     images: by trial and entity; seen: their features; known: those of real test images; lesions: the lesion of each of
     these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the real lesions, the mean over ten
@@ -222,17 +218,17 @@ def judged(
                 "trial": name, "entity": code, "n": len(own),
                 "kid": metrics.kid(seen[name][code], known[code]),
                 "floor": floors[code],
-                "named": int((reference_classifier.named(skin_folder, own) == code).sum()),
+                "named": int((reference_classifier.named(reference_folder, own) == code).sum()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
-    frame = pd.DataFrame({"group": list(lesions), "feature": list(real)})
-    return float(quality.kid_matrix({code: frame}, seed).loc[code, code])
+    own = Features(real, np.asarray(lesions), np.full(len(real), code))
+    return float(quality.kid_matrix({code: own}, seed).loc[code, code])
 
 
-def gains(seen: Mapping[str, Features], known: Features, repeats: int, seed: int) -> pd.DataFrame:
+def gains(seen: Mapping[str, EntityFeatures], known: EntityFeatures, repeats: int, seed: int) -> pd.DataFrame:
     """KID of BASELINE less that of each trial, the mean over entities: columns gain, low, high; index the trials.
 
     The interval is the middle 95 % of `repeats` draws of half of the painted and half of the real images, the same halves
@@ -291,70 +287,3 @@ def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figu
     if anchor is not None:
         axes[1].axvline(anchor, color="#999933", lw=1)
     return figure
-
-
-def as_cohort(images: Mapping[str, np.ndarray], folder: Path) -> Cohort:
-    """Painted images as a synthetic dataset on disk, so that a classifier reads them as it reads the originals."""
-    rows = []
-    if folder.exists():
-        shutil.rmtree(folder)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir(parents=True)
-        for code, pixels in images.items():
-            for place, image in enumerate(pixels):
-                name = f"adapted_{code}_{place}"
-                Image.fromarray(image).save(temporary / f"{name}.png")
-                rows.append((name, code, f"{name}.png", NAMES[code], "", place))
-        columns = ["image_id", "dx", "file", "caption", "source_image_id", "seed"]
-        pd.DataFrame(rows, columns=columns).to_csv(temporary / "index.csv", index=False)
-    return open_synthetic(folder)
-
-
-def downstream_arms(cohort: Cohort, few: Cohort, synthetic: Cohort) -> dict[str, Arm]:
-    """Telling two entities apart from real images (`few`), real and synthetic, synthetic only; tested on test lesions."""
-    pair = list(few.frame["dx"].unique())
-    held = [cohort.select(split=split, dx=pair) for split in ("validation", "test")]
-    made = Cohort(
-        synthetic.name, synthetic.root, synthetic.frame.assign(group=synthetic.frame["image_id"]), synthetic.data_hash
-    )
-    train = {DOWNSTREAM[0]: [few], DOWNSTREAM[1]: [few, made], DOWNSTREAM[2]: [made]}
-    return {name: Arm("audited", name, parts, [held[0]], [held[1]]) for name, parts in train.items()}
-
-
-def pair_area(predictions: pd.DataFrame) -> float:
-    """The area under the ROC curve for telling the second entity of a pair from the first, from the network's two shares."""
-    first, second = sorted(predictions["dx"].unique())
-    share = predictions[second] / (predictions[first] + predictions[second]).clip(lower=1e-12)
-    return float(roc_auc_score(predictions["dx"] == second, share))
-
-
-def pair_areas(answers: Mapping[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.DataFrame:
-    """`pair_area` by training set, the mean over seeds, and its gain over the first one's, with 95 % intervals.
-
-    answers: the predictions of each training seed, over the same test images. Columns: training, auc, low, high, gain,
-    gain_low, gain_high; lesions and seeds are resampled, for the gain pairwise.
-    """
-    rows, reference = [], next(iter(answers.values()))
-    for name, own in answers.items():
-        low, high = clustered_bootstrap(own, pair_area, repeats, seed)
-        gain = paired_difference(own, reference, pair_area, repeats, seed)
-        row = {"training": name, "auc": float(np.mean([pair_area(one) for one in own])), "low": low, "high": high}
-        rows.append(row | {"gain": gain["difference"], "gain_low": gain["low"], "gain_high": gain["high"]})
-    return pd.DataFrame(rows)
-
-
-def repainted(
-    trial: Trial, code: str, skin_images: np.ndarray, sampling: Sampling, radius: float = 0.3
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """A lesion of `code` painted into a disc in the middle of each image, and what that changed.
-
-    skin_images: uint8 [n, side, side, 3] at the model's side. Returns the images and one row each: mean absolute change
-    inside and outside the disc (levels of 256).
-    """
-    side = skin_images.shape[1]
-    places = (np.arange(side) + 0.5) / side - 0.5
-    inside = np.hypot(*np.meshgrid(places, places)) < radius
-    settings = sampling.of(trial.model, len(skin_images)) | {"inpaint_image": skin_images, "inpaint_keep": ~inside}
-    result = trial.model([trial.captions[code]] * len(skin_images), **settings)
-    change = np.abs(result.astype(int) - skin_images).mean(axis=3)
-    return result, pd.DataFrame({"inside": change[:, inside].mean(axis=1), "outside": change[:, ~inside].mean(axis=1)})

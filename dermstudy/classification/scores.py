@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import classification_report, confusion_matrix
 
-from dermstudy.classification.classifier import PAPER
+from dermstudy.classification.networks import PAPER
 from dermstudy.classification.training_sets import ARMS, PROTOCOLS
 from dermstudy.entities import CODES, NAMES
 from dermstudy.intervals import clustered_bootstrap, paired_difference

@@ -32,7 +32,7 @@ LADDER = (
 
 
 @dataclass(frozen=True)
-class Arm:
+class TrainingSet:
     """The images of one arm under one protocol; `fit_until` watches validation loss for early stopping."""
 
     protocol: str
@@ -47,7 +47,7 @@ class Arm:
         return pd.concat([cohort.frame.assign(kind=_kind(cohort)) for cohort in getattr(self, part)], ignore_index=True)
 
 
-def make_arm(
+def make_training_set(
     protocol: str,
     name: str,
     originals: Cohort,
@@ -55,7 +55,7 @@ def make_arm(
     seed: int,
     test_fraction: float = 0.2,
     limit: int = 0,
-) -> Arm:
+) -> TrainingSet:
     """One arm of the ablation: a name of ARMS, or, audited, of CONTROLS, RARE_ONLY, EVERY, or "ratio R".
 
     As published: the pool (originals, synthetic, or both) split at random within each entity, synthetic images in the
@@ -100,25 +100,25 @@ def make_arm(
         if ratio := _ratio(name):
             train.append(_part(made, round(ratio * len(part)), seed))
     validation, test = originals.select(split="validation"), originals.select(split="test")
-    return _checked(Arm(protocol, name, train, [validation], [test], changes))
+    return _checked(TrainingSet(protocol, name, train, [validation], [test], changes))
 
 
 def ladder(
     originals: Cohort, published: Cohort, safe: Cohort | None, seed: int, test_fraction: float = 0.2, limit: int = 0
-) -> dict[str, Arm]:
+) -> dict[str, TrainingSet]:
     """The combined arm from the published protocol to the audited one, a single change a step; names of LADDER.
 
     published: synthetic images of a generator that saw all lesions; safe: of its twin that saw training lesions only, for
     the same captions (None leaves the last step out). The second step changes the test set alone, so its network is the
     first step's. The third trains on the lesion split's share of the originals instead of the published one. limit: as in
-    make_arm.
+    make_training_set.
     """
-    first = make_arm(PROTOCOLS[0], "combined", originals, published, seed, test_fraction, limit)
+    first = make_training_set(PROTOCOLS[0], "combined", originals, published, seed, test_fraction, limit)
     published, safe = _grouped(published, originals), safe and _grouped(safe, originals)
     originals = replace(originals, frame=limit_training(originals.frame, limit, seed))
     test = [originals.select(split="test")]
     train = [originals.select(split="train"), published]
-    apart = Arm("ladder", LADDER[2], train, test, test)
+    apart = TrainingSet("ladder", LADDER[2], train, test, test)
     stopped = replace(apart, name=LADDER[3], fit_until=[originals.select(split="validation")])
     steps = {LADDER[0]: first, LADDER[2]: apart, LADDER[3]: stopped}
     if safe is not None:
@@ -132,7 +132,7 @@ def rare_entities(frame: pd.DataFrame) -> list[str]:
     return [code for code in CODES if counts.get(code, 0) < RARE_SHARE * counts.max()]
 
 
-def _published(name: str, pool: list[Cohort], seed: int, test_fraction: float) -> Arm:
+def _published(name: str, pool: list[Cohort], seed: int, test_fraction: float) -> TrainingSet:
     from sklearn.model_selection import train_test_split
 
     every = pd.concat([cohort.frame[["image_id", "dx"]] for cohort in pool]).sort_values("image_id")
@@ -146,10 +146,10 @@ def _published(name: str, pool: list[Cohort], seed: int, test_fraction: float) -
             f"{test_fraction:.0%} with every entity on both sides; use more images"
         ) from error
     test = [cohort.select(image_id=test_ids) for cohort in pool]
-    return Arm(PROTOCOLS[0], name, [cohort.select(image_id=train_ids) for cohort in pool], test, test)
+    return TrainingSet(PROTOCOLS[0], name, [cohort.select(image_id=train_ids) for cohort in pool], test, test)
 
 
-def _checked(arm: Arm) -> Arm:
+def _checked(arm: TrainingSet) -> TrainingSet:
     for part in ("train", "test"):
         absent = [NAMES[code] for code in CODES if code not in set(arm.rows(part)["dx"])]
         if absent:

@@ -19,74 +19,19 @@ import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
-from torch.nn import functional
 from transformers import GPT2Tokenizer
 
 from dermstudy.diffusion import architecture
 from dermstudy.diffusion.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
+from dermstudy.diffusion.pixels import enlarge, to_float, to_uint8
+from dermstudy.diffusion.schedules import respaced_timesteps, scheduler_from
 from dermstudy.files import InputError, code_hash
 from dermstudy.processor import bf16_products
 
 # Samplers
 
 
-SAMPLERS = ("ancestral", "ddim", "dpm-solver")
-
-
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def scheduler_from(preset: Preset, prediction: str = "epsilon") -> DDPMScheduler:
-    """The training and ancestral-sampling scheduler: 1,000 steps, learned variance range, x0 clipped to [-1, 1]."""
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule=preset.beta_schedule,
-        prediction_type=prediction,
-        variance_type="learned_range",
-        clip_sample=True,
-        timestep_spacing="linspace",
-    )
-
-
-def sampler_from(scheduler, name: str):
-    """The scheduler for sampling called `name`, one of SAMPLERS, over the noise schedule of `scheduler`.
-
-    All clip x0 to [-1, 1]. DDIM is DPM-Solver++ of the first order, which takes a respacing as well. The second order
-    starts at a log signal-to-noise ratio of -5.1: started at t = 999 of the squared cosine schedule it saturates.
-    """
-    if name == "ancestral":
-        return DDPMScheduler.from_config(scheduler.config)
-    if name in ("ddim", "dpm-solver"):
-        return DPMSolverMultistepScheduler.from_config(
-            scheduler.config,
-            algorithm_type="dpmsolver++",
-            solver_order=1 if name == "ddim" else 2,
-            lambda_min_clipped=-float("inf") if name == "ddim" else -5.1,
-            thresholding=True,
-            sample_max_value=1.0,
-            timestep_spacing="linspace",
-        )
-    raise InputError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
-
-
-def respaced_timesteps(respacing: str, total: int = 1000) -> list[int]:
-    """Upstream's respacing ("100", "25,25,50" or "fast27") as descending timesteps.
-
-    Source: glide_text2im/respace.py, space_timesteps. InputError where a section has too few steps to divide.
-    """
-    sections = [10, 10, 3, 2, 2] if respacing == "fast27" else [int(part) for part in respacing.split(",")]
-    size, extra = divmod(total, len(sections))
-    steps, start = set(), 0
-    for index, count in enumerate(sections):
-        length = size + (index < extra)
-        if not 1 <= count <= length:
-            raise InputError(f"cannot take {count} steps from a section of {length} in respacing {respacing!r}")
-        stride = (length - 1) / (count - 1) if count > 1 else 1
-        steps |= {start + round(stride * k) for k in range(count)}
-        start += length
-    if respacing == "fast27":
-        steps = steps - {total - 1} | {total - 3}  # upstream: fewer artefacts from the noisiest steps
-    return sorted(steps, reverse=True)
 
 
 # Pipelines
@@ -303,21 +248,6 @@ class GlideUpsamplePipeline(_Glide):
             captions, list(seeds), num_inference_steps, guidance_scale, "", condition, known, temperature, callback
         )
         return self._finish(sample, output_type)
-
-
-def enlarge(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Bilinear enlargement to [n, 3, side, side], upstream's conditioning of the upsampler."""
-    return functional.interpolate(images, (side, side), mode="bilinear")
-
-
-def to_uint8(sample: torch.Tensor) -> np.ndarray:
-    """Float [n, 3, h, w] in -1..1 to uint8 [n, h, w, 3]."""
-    return ((sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def to_float(images: np.ndarray) -> torch.Tensor:
-    """Uint8 [n, h, w, 3] to float [n, 3, h, w] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def build(

@@ -111,28 +111,35 @@ def synthesise(
         columns=COLUMNS,
     )
     own = index.iloc[processes.process_index :: processes.num_processes]
-    missing = own[[not (part / file).is_file() for file in own["file"]]]
-    for pipeline in (base, upsampler):
-        pipeline.set_progress_bar_config(disable=True)
-    started, done = time.monotonic(), 0
-    for start in range(0, len(missing), batch):
-        rows = missing.iloc[start : start + batch]
-        captions, seeds = rows["caption"].tolist(), rows["seed"].tolist()
-        small = base(captions, guidance_scale=guidance_scale, num_inference_steps=base_steps, seeds=seeds)
-        large = enlarged(upsampler, small, captions, seeds, upsample_steps)
-        for image, row in zip(large, rows.itertuples(), strict=True):
-            write_text(part / f"{row.image_id}.txt", row.caption + "\n")
-            with atomic_path(part / row.file) as path:
-                Image.fromarray(image).save(path, format="PNG")
-        done += len(rows)
-        seconds = time.monotonic() - started
-        print(f"{len(own) - len(missing) + done} of {len(own)} images, {done / seconds:.2f} a second", flush=True)
+    _paint(base, upsampler, own, part, guidance_scale, base_steps, upsample_steps, batch)
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_text(part / MADE_BY, settings)
         _finish(part, folder, index)
     processes.wait_for_everyone()
     return folder
+
+
+def _paint(
+    base, upsampler, rows: pd.DataFrame, part: Path, guidance_scale: float, base_steps, upsample_steps, batch: int
+) -> None:
+    """Those images of `rows` that `part` lacks, with their captions."""
+    missing = rows[[not (part / file).is_file() for file in rows["file"]]]
+    for pipeline in (base, upsampler):
+        pipeline.set_progress_bar_config(disable=True)
+    started, done = time.monotonic(), 0
+    for start in range(0, len(missing), batch):
+        some = missing.iloc[start : start + batch]
+        captions, seeds = some["caption"].tolist(), some["seed"].tolist()
+        small = base(captions, guidance_scale=guidance_scale, num_inference_steps=base_steps, seeds=seeds)
+        large = enlarged(upsampler, small, captions, seeds, upsample_steps)
+        for image, row in zip(large, some.itertuples(), strict=True):
+            write_text(part / f"{row.image_id}.txt", row.caption + "\n")
+            with atomic_path(part / row.file) as path:
+                Image.fromarray(image).save(path, format="PNG")
+        done += len(some)
+        seconds = time.monotonic() - started
+        print(f"{len(rows) - len(missing) + done} of {len(rows)} images, {done / seconds:.2f} a second", flush=True)
 
 
 def _finish(part: Path, folder: Path, index: pd.DataFrame) -> None:

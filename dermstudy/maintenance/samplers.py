@@ -93,18 +93,18 @@ def paired_kid(first: np.ndarray, second: np.ndarray, real: np.ndarray, repeats:
 
 
 def guidance_table(
-    model, against: Reference, folder: Path, skin_folder: Path, sampler: tuple[str, str]
+    model, against: Reference, folder: Path, reference_folder: Path, sampler: tuple[str, str]
 ) -> pd.DataFrame:
     """One row a guidance scale: KID, precision and recall against validation images, and condition fidelity.
 
-    The fidelity is the share of images in which the skin network names the entity asked for, the mean of the entities.
+    The fidelity is the share of images in which the reference classifier names the entity asked for, the mean of the entities.
     """
     rows = []
     for scale in SCALES:
         images = base_samples(model, against.rows, folder, sampler, scale)
         features = _features(images)
         asked = against.rows["dx"].reset_index(drop=True)
-        right = asked == reference_classifier.named(skin_folder, images)
+        right = asked == reference_classifier.named(reference_folder, images)
         precision, recall = metrics.precision_recall(features, against.features)
         rows.append(
             {
@@ -177,7 +177,7 @@ def fewest_steps(table: pd.DataFrame, margin: float = packing.MARGIN) -> str:
 def choose_samplers(
     space: workspace.Workspace,
     count: int,
-    skin_steps: int,
+    reference_steps: int,
     scale: float | None = None,
     ancestral: int = 250,
     precision: str = "fp32",
@@ -193,10 +193,13 @@ def choose_samplers(
     folder.mkdir(exist_ok=True)
     small = reference(cohort, space.out("features"), count, base.unet.config.sample_size)
     accuracy = reference_classifier.train(
-        cohort.select(split="train"), cohort.select(split="validation"), space.out("skin_encoder"), skin_steps
+        cohort.select(split="train"),
+        cohort.select(split="validation"),
+        space.out("reference_classifier"),
+        reference_steps,
     )
-    print(f"skin network: balanced accuracy {accuracy:.2f} on validation lesions", flush=True)
-    guidance = guidance_table(base, small, folder, space.out("skin_encoder"), TRIAL)
+    print(f"reference classifier: balanced accuracy {accuracy:.2f} on validation lesions", flush=True)
+    guidance = guidance_table(base, small, folder, space.out("reference_classifier"), TRIAL)
     space.save_table(guidance, "mini_guidance")
     space.save_figure(guidance_figure(guidance), "mini_guidance")
     print(guidance.round(3).to_string(index=False), flush=True)
@@ -224,7 +227,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     samplers = commands.add_parser("samplers", help="guidance scale and steps compared on validation lesions")
     samplers.add_argument("--count", type=int, default=140, help="images a setting (default 140)")
-    samplers.add_argument("--skin-steps", type=int, default=2000, help="as notebook 04's SKIN_STEPS (default 2000)")
+    samplers.add_argument(
+        "--reference-steps", type=int, default=2000, help="as notebook 04's REFERENCE_STEPS (default 2000)"
+    )
     samplers.add_argument("--scale", type=float, help="guidance scale of the step comparison (default: the lowest KID)")
     samplers.add_argument("--ancestral", type=int, default=250, help="steps of the reference (default 250)")
     samplers.add_argument("--precision", choices=list(glide.PRECISIONS), default="fp32", help="default fp32")
@@ -238,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
         with study.locked(space):
             if options.command == "samplers":
                 choose_samplers(
-                    space, options.count, options.skin_steps, options.scale, options.ancestral, options.precision
+                    space, options.count, options.reference_steps, options.scale, options.ancestral, options.precision
                 )
             else:
                 packing.pack(space, Path(options.out))

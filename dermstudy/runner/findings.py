@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dermstudy.classification.classifier import PAPER, RESIDUAL
+from dermstudy.classification.networks import PAPER, RESIDUAL
 from dermstudy.classification.training_sets import CONTROLS, EVERY
 from dermstudy.files import InputError
 from dermstudy.published import paper
