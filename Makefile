@@ -1,20 +1,28 @@
 # make study: the environment, then every notebook of the demo profile (DATA=DIR for real images)
 # make test:  the environment, then the tests
+# make test-quick: the tests of seconds; make test-walks: those that run the whole walk or drive JupyterLab
 # make bench: GLIDE at full size beside openai/glide-text2im, a copy of it in GLIDE_TEXT2IM
 PYTHON ?= python3.11
 PROFILE ?= demo
 DATA ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: study test bench lint clean
+.PHONY: study test test-quick test-walks bench lint clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
 	$(VENV)/bin/dermstudy run $(PROFILE) $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) -m "not walk"
+
+test-quick: $(STAMP)
+	$(PYTEST) -m "not walk and not slow"
+
+test-walks: $(STAMP)
+	$(PYTEST) -m walk
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m dermstudy.maintenance.glide_speed

@@ -154,7 +154,7 @@ def served(tmp_path):
     assert process.wait(60) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 def test_a_changed_caption_paints_another_image_in_jupyterlab(served, tmp_path):
     """From `dermstudy lab smoke 03` to another image than before, by clicks and keys alone."""

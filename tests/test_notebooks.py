@@ -140,7 +140,7 @@ def doubled(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_cell_run_twice_leaves_the_same_tables(stem, smoke, doubled, monkeypatch):
     """In the notebooks' order: each goes on from the artifacts of the doubled notebooks before it."""
@@ -159,7 +159,7 @@ def test_every_cell_run_twice_leaves_the_same_tables(stem, smoke, doubled, monke
         )
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_every_table_of_a_run_was_compared(smoke, doubled):
     once, twice = ({path.name for path in (root / "tables").glob("*.csv")} for root in (smoke, doubled / "results"))
     assert once == twice

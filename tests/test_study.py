@@ -93,7 +93,7 @@ def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
     assert "up to date" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_walk_verifies_against_itself(smoke, capsys):
     """Everything that is committed of a walk comes out the same once more, to the byte."""
     assert cli.main(["verify", str(smoke)]) == 0
