@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dermstudy.diffusion import architecture, checkpoints, finetune, glide, sample
+from dermstudy.diffusion import architecture, checkpoints, finetune, glide, sample, schedules
 
 CAPTIONS = ["melanoma", "dermatofibroma"] * 2
 
@@ -40,7 +40,7 @@ def synthesise(folder: Path) -> Path:
     for pipeline in pipelines:
         torch.manual_seed(5)
         torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.05)
-        pipeline.scheduler = glide.sampler_from(pipeline.scheduler, "ddim")
+        pipeline.scheduler = schedules.sampler_from(pipeline.scheduler, "ddim")
     names = [f"original_{number}" for number in range(5)]
     originals = pd.DataFrame({"image_id": names, "copy": 0, "dx": "mel", "caption": "melanoma"})
     return sample.synthesise(*pipelines, originals, folder, 0, 2.0, 3, 2, batch=2)

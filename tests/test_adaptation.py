@@ -142,7 +142,7 @@ def test_the_floor_halves_real_images_by_lesion(monkeypatch):
         return kid(first, second)
 
     monkeypatch.setattr(quality, "kid", watched)
-    monkeypatch.setattr(teaching.skin, "named", lambda folder, images: np.repeat("mel", len(images)))
+    monkeypatch.setattr(teaching.reference_classifier, "named", lambda folder, images: np.repeat("mel", len(images)))
     random = np.random.default_rng(0)
     lesions = np.tile(np.arange(12), 2)  # in file order the second half are sisters of the first
     real = random.normal(size=(12, 8))[lesions] + 0.01 * random.normal(size=(24, 8))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dermstudy import cli
-from dermstudy.diffusion import architecture, convert, glide
+from dermstudy.diffusion import architecture, convert, glide, pixels, schedules
 from dermstudy.files import InputError
 
 SMALL = replace(architecture.PRESETS["tiny-base"], channels=32, multipliers=(1, 2), blocks=2, attention_sides=(32,),
@@ -29,7 +29,7 @@ def pipeline_of(preset, tokenizer):
     for module in modules:
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
-    return kind(modules[0].eval(), modules[1].eval(), tokenizer, glide.scheduler_from(preset))
+    return kind(modules[0].eval(), modules[1].eval(), tokenizer, schedules.scheduler_from(preset))
 
 
 @pytest.mark.parametrize("channels", sorted(convert.KINDS))
@@ -300,7 +300,7 @@ def test_outputs_equal_upstreams(upstream, channels, size):
         parts += [extra["inpaint_image"] * extra["inpaint_mask"], extra["inpaint_mask"]]
     if channels in (6, 10):
         extra["low_res"] = torch.randn(2, 3, 64, 64)
-        parts.append(glide.enlarge(extra["low_res"], side))
+        parts.append(pixels.enlarge(extra["low_res"], side))
     with torch.inference_mode():
         theirs = model(noisy, timesteps, **tokens, **extra)
         ids, attention = architecture.tokenize(upstream["tokenizer"], captions, length)
@@ -382,7 +382,7 @@ def test_the_sampling_loop_equals_upstreams(upstream, monkeypatch, inpaint):
         )  # fmt: skip
     upsampler = convert.to_diffusers(model.state_dict(), upstream["tokenizer"], text_heads=1)
     upsampler.set_progress_bar_config(disable=True)
-    upsampler.scheduler = glide.sampler_from(upsampler.scheduler, "ddim")
+    upsampler.scheduler = schedules.sampler_from(upsampler.scheduler, "ddim")
     ours = upsampler(captions, low, num_inference_steps="fast27", seeds=seeds, output_type="pt")
     error = (ours - large).abs().max().item()
     print(f"upsampler, fast27 by DDIM: largest difference {error:.1e} in -1..1")
@@ -420,4 +420,4 @@ def test_tokens_equal_upstreams_for_a_thousand_prompts(upstream):
 def test_respacing_equals_upstreams(upstream, respacing):
     from glide_text2im.respace import space_timesteps
 
-    assert sorted(space_timesteps(1000, respacing), reverse=True) == glide.respaced_timesteps(respacing)
+    assert sorted(space_timesteps(1000, respacing), reverse=True) == schedules.respaced_timesteps(respacing)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dermstudy.diffusion import architecture, convert, glide
+from dermstudy.diffusion import architecture, convert, glide, schedules
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "basal cell carcinoma on the back", "a dermatoscopic image of dermatofibroma"]
@@ -65,7 +65,7 @@ def test_full_size_presets_have_upstreams_parameter_counts():
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ancestral", "fast27"), ("ddim", 5), ("dpm-solver", "5")])
 def test_an_image_depends_on_its_own_seed_alone(base, sampler, steps):
-    base.scheduler = glide.sampler_from(base.scheduler, sampler)
+    base.scheduler = schedules.sampler_from(base.scheduler, sampler)
     options = {"guidance_scale": 3.0, "num_inference_steps": steps, "output_type": "pt"}
     together = base(["melanoma", "dermatofibroma"], num_images=2, seeds=[5, 6, 7, 8], **options)
     alone = base("dermatofibroma", seeds=[8], **options)
@@ -76,7 +76,7 @@ def test_an_image_depends_on_its_own_seed_alone(base, sampler, steps):
 
 def test_guidance_by_hand(base):
     """One ancestral step against the formula of classifier-free guidance, variance from the conditional branch."""
-    base.scheduler = glide.sampler_from(base.scheduler, "ancestral")
+    base.scheduler = schedules.sampler_from(base.scheduler, "ancestral")
     seen = []
     result = base("melanoma", guidance_scale=4.0, num_inference_steps="1", seeds=[3], output_type="pt",
                   callback=lambda index, timestep, sample: seen.append(timestep))  # fmt: skip
@@ -91,7 +91,7 @@ def test_guidance_by_hand(base):
 
 
 def test_upsampler_reads_the_small_image(upsampler):
-    upsampler.scheduler = glide.sampler_from(upsampler.scheduler, "ddim")
+    upsampler.scheduler = schedules.sampler_from(upsampler.scheduler, "ddim")
     small = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     first = upsampler(["melanoma"] * 2, small, num_inference_steps=2, seeds=[1, 1])
     assert first.shape == (2, 256, 256, 3) and first.dtype == np.uint8 and (first[0] != first[1]).any()
@@ -114,13 +114,13 @@ def test_saving_and_opening_changes_nothing(base, upsampler, tmp_path):
 
 def test_upstreams_respacing():
     """Literal values of upstream's space_timesteps: ends kept, sections strided, fast27 without the noisiest step."""
-    assert glide.respaced_timesteps("100")[0] == 999 and glide.respaced_timesteps("100")[-1] == 0
-    assert len(glide.respaced_timesteps("100")) == 100
-    fast = glide.respaced_timesteps("fast27")
+    assert schedules.respaced_timesteps("100")[0] == 999 and schedules.respaced_timesteps("100")[-1] == 0
+    assert len(schedules.respaced_timesteps("100")) == 100
+    fast = schedules.respaced_timesteps("fast27")
     assert len(fast) == 27 and fast[0] == 997 and 999 not in fast and fast[-1] == 0
-    assert glide.respaced_timesteps("2,2", total=10) == [9, 5, 4, 0]
+    assert schedules.respaced_timesteps("2,2", total=10) == [9, 5, 4, 0]
     with pytest.raises(InputError, match="cannot take 11 steps from a section of 10"):
-        glide.respaced_timesteps("11", total=10)
+        schedules.respaced_timesteps("11", total=10)
 
 
 def test_bad_requests(base, tmp_path):
@@ -130,7 +130,7 @@ def test_bad_requests(base, tmp_path):
     with pytest.raises(InputError, match="not a complete GLIDE folder"):
         glide.load(tmp_path)
     with pytest.raises(InputError, match="unknown sampler 'euler'"):
-        glide.sampler_from(base.scheduler, "euler")
+        schedules.sampler_from(base.scheduler, "euler")
     with pytest.raises(InputError, match="unknown GLIDE preset 'huge'"):
         glide.build("huge", base.tokenizer)
     with pytest.raises(InputError, match="2 images need as many seeds, got 1"):
@@ -146,7 +146,7 @@ def test_bad_requests(base, tmp_path):
 
 def test_ddim_by_hand(base):
     """Song et al., equation 12 with eta 0, over the same timesteps: equal to 1e-4 in -1..1."""
-    base.scheduler = glide.sampler_from(base.scheduler, "ddim")
+    base.scheduler = schedules.sampler_from(base.scheduler, "ddim")
     seen = []
     result = base("melanoma", guidance_scale=1.0, num_inference_steps="fast27", seeds=[3], output_type="pt",
                   callback=lambda index, timestep, sample: seen.append(timestep))  # fmt: skip
@@ -169,7 +169,7 @@ def test_ddim_by_hand(base):
 def test_inpainting_keeps_what_is_known(tokenizer, prediction, sampler, steps):
     """Known pixels come back to the last of 256 levels; the others are painted, and differ by seed."""
     base = stirred(glide.build("tiny-base", tokenizer, prediction, seed=1))
-    base.scheduler = glide.sampler_from(base.scheduler, sampler)
+    base.scheduler = schedules.sampler_from(base.scheduler, sampler)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     keep = np.ones((64, 64), bool)
     keep[20:50, 10:40] = False
@@ -181,7 +181,7 @@ def test_inpainting_keeps_what_is_known(tokenizer, prediction, sampler, steps):
 
 
 def test_the_negative_caption_steers(base):
-    base.scheduler = glide.sampler_from(base.scheduler, "ddim")
+    base.scheduler = schedules.sampler_from(base.scheduler, "ddim")
     options = {"guidance_scale": 3.0, "num_inference_steps": 2, "output_type": "pt"}
     plain, empty = base("melanoma", **options), base("melanoma", negative_prompt="", **options)
     assert torch.equal(plain, empty)
@@ -189,7 +189,7 @@ def test_the_negative_caption_steers(base):
 
 
 def test_half_precision_keeps_the_image(base):
-    base.scheduler = glide.sampler_from(base.scheduler, "ddim")
+    base.scheduler = schedules.sampler_from(base.scheduler, "ddim")
     options = {"guidance_scale": 1.0, "num_inference_steps": 3, "output_type": "pt"}
     exact = base("melanoma", **options)
     coarse = base.to(torch.bfloat16)("melanoma", **options)

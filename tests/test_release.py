@@ -13,7 +13,7 @@ from conftest import ROOT
 from safetensors import safe_open
 
 from dermstudy.data import dataset, splits
-from dermstudy.diffusion import glide
+from dermstudy.diffusion import glide, schedules
 from dermstudy.files import InputError
 from dermstudy.maintenance import packing
 
@@ -63,7 +63,7 @@ def test_weights_ship_as_half_precision_and_load_as_single(part):
 
 def test_the_shipped_models_paint_skin_and_hear_the_caption():
     base = glide.load(MINI / "base")
-    base.scheduler = glide.sampler_from(base.scheduler, "dpm-solver")
+    base.scheduler = schedules.sampler_from(base.scheduler, "dpm-solver")
     base.set_progress_bar_config(disable=True)
     images = base(["melanoma", "vascular lesion"], guidance_scale=3.0, num_inference_steps="10", seeds=[3, 3]).astype(
         float

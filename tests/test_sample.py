@@ -10,7 +10,7 @@ import torch
 
 from dermstudy import files
 from dermstudy.data import dataset
-from dermstudy.diffusion import architecture, glide, sample
+from dermstudy.diffusion import architecture, glide, sample, schedules
 from dermstudy.files import InputError
 
 
@@ -19,7 +19,7 @@ def models():
     tokenizer = architecture.train_tokenizer(["melanoma"])
     made = glide.build("tiny-base", tokenizer), glide.build("tiny-upsampler", tokenizer)
     for model in made:
-        model.scheduler = glide.sampler_from(model.scheduler, "ddim")
+        model.scheduler = schedules.sampler_from(model.scheduler, "ddim")
     return made
 
 
@@ -87,7 +87,7 @@ def test_a_finished_dataset_is_known_by_all_that_makes_it(cohort, models, tmp_pa
     if part == "caption":
         originals = originals.assign(caption="another caption")
     elif part == "sampler":
-        base.scheduler = glide.sampler_from(base.scheduler, "ancestral")
+        base.scheduler = schedules.sampler_from(base.scheduler, "ancestral")
     elif part == "precision":
         base.text_encoder.to(torch.bfloat16).to(torch.float32)
     elif part == "code":

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from dermstudy import figures
 from dermstudy.adaptation import inversion
 from dermstudy.data.dataset import Cohort
-from dermstudy.diffusion import finetune, glide
+from dermstudy.diffusion import finetune, schedules
 from dermstudy.diffusion.checkpoints import read_notes
 from dermstudy.entities import NAMES, by_code
 from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
@@ -60,7 +60,7 @@ class Sampling:
 
     def of(self, model, count: int) -> dict:
         """The arguments for `count` images of `model`, which is given the sampler."""
-        model.scheduler = glide.sampler_from(model.scheduler, self.sampler)
+        model.scheduler = schedules.sampler_from(model.scheduler, self.sampler)
         model.set_progress_bar_config(disable=True)
         seeds = [self.seed + place for place in range(count)]
         return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.steps, "seeds": seeds}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from dermstudy.diffusion.glide import enlarge, to_float
+from dermstudy.diffusion.pixels import enlarge, to_float
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Tokenizer
 
-from dermstudy.diffusion import architecture, glide
+from dermstudy.diffusion import architecture, glide, schedules
 from dermstudy.files import InputError, atomic_path
 
 # Input channels tell the kind: image; image and mask; image and low resolution; all three.
@@ -168,7 +168,7 @@ def to_diffusers(
         module.load_state_dict(own)
         module.eval()
     kind = glide.GlideUpsamplePipeline if KINDS[preset.in_channels].startswith("upsampler") else glide.GlidePipeline
-    return kind(modules["unet"], modules["text_encoder"], tokenizer, glide.scheduler_from(preset))
+    return kind(modules["unet"], modules["text_encoder"], tokenizer, schedules.scheduler_from(preset))
 
 
 def to_openai(pipeline: glide._Glide) -> dict[str, torch.Tensor]:

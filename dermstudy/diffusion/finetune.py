@@ -29,7 +29,9 @@ from torch.nn import functional
 from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.batches import Batch, condition, draw, generator_of, make_batch, seed_of
 from dermstudy.diffusion.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
-from dermstudy.diffusion.glide import PRECISIONS, check_side, sampler_from, to_float
+from dermstudy.diffusion.glide import PRECISIONS, check_side
+from dermstudy.diffusion.pixels import to_float
+from dermstudy.diffusion.schedules import sampler_from
 from dermstudy.files import InputError, atomic_path
 from dermstudy.processor import bf16_products
 

@@ -22,7 +22,7 @@ from dermstudy.diffusion.folded import (
     mixed,
     unfold,
 )
-from dermstudy.diffusion.glide import to_float, to_uint8
+from dermstudy.diffusion.pixels import to_float, to_uint8
 
 EVERYWHERE = (0.0, float("inf"))
 

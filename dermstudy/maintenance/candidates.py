@@ -21,6 +21,7 @@ import torch
 from dermstudy import workspace
 from dermstudy.data import dataset
 from dermstudy.diffusion import architecture, finetune, glide
+from dermstudy.diffusion.pixels import to_float
 from dermstudy.files import InputError
 from dermstudy.runner import study
 
@@ -122,7 +123,7 @@ def clean_error(pipeline, images: np.ndarray, captions: list[str], draws: int = 
     for draw in range(draws):
         for start in range(0, len(images), each):
             part = slice(start, start + each)
-            pixels = glide.to_float(images[part])
+            pixels = to_float(images[part])
             place = torch.arange(start, start + len(pixels)) * draws + draw
             timesteps = place * total // (len(images) * draws)
             noisy = pipeline.scheduler.add_noise(pixels, torch.randn(pixels.shape, generator=generator), timesteps)

@@ -172,7 +172,7 @@ def _needs(case: str, kind: str) -> bool:
 def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     import torch
 
-    from dermstudy.diffusion import batches, convert, finetune, glide
+    from dermstudy.diffusion import batches, convert, finetune, schedules
 
     precision = torch.bfloat16 if side.endswith("bf16") else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -205,9 +205,11 @@ def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     models = {kind: pipeline(kind).to(precision) for kind in ("base", "upsampler") if _needs(case, kind)}
     fast = case.endswith("10 + 4")
     if "base" in models:
-        models["base"].scheduler = glide.sampler_from(models["base"].scheduler, "dpm-solver" if fast else "ancestral")
+        models["base"].scheduler = schedules.sampler_from(
+            models["base"].scheduler, "dpm-solver" if fast else "ancestral"
+        )
     if "upsampler" in models:
-        models["upsampler"].scheduler = glide.sampler_from(
+        models["upsampler"].scheduler = schedules.sampler_from(
             models["upsampler"].scheduler, "dpm-solver" if fast else "ddim"
         )
 

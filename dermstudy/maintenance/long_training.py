@@ -40,7 +40,7 @@ from dermstudy.diffusion.folded import (
     tempered,
     training_target,
 )
-from dermstudy.diffusion.glide import to_float
+from dermstudy.diffusion.pixels import to_float
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 from dermstudy.processor import bf16_products
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dermstudy import figures, workspace
 from dermstudy.data import dataset, splits
-from dermstudy.diffusion import glide, sample
+from dermstudy.diffusion import glide, sample, schedules
 from dermstudy.entities import CODES, NAMES, PROMPTS
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 from dermstudy.maintenance import candidates
@@ -172,7 +172,7 @@ def _montage(folder: Path, sampling: dict) -> None:
     base = glide.load(folder / "base")
     upsampler = glide.load(folder / "upsampler", glide.GlideUpsamplePipeline)
     for model in (base, upsampler):
-        model.scheduler = glide.sampler_from(model.scheduler, sampling["SAMPLER"])
+        model.scheduler = schedules.sampler_from(model.scheduler, sampling["SAMPLER"])
         model.set_progress_bar_config(disable=True)
     rows, seeds = [], list(MONTAGE_SEEDS)
     for prompt in PROMPTS:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from dermstudy import figures, workspace
 from dermstudy.data import dataset
-from dermstudy.diffusion import glide, sample
+from dermstudy.diffusion import glide, sample, schedules
 from dermstudy.evaluation import encoders, metrics, reference_classifier
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 from dermstudy.intervals import quantiles
@@ -52,7 +52,7 @@ def reference(cohort: dataset.Cohort, cache: Path, count: int, side: int) -> Ref
 
 def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, str], scale: float) -> np.ndarray:
     """One 64 x 64 image for each row's caption, uint8 [n, 64, 64, 3]; kept in `folder`, so that a cut run goes on."""
-    model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
+    model.scheduler = schedules.sampler_from(model.scheduler, sampler[0])
     seeds, captions = sample.seeds_for(rows["image_id"], 0), rows["caption"].tolist()
 
     def paint() -> np.ndarray:
@@ -153,7 +153,7 @@ def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarr
     """
     seeds, captions, features = sample.seeds_for(rows["image_id"], 0), rows["caption"].tolist(), {}
     for sampler in UPSAMPLER_STEPS:
-        model.scheduler = glide.sampler_from(model.scheduler, sampler[0])
+        model.scheduler = schedules.sampler_from(model.scheduler, sampler[0])
         paint = partial(sample.enlarged, model, small, captions, seeds, sampler[1])
         code = code_hash(sample.enlarged, sample.upsample_seeds)
         made_by = [glide.identity(model), code, hashlib.sha256(small.tobytes()).hexdigest(), captions, seeds, sampler]

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import distance_transform_edt
 
 from dermstudy import workspace
-from dermstudy.diffusion import glide, sample
+from dermstudy.diffusion import glide, sample, schedules
 from dermstudy.files import InputError, sha256_file, sha256_text
 
 LONGEST = 200  # characters of a prompt
@@ -74,7 +74,7 @@ class Painter:
         self.base = glide.load(folder / "base")
         self.upsampler = glide.load(folder / "upsampler", glide.GlideUpsamplePipeline)
         for model in (self.base, self.upsampler):
-            model.scheduler = glide.sampler_from(model.scheduler, "dpm-solver")
+            model.scheduler = schedules.sampler_from(model.scheduler, "dpm-solver")
             model.set_progress_bar_config(disable=True)
         self.upsample_steps = upsample_steps
         self.name = f"{folder.name} {weights_hash(folder)}"
