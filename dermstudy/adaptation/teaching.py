@@ -259,7 +259,11 @@ def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial])
     means, sums = by_trial[["kid", "floor"]].mean(), by_trial[["named", "n"]].sum()
     shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
     shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
-    costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects().drop(columns=list(MEASURES))
+    costs = (
+        pd.DataFrame({trial.name: trial.costs for trial in trials})
+        .T.infer_objects()
+        .drop(columns=list(MEASURES), errors="ignore")
+    )
     gained = gained.rename(columns={"low": "gain_low", "high": "gain_high"})
     return means.join(gained).join(shares).join(costs)
 
