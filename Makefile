@@ -22,7 +22,7 @@ test-quick: $(STAMP)
 	$(PYTEST) -m "not walk and not slow"
 
 test-walks: $(STAMP)
-	$(PYTEST) -m walk
+	$(PYTEST) -m walk --numprocesses 1
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m dermstudy.maintenance.glide_speed

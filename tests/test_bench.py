@@ -16,12 +16,14 @@ def test_without_a_copy_of_upstream_a_line_says_so(monkeypatch, capsys, tmp_path
         assert "GLIDE skipped: set GLIDE_TEXT2IM" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_feature_rates_name_what_was_measured(capsys):
     glide_speed.feature_rates(images=2)
     output = capsys.readouterr().out
     assert "FID-Inception features:" in output and "from 2 images measured" in output
 
 
+@pytest.mark.slow
 def test_limits_count_the_network_and_name_every_case(capsys, monkeypatch):
     assert glide_speed.operations("base", 2) == pytest.approx(2 * glide_speed.operations("base", 1), rel=1e-3)
     monkeypatch.setattr(glide_speed, "matrix_rate", lambda: 1e12)

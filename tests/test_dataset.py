@@ -155,6 +155,7 @@ def test_a_few_images_are_dealt_over_the_entities(cohort):
     assert dataset.spread(cohort.frame, 10**6).equals(cohort.frame)
 
 
+@pytest.mark.slow
 def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
     damaged_truncate(folder)
     results = tmp_path / "results"
@@ -232,6 +233,7 @@ def test_leak_counts_sister_images_by_hand():
     assert leak.loc["all", "share"] == 0.75
 
 
+@pytest.mark.slow
 def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(phantom_folder, root)
@@ -249,6 +251,7 @@ def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
     assert joined.nunique() == 1 and groups.nunique() == cohort.frame["lesion_id"].nunique() - 1
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_an_audit_confirmed(ham10000):
     """Most of the 18 pairs that a published audit confirmed by hand, among images of other patients."""
     cohort = dataset.load_folder(ham10000)

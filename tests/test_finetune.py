@@ -40,6 +40,7 @@ def config(**changes):
     return finetune.TrainingConfig(**(settings | changes))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, capsys):
     model = glide.build("tiny-base", tokenizer, "v_prediction", 0)
     log = finetune.train(
@@ -56,6 +57,7 @@ def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, c
     assert not model.unet.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "number"), [("tiny-base", 3), ("tiny-upsampler", 4)])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, preset, number, capsys):
     """Killed with signal 9 half-way through the writing of weights, and started again."""
@@ -91,6 +93,7 @@ def together(tmp_path_factory):
     return folder, launched("both", folder)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(together, tmp_path):
     """The same losses at the same global batch, to one part in 10,000, and the same weights to 1e-3 of their norm."""
     alone = in_processes.train(tmp_path / "alone", "tiny-base")
@@ -103,6 +106,7 @@ def test_two_processes_train_as_one(together, tmp_path):
     assert all((left[key] - right[key]).norm() <= 1e-3 * left[key].norm() + 1e-4 for key in left)
 
 
+@pytest.mark.slow
 def test_two_processes_sample_the_same_images(together, tmp_path):
     alone, shared = in_processes.synthesise(tmp_path / "alone"), together[0] / "synthetic"
     assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in shared.iterdir())
@@ -123,7 +127,8 @@ def test_saving_memory_changes_nothing_else(tokenizer, images, tmp_path, change)
     assert all((left[key] - right[key]).norm() <= 1e-2 * left[key].norm() + 1e-3 for key in left)
 
 
-def test_bfloat16_trains_as_float32_nearly_does(tokenizer, images, tmp_path):
+def test_bfloat16_trains_as_float32_nearly_does(tokenizer, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "bf16_products", lambda: True)  # slow where the processor has none, and as exact
     logs = {
         precision: finetune.train(
             glide.build("tiny-base", tokenizer, seed=1), images, CAPTIONS, config(precision=precision),

@@ -73,7 +73,7 @@ def test_a_fresh_process_paints_the_same_images(model, tmp_path):
     settings = {"guidance_scale": 3.0, "num_inference_steps": "4", "seeds": [5]}
     here = adapted("a dermatoscopic image of <melanoma> <melanoma>_1", **settings)
     code = (
-        "import numpy as np; from dermstudy import glide, inversion; "
+        "import numpy as np; from dermstudy.diffusion import glide; from dermstudy.adaptation import inversion; "
         f"model = glide.load({str(tmp_path / 'model')!r}); phrase = inversion.load(model, {str(path)!r}); "
         f"np.save({str(tmp_path / 'there.npy')!r}, model('a dermatoscopic image of ' + phrase, **{settings!r}))"
     )

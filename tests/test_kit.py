@@ -275,6 +275,7 @@ def answer(page, entity: int, source: int, confidence: int) -> None:
     page.locator("#save").click()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 def test_one_name_in_two_browsers_keeps_two_sets_of_answers(served):
     """Two people called Ada, page by page in turn; each link opens its own answers anywhere, and no other link any."""
@@ -322,6 +323,7 @@ def test_one_name_in_two_browsers_keeps_two_sets_of_answers(served):
         browser.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 def test_two_readers_in_a_browser_through_a_kill(served, tmp_path):
     """Two readers in parallel, the server killed with signal 9 half-way: all answers arrive, none twice."""

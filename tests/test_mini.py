@@ -31,6 +31,7 @@ def test_the_clean_error_by_hand(tokenizer, prediction):
     assert errors == pytest.approx(by_hand.numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_candidates_train_for_the_same_time(cohort, monkeypatch):
     tiny = {"channels": 8, "head_width": 8, "text_width": 32, "text_layers": 1, "text_heads": 2}
     monkeypatch.setattr(

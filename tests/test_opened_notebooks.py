@@ -37,6 +37,7 @@ def opened(tmp_path_factory):
     return {stem: joined.cells[place].outputs for stem, place in last.items()}, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", [notebook.stem for notebook in profiles.notebooks()])
 def test_what_is_missing_is_said_in_one_line(opened, stem):
     outputs, folder = opened
@@ -51,6 +52,7 @@ def test_what_is_missing_is_said_in_one_line(opened, stem):
     assert shown.count("\n") == 0 and errors[0].evalue in shown, shown
 
 
+@pytest.mark.slow
 def test_another_error_keeps_its_traceback(opened):
     (error,) = opened[0]["another error"]
     assert error.ename == "ZeroDivisionError" and len(error.traceback) > 1

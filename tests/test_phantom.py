@@ -50,6 +50,7 @@ def test_views_of_a_lesion_are_nearer_than_other_lesions():
     assert sum(nearer) >= 6
 
 
+@pytest.mark.slow
 def test_structure_tells_the_entities_apart_and_mean_colour_does_not():
     """A small network against mean colour, both on a lesion split of 1,400 images (200 an entity), seed 0."""
     import torch

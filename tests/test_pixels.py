@@ -82,6 +82,7 @@ def originals(ham10000):
     return cohort, np.stack([hashed(Image.fromarray(image)) for image in cohort.images(96)])
 
 
+@pytest.mark.slow
 def test_an_original_in_a_figure_is_found(originals, tmp_path):
     cohort, hashes = originals
     shown = list(cohort.images(192, cohort.frame["image_id"].iloc[::500]))
@@ -94,6 +95,7 @@ def test_an_original_in_a_figure_is_found(originals, tmp_path):
     assert (nearest(parts, hashes) < SAME).all()
 
 
+@pytest.mark.slow
 def test_no_committed_picture_shows_an_original(originals):
     _, hashes = originals
     compared = 0

@@ -104,6 +104,7 @@ def test_inception_features_are_cached_and_independent_of_the_batch(encoded):
     assert np.allclose(alone[0], values["nv"][0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torch_fidelity_computes_the_same_from_the_registered_extractor(encoded, tmp_path):
     import torch_fidelity
     from PIL import Image
@@ -229,11 +230,12 @@ def test_kid_matrix_finds_each_entitys_other_half():
     }
     matrix = quality.kid_matrix(parts)
     assert matrix.shape == (7, 7) and (matrix.idxmin(axis=1) == matrix.index).all() and matrix.attrs["n"] == 20
-    twice = parts["nv"].assign(group=0)  # one lesion cannot stand in both halves
+    twice = replace(parts["nv"], groups=np.zeros(40))  # one lesion cannot stand in both halves
     with pytest.raises(InputError, match="melanocytic nevus has 1 lesion"):
         quality.kid_matrix(parts | {"nv": twice})
 
 
+@pytest.mark.slow
 def test_ms_ssim_tells_copies_from_strangers():
     random = np.random.default_rng(4)
     images = np.kron(random.integers(0, 256, (6, 16, 16, 3)), np.ones((1, 12, 12, 1))).astype(np.uint8)
@@ -305,6 +307,7 @@ def test_features_are_kept_by_the_code_that_makes_them(monkeypatch):
     assert encoders.fid_encoder().identity != before
 
 
+@pytest.mark.slow
 def test_the_reference_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
     splits = [cohort.select(split=split) for split in ("train", "validation")]
     accuracy = reference_classifier.train(*splits, tmp_path / "reference", steps=60, seed=1)

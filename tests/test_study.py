@@ -32,6 +32,7 @@ STEMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.walk
 def test_every_notebook_runs_without_an_error_cell(smoke):
     for stem in STEMS:
         notebook = nbformat.read(smoke / f"{stem}.ipynb", as_version=4)
@@ -42,6 +43,7 @@ def test_every_notebook_runs_without_an_error_cell(smoke):
         assert not loud, (stem, loud)
 
 
+@pytest.mark.walk
 def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     for name in ("cohort", "split", "leak", "finetune_log", "quality_as_published", "quality_audited",
                  "reader_figures", "classifier_report", "ablation", "ablation_summary"):  # fmt: skip
@@ -70,12 +72,14 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert manifest["notebooks"]["01_finetune"]["parameters"]["WEIGHT_DECAY"] == 0.0
 
 
+@pytest.mark.walk
 def test_no_machine_path_in_an_executed_notebook(smoke):
     for stem in STEMS:
         text = (smoke / f"{stem}.ipynb").read_text()
         assert str(ROOT / ".venv") not in text and "/tmp/ipykernel" not in text, stem
 
 
+@pytest.mark.walk
 def test_synthetic_images_lie_beside_their_captions(smoke):
     folder = smoke / "artifacts" / "synthetic"
     index = pd.read_csv(folder / "index.csv")
@@ -85,6 +89,7 @@ def test_synthetic_images_lie_beside_their_captions(smoke):
     assert index["seed"].is_unique
 
 
+@pytest.mark.walk
 def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
     study.run("smoke", results=str(smoke))
     assert capsys.readouterr().out.count("up to date") == len(STEMS)
@@ -94,14 +99,6 @@ def test_a_second_run_skips_and_a_changed_parameter_does_not(smoke, capsys):
 
 
 @pytest.mark.walk
-def test_a_walk_verifies_against_itself(smoke, capsys):
-    """Everything that is committed of a walk comes out the same once more, to the byte."""
-    assert cli.main(["verify", str(smoke)]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    count = len(list((smoke / "tables").glob("*.csv")))
-    assert f"tables equal {count} of {count}, " in line and f"; exactly, on {processor.instruction_set()}" in line
-
-
 def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     """Launched over two processes, training is found done by the walk, which then only draws and saves."""
     results = tmp_path / "results"
@@ -132,6 +129,7 @@ def test_what_a_cell_printed_in_pieces_is_one_text():
     assert first.text.count("\n") == 51 and kept == table and last.text == "150\n151\n"
 
 
+@pytest.mark.walk
 def test_only_notebooks_with_a_tagged_cell_run_in_processes(smoke, capsys):
     assert parallel.main(["99", "smoke"]) == 2
     assert "no notebook '99'" in capsys.readouterr().err
@@ -226,6 +224,7 @@ def test_a_data_folder_is_known_by_its_bytes_not_by_its_times(tmp_path):
     assert all(before[stem] != after[stem] for stem in ("00_dataset", "04_metrics"))
 
 
+@pytest.mark.walk
 def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_path, capsys):
     kept = (smoke / "05_dermatologist_study.ipynb").read_bytes()
     broken = smoke / "artifacts" / "cohort" / "cohort.json"
@@ -241,6 +240,7 @@ def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_p
     assert (smoke / "05_dermatologist_study.ipynb").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_the_last_finished_notebook(tmp_path):
     results = tmp_path / "results"
     command = [sys.executable, "-m", "dermstudy.cli", "run", "smoke", "--results", str(results)]
@@ -266,6 +266,7 @@ def test_a_killed_run_goes_on_from_the_last_finished_notebook(tmp_path):
     assert not (results / "01_finetune.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_papermill_runs_a_notebook_by_hand(tmp_path):
     import papermill
 
@@ -287,6 +288,7 @@ def test_papermill_runs_a_notebook_by_hand(tmp_path):
     assert "readers of the kit" in (tmp_path / "out.ipynb").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["", "weights/glide-mini/base"])
 def test_the_base_model_trains_at_the_papers_side(cohort, tmp_path, start):
     """Notebook 01 at 128 x 128, from nothing and from weights that were trained at 64 x 64."""
@@ -425,6 +427,7 @@ def test_notebooks_are_sources_with_the_papers_values():
         assert network[parameter] == paper.METHODS[f"classifier {name}"][0]
 
 
+@pytest.mark.walk
 def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(samplers, "SCALES", (1.0, 2.0))
     monkeypatch.setattr(samplers, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
