@@ -1,6 +1,7 @@
 # make study: the environment, then every notebook of the demo profile (DATA=DIR for real images)
 # make test:  the environment, then the tests
-# make test-quick: the tests of seconds; make test-walks: those that run the whole walk or drive JupyterLab
+# make test-quick: the tests of seconds; make test-walk: those that run all notebooks; make test-walks: also every cell
+#                  twice, and JupyterLab in a browser
 # make bench: GLIDE at full size beside openai/glide-text2im, a copy of it in GLIDE_TEXT2IM
 PYTHON ?= python3.11
 PROFILE ?= demo
@@ -9,7 +10,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: study test test-quick test-walks bench lint clean
+.PHONY: study test test-quick test-walk test-walks bench lint clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
@@ -21,8 +22,11 @@ test: $(STAMP)
 test-quick: $(STAMP)
 	$(PYTEST) -m "not walk and not slow"
 
+test-walk: $(STAMP)
+	$(PYTEST) -m walk tests/test_study.py
+
 test-walks: $(STAMP)
-	$(PYTEST) -m walk --numprocesses 1
+	$(PYTEST) -m walk
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m dermstudy.maintenance.glide_speed
