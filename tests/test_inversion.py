@@ -18,8 +18,8 @@ from dermstudy.files import InputError
 CAPTIONS = ["melanoma", "a dermatoscopic image of melanoma", "dermatofibroma"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+@pytest.fixture
+def tokenizer():  # each test's own, for a model may be given tokens
     return architecture.train_tokenizer(CAPTIONS)
 
 

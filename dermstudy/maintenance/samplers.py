@@ -233,9 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
     samplers.add_argument("--scale", type=float, help="guidance scale of the step comparison (default: the lowest KID)")
     samplers.add_argument("--ancestral", type=int, default=250, help="steps of the reference (default 250)")
     samplers.add_argument("--precision", choices=list(glide.PRECISIONS), default="fp32", help="default fp32")
-    packing = commands.add_parser("pack", help="the weights, the split, the tables and the model card as one folder")
-    packing.add_argument("out")
-    for command in (samplers, packing):
+    pack = commands.add_parser("pack", help="the weights, the split, the tables and the model card as one folder")
+    pack.add_argument("out")
+    for command in (samplers, pack):
         command.add_argument("--results", default="results/ham10000", help="default results/ham10000")
     options = parser.parse_args(arguments)
     try:
