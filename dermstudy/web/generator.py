@@ -83,7 +83,7 @@ class Painter:
     @property
     def side(self) -> int:
         """The side of the images that come out."""
-        return self.upsampler.unet.config.sample_size
+        return self.upsampler.side
 
     def paint(self, wish: Wish, tell: Tell = lambda *_: None, blend: tuple[str, float] | None = None) -> np.ndarray:
         """Images of the wish's prompt, or of its blend with a second one: uint8 [count, side, side, 3]."""
@@ -103,7 +103,7 @@ class Painter:
             raise InputError("Nothing is marked: draw over the place to repaint.")
         if mask.all():
             raise InputError("The whole image is marked: leave some skin, or use the first tab.")
-        low = self.base.unet.config.sample_size
+        low = self.base.side
         small = np.asarray(Image.fromarray(image).resize((low, low), Image.Resampling.BICUBIC))
         # A small pixel is painted anew where any part of it is marked.
         keep = ~mask.reshape(low, self.side // low, low, self.side // low).any(axis=(1, 3))
