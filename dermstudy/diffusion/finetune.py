@@ -314,9 +314,7 @@ def _check(pipeline, images, captions, config, low_side, entities) -> None:
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise InputError(f"training images must be uint8 [n, {side}, {side}, 3], got {images.dtype} {images.shape}")
     if config.half_side_steps:
-        check_side(
-            pipeline.unet, side // 2, f"steps at half of a side of {side}, a side", folded.config.fold if folded else 1
-        )
+        check_side(pipeline, side // 2, f"steps at half of a side of {side}, a side")
     if len(captions) != len(images):
         raise InputError(f"{len(images)} training images need as many captions, got {len(captions)}")
     if config.balanced and (entities is None or len(entities) != len(images)):

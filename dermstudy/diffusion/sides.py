@@ -5,10 +5,10 @@ from __future__ import annotations
 from dermstudy.files import InputError
 
 
-def check_side(unet, side: int, what: str = "a side", fold: int = 1) -> None:
-    """InputError where the levels of `unet` cannot halve images of side x side pixels, folded by `fold`, evenly."""
-    levels = len(unet.config.block_out_channels)
-    least = fold * 2 ** (levels - 1)
+def check_side(pipeline, side: int, what: str = "a side") -> None:
+    """InputError where the levels of the U-Net cannot halve images of side x side pixels evenly."""
+    levels = len(pipeline.unet.config.block_out_channels)
+    least = _fold(pipeline) * 2 ** (levels - 1)
     if not isinstance(side, int) or side < least or side % least:
         near = max(1, round(side / least)) * least
         raise InputError(
@@ -18,9 +18,8 @@ def check_side(unet, side: int, what: str = "a side", fold: int = 1) -> None:
 
 def set_side(pipeline, side: int) -> None:
     """Let `pipeline` make images of side x side pixels; InputError where its levels do not divide them."""
-    fold_by = pipeline.pixels.config.fold if pipeline.pixels else 1
-    check_side(pipeline.unet, side, fold=fold_by)
-    pipeline.unet.register_to_config(sample_size=side // fold_by)
+    check_side(pipeline, side)
+    pipeline.unet.register_to_config(sample_size=side // _fold(pipeline))
     if pipeline.pixels:
         pipeline.pixels.register_to_config(side=side)
 
@@ -39,3 +38,7 @@ def at_side(pipeline, side: int) -> None:
             f"at {side} x {side} with weights that were trained at {own} x {own}: every layer takes that side, but how "
             "large things are has to be learned anew"
         )
+
+
+def _fold(pipeline) -> int:
+    return pipeline.pixels.config.fold if pipeline.pixels else 1
