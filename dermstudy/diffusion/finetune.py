@@ -29,7 +29,7 @@ from torch.nn import functional
 from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.batches import Batch, data_of, draw, generator_of, make_batch, seed_of
 from dermstudy.diffusion.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
-from dermstudy.diffusion.glide import PRECISIONS
+from dermstudy.diffusion.glide import PRECISIONS, GlideUpsamplePipeline
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.diffusion.schedules import sampler_from
 from dermstudy.diffusion.sides import check_side
@@ -138,7 +138,10 @@ def train(
         total = torch.zeros((), device=accelerator.device)
         for place, part in enumerate(own):
             last = place == len(own) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(denoiser), _precision(config, accelerator):
+            with (
+                contextlib.nullcontext() if last else accelerator.no_sync(denoiser),
+                _autocast(config, accelerator.device),
+            ):
                 some = batch.part(part, accelerator.device)
                 rows = batch.rows[part]
                 values = diffusion_loss(
@@ -300,10 +303,6 @@ def _share(config: TrainingConfig, accelerator: Accelerator) -> list[slice]:
     return [slice(at, min(at + micro, start + size)) for at in range(start, start + size, micro)]
 
 
-def _precision(config: TrainingConfig, accelerator: Accelerator):
-    return _autocast(config, accelerator.device)
-
-
 def _autocast(config: TrainingConfig, device: torch.device):
     able = device.type != "cpu" or bf16_products()
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and able)
@@ -327,12 +326,12 @@ def _check(pipeline, images, captions, config, low_side, entities) -> None:
         raise InputError(f"unknown part to train {config.trains!r}: choose one of {', '.join(TRAINS)}")
     if config.precision not in PRECISIONS:
         raise InputError(f"unknown precision {config.precision!r}: choose fp32 or bf16")
-    own = folded.config.low_side if folded else low_side
-    upsamples = own > 0 if folded else pipeline.unet.config.in_channels == 6
-    if low_side != own:
-        raise InputError(f"this upsampler's low-resolution input has a side of {own}, not {low_side}")
-    if upsamples != bool(low_side):
+    if isinstance(pipeline, GlideUpsamplePipeline) != bool(low_side):
         raise InputError("an upsampler needs low_side, the side of its low-resolution input; a base model has none")
+    if folded and folded.config.low_side != low_side:
+        raise InputError(
+            f"this upsampler's low-resolution input has a side of {folded.config.low_side}, not {low_side}"
+        )
 
 
 class _averaged:
