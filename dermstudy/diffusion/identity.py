@@ -6,9 +6,8 @@ import hashlib
 import inspect
 import json
 
-import torch
-
 from dermstudy.diffusion import architecture, folded, glide
+from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.files import code_hash
 
 
@@ -18,12 +17,11 @@ def identity(pipeline: glide._Glide) -> str:
     That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
     """
     digest = hashlib.sha256(code_hash(architecture, folded, glide).encode())
-    for module in filter(None, (pipeline.unet, pipeline.text_encoder, pipeline.pixels)):
+    parts = {name: getattr(pipeline, name) for name in ("unet", "text_encoder", "pixels") if getattr(pipeline, name)}
+    digest.update(weights_hash(parts).encode())
+    for module in parts.values():
         sizes = {name: value for name, value in module.config.items() if not name.startswith("_")}  # not where it lies
         digest.update(json.dumps(sizes, sort_keys=True).encode())
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     content = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
     digest.update(json.dumps([content["model"], content["added_tokens"]], sort_keys=True).encode())
     scheduler = type(pipeline.scheduler)
