@@ -304,12 +304,16 @@ def test_the_choice_of_colours_is_kept_between_pages(written, browser):
 
 
 def test_pages_print_on_white_without_what_is_for_screens(written, browser):
-    page = browser.new_context(color_scheme="dark").new_page()
-    page.goto((written / f"{STEMS[0]}.html").as_uri())
-    page.locator("#theme").wait_for()
+    page = browser.new_context(
+        color_scheme="dark", viewport={"width": 658, "height": 960}
+    ).new_page()  # A4, less margins
     page.emulate_media(media="print", color_scheme="dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    for hidden in ("header", "nav.wide", "nav.beside", "details.code"):
-        assert not page.locator(hidden).first.is_visible(), hidden
-    assert page.locator("figure img").first.is_visible() and page.evaluate(CONTRAST)[0][0] >= 4.5
+    for stem in ("index", *STEMS):
+        page.goto((written / f"{stem}.html").as_uri())
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), stem
+        assert page.evaluate(CONTRAST)[0][0] >= 4.5
+        for hidden in ("header", "nav", "details"):
+            assert not page.locator(hidden).filter(visible=True).count(), (stem, hidden)
+    assert page.locator("figure img").first.is_visible()
     page.context.close()

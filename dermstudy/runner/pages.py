@@ -146,7 +146,7 @@ def _said(content, word: str) -> str:
 def _summary(cell, profile: str) -> str:
     tags = cell.metadata.get("tags", [])
     if "parameters" in tags:
-        return "Parameters: the defaults, which are the paper's values"
+        return "Parameters: defaults, as in the paper"
     if "injected-parameters" in tags:
         return f"Parameters of the profile {profile}"
     lines = len(cell.source.splitlines())
