@@ -194,12 +194,14 @@ def small(tmp_path) -> pages.Page:
         drawing('ws.save_figure(figure, "kept");'),
         markdown("Left: *one* thing. Right: another.\n\nThis stays in the text."),
         drawing("plt.show()"),
+        drawing('ws.save_figure(figure, "of_another_run")'),
         nbformat.v4.new_code_cell("table", outputs=[output("execute_result", {"text/html": table})]),
         markdown("## Last section"),
         nbformat.v4.new_code_cell("train()", outputs=[output("stream", text="step\n" * 40)]),
     ]
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "kept.png").write_bytes(png())
+    (tmp_path / "figures" / "of_another_run.png").write_bytes(png(400))
     (tmp_path / "figures" / "kept.pdf").write_bytes(b"%PDF")
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "00_small.ipynb")
     notes = {"profile": "mine", "notebooks": {}, "figures": {"kept": {"notebook": "00_small"}}}
@@ -207,13 +209,14 @@ def small(tmp_path) -> pages.Page:
 
 
 def test_the_figure_of_the_file_or_else_the_notebooks_own(small):
-    kept, own = small.figures
+    kept, own, stale = small.figures
     assert (kept.name, kept.png, kept.pdf, kept.width) == ("kept", png(), b"%PDF", 192)
     assert (own.name, own.png, own.pdf, own.width) == ("00_small_2", png(200, 96), None, 200)
     assert (
         kept.alt == "First section. Left: one thing. Right: another."
         and kept.caption == "Left: *one* thing. Right: another."
     )
+    assert (stale.name, stale.png) == ("of_another_run", png(200, 96))  # the manifest does not say whose the file is
     assert own.caption == "" and own.alt == "First section. This stays in the text."
     words = BeautifulSoup(small.article, "html.parser").get_text()
     assert words.count("Right: another.") == 1 and "<p>This stays in the text.</p>" in small.article

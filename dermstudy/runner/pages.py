@@ -23,7 +23,7 @@ from dermstudy.workspace import Workspace, shown
 
 TEMPLATES = Path(__file__).with_name("templates")
 SAYS = 60  # characters that alternative text has at least, where there are as many
-SHORT = 20  # characters of a cell that stay on one line
+SHORT = 24  # characters of a cell that stay on one line
 PIXEL = 96  # CSS pixels to an inch
 NO_SENTENCE_END = re.compile(r"\b(al|Front|Med|Fig|Figs|No|vs|cf|e\.g|i\.e)\.$")
 NO_PARAGRAPH = re.compile(r"#|[-*+] |\d+[.)] |\||>|```|!\[|---")
@@ -169,10 +169,12 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
         names = _saved_names(cell.source) if outputs else []
         after = _paragraph(cells[place + 1]) if outputs and place + 1 < len(cells) else ""
         for output in outputs:
-            known = len(names) == len(outputs) and names[outputs.index(output)] in saved
             last = output is outputs[-1]
             number = f"{stem[:2]}.{len(figures) + 1}"
-            name = names[outputs.index(output)] if known else f"{stem}_{len(figures) + 1}"
+            name = names[outputs.index(output)] if len(names) == len(outputs) else ""
+            known = name in saved
+            if not re.fullmatch(r"\w+", name) or name in {figure.name for figure in figures}:
+                name, known = f"{stem}_{len(figures) + 1}", False
             inline = base64.b64decode("".join(output.data.pop("image/png")))
             png = (_bytes(space.figures / f"{name}.png") if known else None) or inline
             caption = after if last else ""
