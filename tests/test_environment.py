@@ -64,7 +64,7 @@ def test_every_import_is_declared():
         "in_processes",
         "glide_text2im",
     }  # the last only from a copy that a user names
-    names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml",
+    names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml", "bs4": "beautifulsoup4",
              "imagehash": "imagehash", "torch_fidelity": "torch-fidelity"}  # fmt: skip
     declared_names = declared()
     for path in [*(ROOT / "dermstudy").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
