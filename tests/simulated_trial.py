@@ -12,7 +12,7 @@ from dermstudy.entities import CODES
 LESIONS = {"mel": 25, "nv": 90, "akiec": 14, "bkl": 25, "bcc": 16, "df": 12, "vasc": 12}
 
 
-def test_images(seed: int = 0, each: int = 2, split: str = "test") -> pd.DataFrame:
+def lesion_images(seed: int = 0, each: int = 2, split: str = "test") -> pd.DataFrame:
     """Up to `each` images a lesion, in mixed order."""
     random, rows = np.random.default_rng(seed), []
     for code, lesions in LESIONS.items():
@@ -33,7 +33,7 @@ def simulated(
     have in common.
     """
     random = np.random.default_rng(seed)
-    images = test_images() if images is None else images
+    images = lesion_images() if images is None else images
     lesion = pd.factorize(images["group"])[0]
     true = np.eye(7)[[CODES.index(code) for code in images["dx"]]]
     prior = (true.sum(axis=0) + 1) / (len(true) + 7)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from simulated_trial import LESIONS, simulated, test_images
+from simulated_trial import LESIONS, simulated, lesion_images
 from sklearn.metrics import roc_auc_score
 
 from dermstudy.classification import forest, inference, protocol, trial
@@ -19,7 +19,6 @@ from dermstudy.classification.protocol import COMPARISONS, FROZEN, KERAS, ONCE, 
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
-test_images.__test__ = False
 PRIMARY = COMPARISONS[0]
 SEEDS = {FROZEN: 6, TUNED: 5, KERAS: 5}
 
@@ -36,7 +35,7 @@ def pair() -> Predictions:
 @pytest.fixture(scope="module")
 def whole() -> Predictions:
     """Every training set of the protocol; more originals help, and nothing else does."""
-    validation = pd.concat([test_images(), test_images(1, split="validation")], ignore_index=True)
+    validation = pd.concat([lesion_images(), lesion_images(1, split="validation")], ignore_index=True)
     parts = []
     for number, (network, seeds) in enumerate(SEEDS.items()):
         signals = {name: 1.4 if name.startswith("30 %") else 2.0 for name in protocol.TRAINING_SETS[network]}
@@ -99,7 +98,7 @@ def test_resampled_influences_follow_the_recomputed_area(pair):
 
 def test_the_lesions_variance_is_delongs_where_each_has_one_image():
     """Two entities, one run a training set: the paired variance of DeLong et al. from its structural components."""
-    images = test_images(each=1)
+    images = lesion_images(each=1)
     images = images[images["dx"].isin(["mel", "bkl"])].reset_index(drop=True)
     own = simulated({ONCE: 2.0, REPEATED: 1.0}, seeds=2, images=images)
     scores, positive = own.corrected()[[0, 2], :, 0], (images["dx"] == "mel").to_numpy()
@@ -166,7 +165,7 @@ def test_crossed_resamples_hold_lesions_seeds_and_the_interaction(pair):
 
 
 def test_lesions_are_resampled_whole_within_their_entity():
-    images = test_images()
+    images = lesion_images()
     lesions = inference.lesions_of(images)
     weights = inference.lesion_weights(lesions.strata(), 50)
     for stratum in lesions.strata():
@@ -178,7 +177,7 @@ def test_lesions_are_resampled_whole_within_their_entity():
 
 
 def test_an_interval_that_ignores_lesions_is_narrower():
-    images = pd.concat([test_images(each=1).assign(copy=i) for i in range(4)], ignore_index=True)
+    images = pd.concat([lesion_images(each=1).assign(copy=i) for i in range(4)], ignore_index=True)
     images["image_id"] += "_" + images.pop("copy").astype(str)
     own = simulated({ONCE: 2.0, REPEATED: 1.9}, images=images, noise=2.0)
     alone = replace(own, images=images.assign(group=images["image_id"]))
@@ -412,7 +411,7 @@ def test_the_forest_plot_shows_every_row_inside_the_page(table):
     plt.close(figure)
 
 
-def test_parts_of_the_test_images(pair):
+def test_parts_of_the_lesion_images(pair):
     strata = pd.Series(
         np.where(pair.images["group"].str[-1].isin(list("02468")), "female", "male"), pair.images["image_id"]
     )

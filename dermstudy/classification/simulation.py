@@ -14,11 +14,13 @@ import pandas as pd
 from scipy.stats import t
 
 from dermstudy.classification.inference import Contrast, crossed_resamples, estimate, lesion_weights, over_seeds
-from dermstudy.classification.protocol import LEVEL, RARE
+from dermstudy.classification.protocol import LEVEL, MARGIN, RARE
 from dermstudy.entities import CODES
+from dermstudy.intervals import quantiles
 
 EFFECTS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03)
 SEEDS = (3, 5, 10, 20)
+NARROW = 0.01  # the margin that was considered beside MARGIN
 COMMON = tuple(code for code in CODES if code not in RARE)
 
 
@@ -84,17 +86,16 @@ def trials(
     entity = np.repeat(lesions["entity"].to_numpy(), lesions["lesions"])
     images = np.repeat(lesions["images"].to_numpy(), lesions["lesions"])
     strata = [np.flatnonzero(entity == code) for code in CODES if (entity == code).any()]
-    lasting, meeting, own = components.by_lesion(), *_of_seeds(components)
     weight = np.empty(len(entity))
     for stratum in strata:
         weight[stratum] = images[stratum] / images[stratum].sum() / len(strata)
     spread = np.sqrt(1 - components.within + components.within / images)
+    met, own = _of_seeds(components)
+    lasting, meeting = (spread * np.sqrt([part[code] for code in entity]) for part in (components.by_lesion(), met))
     for _ in range(count):
-        fixed = draw(random, (len(entity),)) * spread * np.sqrt(pd.Series(lasting).loc[entity].to_numpy())
-        met = draw(random, (seeds, len(entity))) * spread * np.sqrt(pd.Series(meeting).loc[entity].to_numpy())
-        whole = random.standard_normal(seeds) * np.sqrt(own)
-        change = fixed + met
-        values, influence = change @ weight + whole, np.empty_like(change)
+        change = draw(random, (len(entity),)) * lasting + draw(random, (seeds, len(entity))) * meeting
+        values = change @ weight + random.standard_normal(seeds) * np.sqrt(own)
+        influence = np.empty_like(change)
         for stratum in strata:
             mean = change[:, stratum] @ weight[stratum] / weight[stratum].sum()
             influence[:, stratum] = (change[:, stratum] - mean[:, None]) * weight[stratum]
@@ -109,23 +110,62 @@ def _of_seeds(components: Components) -> tuple[dict[str, float], float]:
 
 def design(
     lesions: pd.DataFrame, seeds: int, components: Components = PILOT, shape: str = HEAVY,
-    count: int = 2000, seed: int = 0,
+    count: int = 2000, seed: int = 0, others: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
-    """Estimates of `count` trials without an effect: difference, standard_error, df, and what other rules would say.
+    """Estimates of `count` trials without an effect: columns difference, standard_error, df, by_seeds.
 
-    crossed_low, crossed_high: the percentile interval of crossed resamples; seeds_low, seeds_high: the t interval over
-    seeds alone.
+    others: the intervals of two other rules as well, crossed_low, crossed_high (percentiles of crossed resamples) and
+    seeds_low, seeds_high (t over seeds alone).
     """
     rows, weights = [], None
     for contrast in trials(lesions, seeds, components, shape, count, seed):
-        weights = lesion_weights(contrast.strata, 400, seed) if weights is None else weights
         found = estimate(contrast)
-        low, high = np.quantile(crossed_resamples(contrast, weights, seed), [LEVEL / 2, 1 - LEVEL / 2])
-        seeds_low, seeds_high = over_seeds(contrast.values)
-        rows.append({
-            "difference": found.difference, "standard_error": found.standard_error, "df": found.df,
-            "crossed_low": low, "crossed_high": high, "seeds_low": seeds_low, "seeds_high": seeds_high,
-        })  # fmt: skip
+        row = {name: getattr(found, name) for name in ("difference", "standard_error", "df")} | {
+            "by_seeds": found.seeds
+        }
+        if others:
+            weights = lesion_weights(contrast.strata, 400, seed) if weights is None else weights
+            row["crossed_low"], row["crossed_high"] = quantiles(crossed_resamples(contrast, weights, seed))
+            row["seeds_low"], row["seeds_high"] = over_seeds(contrast.values)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def power_table(splits: dict[str, pd.DataFrame], count: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """The pilot's components on each set of lesions, for 3, 5, 10 and 20 seeds: a row a split and number of seeds.
+
+    Columns split, seeds, standard_error, seeds_share (of the variance), detectable (with 80 % power), false_alarms,
+    power_EFFECT, equivalent_MARGIN (the share of trials without an effect that are called equivalent).
+    """
+    rows = []
+    for name, lesions in splits.items():
+        for seeds in SEEDS:
+            found = design(lesions, seeds, count=count, seed=seed)
+            variance = found["difference"].var()
+            rows.append(
+                {"split": name, "seeds": seeds, "standard_error": np.sqrt(variance)}
+                | {"seeds_share": found["by_seeds"].mean() / variance, "detectable": detectable(found)}
+                | {"false_alarms": found_share(found, 0.0)}
+                | {f"power_{effect}": found_share(found, effect) for effect in EFFECTS[1:]}
+                | {f"equivalent_{margin}": equivalent_share(found, margin) for margin in (MARGIN, NARROW)}
+            )
+    return pd.DataFrame(rows)
+
+
+def false_alarm_table(
+    lesions: pd.DataFrame, seeds: Iterable[int] = (5, 20), count: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """The share of trials without an effect that a rule calls one, by scenario: columns scenario, seeds, the_rule,
+    crossed_percentiles, t_over_seeds."""
+    rows = []
+    for name, (components, shape) in SCENARIOS.items():
+        for number in seeds:
+            found = design(lesions, number, components, shape, count, seed, others=True)
+            missed = {f: ((found[f"{f}_low"] > 0) | (found[f"{f}_high"] < 0)).mean() for f in ("crossed", "seeds")}
+            rows.append(
+                {"scenario": name, "seeds": number, "the_rule": found_share(found, 0.0)}
+                | {"crossed_percentiles": missed["crossed"], "t_over_seeds": missed["seeds"]}
+            )
     return pd.DataFrame(rows)
 
 
