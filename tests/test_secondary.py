@@ -63,9 +63,9 @@ def test_sensitivity_is_the_roc_curves(one):
 
 
 def test_sensitivity_by_hand():
-    score = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.85, 0.95])
+    score = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.9, 0.95])
     positive = np.array([False] * 10 + [True] * 2)
-    # Nine of ten others lie at or under 0.9, so 0.95 alone is above the threshold.
+    # Nine of ten others lie at or under 0.9, so 0.95 alone is above the threshold, and 0.9 is not.
     assert secondary.sensitivity(score, positive, np.ones((1, 12))) == [0.5]
     assert np.isnan(secondary.sensitivity(score, ~positive & positive, np.ones((1, 12)))).all()
 

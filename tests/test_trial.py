@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from simulated_trial import LESIONS, simulated, lesion_images
+from simulated_trial import LESIONS, lesion_images, simulated
 from sklearn.metrics import roc_auc_score
 
 from dermstudy.classification import forest, inference, protocol, trial
