@@ -39,10 +39,14 @@ def secondary_table(
     the second one so moved: ARGMAX's difference is the sum of both. Measures that depend on the prior, argmax apart, are
     taken at even shares (balanced accuracy, sensitivity) or at those of ORIGINALS' runs (log loss, calibration).
     """
-    rows = []
+    rows, drawn = [], {}
     for comparison in comparisons:
-        if comparison.measure == protocol.MACRO_AUC and len(comparison.training_sets) == 2:
-            rows += _differences(predictions, comparison, seeds[comparison.network], resamples, seed)
+        if comparison.measure != protocol.MACRO_AUC or len(comparison.training_sets) != 2:
+            continue
+        key = comparison.network, comparison.splits
+        if key not in drawn:
+            drawn[key] = _Drawn(predictions, *key, resamples, seed)
+        rows += _differences(drawn[key], comparison, seeds[comparison.network], seed)
     columns = ["comparison", "network", "seeds", "measure", "first", "second", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -127,37 +131,56 @@ def _measures(
     }
 
 
-def _differences(predictions: Predictions, comparison, planned: int, resamples: int, seed: int) -> list[dict]:
-    every = predictions.select(network=comparison.network)
-    kept = every.images["split"].isin(comparison.splits).to_numpy()
-    every = Predictions(
-        every.images[kept].reset_index(drop=True), every.runs, every.priors, every.log_probabilities[:, kept]
-    )
-    lesions, even, natural = lesions_of(every.images), every.corrected(), _natural(every)
-    sound = sound_runs(every)
-    runs = every.runs.assign(place=np.arange(len(every.runs)))[sound]
-    first, second = (runs[runs["training_set"] == name].set_index("seed")["place"] for name in comparison.training_sets)
+class _Drawn:
+    """The runs of a network on the images of some splits, with resampled lesions; each run's measures are taken once."""
+
+    def __init__(self, predictions: Predictions, network: str, splits: Sequence[str], resamples: int, seed: int):
+        own = predictions.select(network=network)
+        kept = own.images["split"].isin(splits).to_numpy()
+        images = own.images[kept].reset_index(drop=True)
+        self.runs = Predictions(images, own.runs, own.priors, own.log_probabilities[:, kept])
+        self.even, self.natural, lesions = self.runs.corrected(), _natural(self.runs), lesions_of(images)
+        drawn = lesion_weights(lesions.strata(), resamples, seed)
+        self.weights = np.vstack([np.ones(len(lesions.entity)), drawn]) @ lesions.member.T
+        self.true, self.known = _places(images), {}
+
+    def places(self, training_set: str) -> pd.Series:
+        """The place of each sound run on a training set, by seed."""
+        runs = self.runs.runs.assign(place=np.arange(len(self.runs.runs)))[sound_runs(self.runs)]
+        return runs[runs["training_set"] == training_set].set_index("seed")["place"]
+
+    def measures(self, place: int) -> dict[str, np.ndarray]:
+        """MEASURES of one run: of all images first, then of each resample."""
+        if place not in self.known:
+            own = self.runs.log_probabilities[place], self.even[place], self.natural[place]
+            self.known[place] = _measures(*own, self.runs.images, self.weights)
+        return self.known[place]
+
+    def moved(self, place: int, other: int) -> np.ndarray:
+        """Balanced accuracy by argmax of a run whose scores are moved to another run's prior."""
+        ratio = np.log(self.runs.priors[other]) - np.log(self.runs.priors[place])
+        return balanced_accuracy(self.runs.log_probabilities[place] + ratio, self.true, self.weights)
+
+
+def _differences(drawn: _Drawn, comparison: protocol.Comparison, planned: int, seed: int) -> list[dict]:
+    first, second = (drawn.places(name) for name in comparison.training_sets)
     both = [number for number in range(planned) if number in first.index and number in second.index]
     if len(both) < 2:
         return []
-    strata = lesions.strata()
-    weights = np.vstack([np.ones(len(lesions.entity)), lesion_weights(strata, resamples, seed)]) @ lesions.member.T
-    true, found = _places(every.images), {}
+    found: dict[str, list] = {}
     for number in both:
-        pair = [first[number], second[number]]
-        own = [_measures(every.log_probabilities[p], even[p], natural[p], every.images, weights) for p in pair]
-        ratio = np.log(every.priors[pair[0]]) - np.log(every.priors[pair[1]])
-        moved = balanced_accuracy(every.log_probabilities[pair[1]] + ratio, true, weights)
-        for measure in MEASURES:
-            found.setdefault(measure, []).append((own[0][measure], own[1][measure]))
-        found.setdefault(ARTEFACT, []).append((moved, own[1][ARGMAX]))
-        found.setdefault(REMAINDER, []).append((own[0][ARGMAX], moved))
-    drawn = seed_weights(len(both), resamples, seed)
+        own = [drawn.measures(first[number]), drawn.measures(second[number])]
+        moved = drawn.moved(second[number], first[number])
+        pairs = {measure: (own[0][measure], own[1][measure]) for measure in MEASURES}
+        pairs |= {ARTEFACT: (moved, own[1][ARGMAX]), REMAINDER: (own[0][ARGMAX], moved)}
+        for measure, pair in pairs.items():
+            found.setdefault(measure, []).append(pair)
+    weights = seed_weights(len(both), len(drawn.weights) - 1, seed)
     rows = []
     for measure, values in found.items():
         values = np.array(values)  # [seeds, first and second, 1 + resamples]
         change = values[:, 0] - values[:, 1]
-        low, high = quantiles((drawn * change[:, 1:].T).mean(axis=1))
+        low, high = quantiles((weights * change[:, 1:].T).mean(axis=1))
         rows.append({
             "comparison": comparison.name, "network": comparison.network, "seeds": len(both), "measure": measure,
             "first": values[:, 0, 0].mean(), "second": values[:, 1, 0].mean(), "difference": change[:, 0].mean(),
