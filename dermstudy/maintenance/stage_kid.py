@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from transformers import GPT2Tokenizer
 
-from dermstudy.data import dataset, splits
+from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.diffusion import sample, schedules
 from dermstudy.diffusion.glide import GlideUpsamplePipeline
 from dermstudy.evaluation import cascade, encoders
@@ -71,6 +71,7 @@ def features(images: np.ndarray) -> np.ndarray:
 def validation_cohort(data: str, split: str) -> dataset.Cohort:
     """The validation images of a folder in HAM10000's layout, with their captions."""
     cohort = dataset.load_folder(data)
+    cohort.frame["group"] = near_duplicates.join_groups(cohort.frame, near_duplicates.confirmed_pairs(cohort.frame))
     cohort.frame["split"] = splits.apply_split(cohort.frame, split)
     own = cohort.select(split="validation")
     own.frame["caption"] = dataset.captions(own.frame, "metadata", 0)
