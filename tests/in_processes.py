@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 
 from dermstudy.diffusion import architecture, checkpoints, finetune, glide, sample, schedules
 
@@ -67,5 +68,8 @@ if __name__ == "__main__":
             killed_at(int(sys.argv[4]))
         train(target, sys.argv[3])
     else:
+        state = PartialState(cpu=True)  # as runner.parallel has it: else the processes do not know each other
+        print(f"process {state.process_index} of {state.num_processes} processes", flush=True)
         train(target / "training", "tiny-base")
         synthesise(target / "synthetic")
+        state.destroy_process_group()

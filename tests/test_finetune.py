@@ -74,8 +74,8 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, preset, number, capsys)
 
 
 def launched(*arguments):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
-               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    """What in_processes prints when two processes of torch's launcher run it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, in_processes.__file__, *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -83,6 +83,7 @@ def launched(*arguments):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("of 2 processes") == 2
     return done.stdout
 
 

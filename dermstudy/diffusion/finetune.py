@@ -88,7 +88,7 @@ def train(
     timesteps, seconds. After every record the state is saved in `folder`, from which the same call goes on. The
     weights left in the pipeline are the averaged ones where ema_decay is set, of the record with the lowest
     validation loss.
-    Under `accelerate launch` the processes share each batch and the first one validates, saves and prints.
+    Under `torchrun` the processes share each batch and the first one validates, saves and prints.
     Raises InputError for sizes, captions or settings that do not fit.
     """
     _check(pipeline, images, captions, config, low_side, entities)

@@ -1,4 +1,4 @@
-"""A notebook's training or sampling cell in several processes: `accelerate launch -m dermstudy.runner.parallel 01 PROFILE`.
+"""A notebook's training or sampling cell in several processes: `torchrun -m dermstudy.runner.parallel 01 PROFILE`.
 
 Every process runs the notebook's cells, with the profile's parameters, up to and including the cell tagged `parallel`.
 What that cell makes is kept beside the other artifacts; `dermstudy run` then executes the notebook and finds it done.
@@ -71,7 +71,7 @@ def _locked(space: Workspace) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line of `python -m dermstudy.runner.parallel`; 2 for anything the user can mend."""
-    parser = argparse.ArgumentParser(prog="accelerate launch -m dermstudy.runner.parallel", description=__doc__)
+    parser = argparse.ArgumentParser(prog="torchrun -m dermstudy.runner.parallel", description=__doc__)
     parser.add_argument("notebook", help="01, 02 or 03")
     parser.add_argument("profile")
     parser.add_argument("--results", help="results folder; results/PROFILE by default")
