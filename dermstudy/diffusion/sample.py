@@ -81,7 +81,8 @@ def synthesise(
 
     Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
     A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `recipe` and this
-    code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `torchrun` the processes share the images. Prints a line a batch.
+    code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `torchrun` the
+    processes share the images. Prints a line a batch.
     """
     processes = PartialState()
     folder = Path(folder)
