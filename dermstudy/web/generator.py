@@ -19,7 +19,8 @@ from scipy.ndimage import distance_transform_edt
 
 from dermstudy import workspace
 from dermstudy.diffusion import glide, sample, schedules
-from dermstudy.files import InputError, sha256_file, sha256_text
+from dermstudy.diffusion.weights import weights_hash
+from dermstudy.files import InputError
 
 LONGEST = 200  # characters of a prompt
 MOST = 8  # images at once
@@ -141,11 +142,6 @@ def _joined(image: np.ndarray, keep: np.ndarray, painted: np.ndarray, seam: floa
     """`painted` [n, side, side, 3] inside the mark, running into `image` over its last `seam` pixels; outside untouched."""
     share = np.clip(distance_transform_edt(~keep) / seam, 0, 1)[..., None]
     return np.round(share * painted + (1 - share) * image).astype(np.uint8)
-
-
-def weights_hash(folder: Path) -> str:
-    """Ten digits that name a pair of models: over the SHA-256 of all their weights."""
-    return sha256_text(" ".join(sha256_file(path) for path in sorted(Path(folder).rglob("*.safetensors"))))[:10]
 
 
 def marked(image: np.ndarray) -> Image.Image:
