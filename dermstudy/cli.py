@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(getattr(options, "interrupted", INTERRUPTED), file=sys.stderr)
         return 130
 
 
@@ -133,7 +133,8 @@ def _add_synthesize(commands) -> None:
     made.add_argument("--per-entity", type=int, required=True, metavar="N", help="images of each entity")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--weights", metavar="DIR", default="weights/glide-mini", help="default: glide-mini")
-    made.set_defaults(act=_synthesize)
+    interrupted = "dermstudy: interrupted; the same command goes on from the last finished images"
+    made.set_defaults(act=_synthesize, interrupted=interrupted)
 
 
 def _add_convert(commands) -> None:

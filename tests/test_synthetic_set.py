@@ -92,6 +92,7 @@ def test_an_interrupted_run_goes_on_with_whole_batches(generator, tmp_path, monk
         synthetic_set.write(synthetic_set.Generator(DESCRIBED, dying), tmp_path / "cut", 3)
     (part,) = tmp_path.glob(".cut.*")
     next(part.rglob("*.png")).unlink()  # a batch that lost an image is painted as a whole
+    (part / "images" / ".half.png.abc").mkdir()  # what a kill leaves of a file that was being written
     assert not (tmp_path / "cut").exists()
     capsys.readouterr()
     again = []
@@ -128,6 +129,15 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
     assert cli.main(["synthesize", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthetic_set, "make", interrupted)
+    assert cli.main(["synthesize", str(tmp_path / "out"), "--per-entity", "1"]) == 130
+    assert "goes on from the last finished images" in capsys.readouterr().err
 
 
 def test_mlcroissant_reads_every_record_with_its_image(generator, tmp_path, caplog):

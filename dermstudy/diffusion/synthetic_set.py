@@ -37,7 +37,8 @@ CITE_AS = (
     "5:180161 (2018)"
 )
 ALWAYS = (  # beside what the weights' own card says
-    "No image shows a patient or a lesion that exists; none is medical evidence.",
+    "No image is a photograph of a patient, and none is medical evidence. A generator can repeat what it learned: what a "
+    "search for copies found is told by the card of the weights, where they have one.",
     "The entity of an image is what its caption asked for. No dermatologist has confirmed that it is what it shows.",
     "Age, sex and site are unknown: captions name the entity alone.",
     "Whether such images help a classifier of real ones is the question of the study that made them, not its premise.",
@@ -154,6 +155,8 @@ def write(generator: Generator, folder: str | Path, per_entity: int, seed: int =
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
     _remove_other_parts(part, folder.name)
+    for half_written in (part / "images").glob(".*"):  # of a run that was killed
+        shutil.rmtree(half_written)
     _paint(generator, frame, part)
     _describe(generator.described, frame, part, settings)
     write_text(part / SETTINGS, text)
@@ -202,7 +205,7 @@ def _describe(described: weights.Weights, frame: pd.DataFrame, part: Path, setti
     frame = frame.assign(sha256=[sha256_file(part / file) for file in frame["file"]])
     with atomic_path(part / TABLE) as path:
         frame.to_csv(path, index=False, lineterminator="\n")
-    warnings = (*(text.replace("**", "") for text in described.warnings), *ALWAYS)
+    warnings = (*(f"The card of the weights: {text.replace('**', '')}" for text in described.warnings), *ALWAYS)
     entities = frame["dx"].nunique()
     notes = croissant.metadata(
         name="dermstudy-synthetic",
@@ -249,7 +252,7 @@ def _readme(described: weights.Weights, frame: pd.DataFrame, settings: dict, war
         "## Making it again",
         "",
         f"`dermstudy synthesize OUT --per-entity {settings['images_per_entity']} --seed {settings['seed']}` with the same "
-        f"weights ({described.name}; {sampling}). On another processor a pixel may differ by one of 256 levels.",
+        f"weights ({described.name}; {sampling}). On another processor pixels may differ slightly.",
         "",
         "## Licence",
         "",
