@@ -18,6 +18,7 @@ from dermstudy.entities import CODES, COLOURS, NAMES
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
+LEAST = 6.5  # points of the smallest letters at print width
 NOT_DRAWN = "Real images are drawn only in your own run (DRAW_REAL)."
 
 
@@ -41,6 +42,7 @@ def use_style() -> None:
             "axes.spines.right": False,
             "legend.frameon": False,
             "legend.fontsize": 8,
+            "pdf.fonttype": 42,  # letters that stay letters: journals refuse matplotlib's own Type 3
         },
     )
 
@@ -132,11 +134,13 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = Non
     """Draw a confusion matrix: rows are the true labels, columns the predicted, as in Figures S1 and S2.
 
     matrix: counts [k, k]; the shade is the row's share, so that rare classes read as well as common ones.
+    Letters grow with a figure that is wider than the page, so that they can be read once it is reduced to WIDTH.
     """
     matrix = np.asarray(matrix)
     if ax is None:
         side = 0.5 * len(labels) + 1.6
         _, ax = plt.subplots(figsize=(side + 0.6, side))
+    size = max(8.0, LEAST * ax.figure.get_figwidth() / WIDTH)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     seaborn.heatmap(
         share,
@@ -152,22 +156,40 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = Non
         xticklabels=labels,
         yticklabels=labels,
         ax=ax,
-        annot_kws={"fontsize": 8},
+        annot_kws={"fontsize": size},
     )
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("true")
+    ax.set_xlabel("predicted", fontsize=max(9.0, size))
+    ax.set_ylabel("true", fontsize=max(9.0, size))
     ax.set_xticklabels(labels, rotation=45, ha="right")
     ax.set_yticklabels(labels, rotation=0)
+    if size > 8:
+        ax.tick_params(labelsize=max(9.0, size))
     if title:
-        ax.set_title(title)
+        ax.set_title(title, fontsize=max(9.0, size))
     return ax
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write `figure` as PNG, whole or not at all; nothing in the file depends on the time of writing."""
+    """Write `figure` as PNG to `path`, and a plot as PDF beside it too, each whole or not at all.
+
+    Nothing in the files depends on the time of writing. A sheet of images, or of words alone, has no PDF: one that an
+    earlier figure of this name left is removed.
+    """
+    path = Path(path)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
-    return Path(path)
+    beside = path.with_suffix(".pdf")
+    if is_plot(figure):
+        with atomic_path(beside) as temporary:
+            figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    else:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def is_plot(figure: Figure) -> bool:
+    """Whether a figure draws data and no images, so that it gains from being drawn in lines and letters."""
+    return any(ax.has_data() for ax in figure.axes) and not any(ax.images for ax in figure.axes)
 
 
 def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
@@ -219,6 +241,6 @@ def curves(predictions: pd.DataFrame, reliability: pd.DataFrame) -> Figure:
     for ax in (left, right):
         ax.plot([0, 1], [0, 1], color="#BBBBBB", lw=1, zorder=0)
     left.set(xlabel="false positive rate", ylabel="true positive rate")
-    left.legend(fontsize=6, loc="lower right")
+    left.legend(fontsize=LEAST, loc="lower right")
     right.set(xlabel="confidence of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
     return figure

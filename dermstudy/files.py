@@ -114,6 +114,15 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def content_hash(path: str | Path) -> str:
+    """SHA-256 over the bytes of a file, or over the names and bytes of all files in a folder."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return sha256_text(" ".join(f"{file.relative_to(path)} {sha256_file(file)}" for file in files))
+
+
 def code_hash(*objects) -> str:
     """SHA-256 over the source of functions, classes and modules; comments, docstrings and layout make no difference."""
     trees = []

@@ -68,7 +68,7 @@ class Workspace:
         return frame
 
     def save_figure(self, figure, name: str):
-        """Write `figure` to figures/<name>.png and return it."""
+        """Write `figure` to figures/<name>.png, a plot to figures/<name>.pdf as well, and return it."""
         from dermstudy import figures
 
         figures.save(figure, self.figures / f"{name}.png")

@@ -1,12 +1,24 @@
-"""What figures must show: the names of rows and columns, and every dot inside its axes."""
+"""What figures must show: names that can be read in print, colours that all eyes tell apart, every dot inside its axes."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.text import Text
+from skimage.color import deltaE_ciede2000, rgb2lab
 
-from dermstudy import figures
+from dermstudy import figures, workspace
+from dermstudy.entities import CODES, COLOURS, NAMES
+
+# Machado, Oliveira & Fernandes, IEEE Trans. Vis. Comput. Graph. 15:1291 (2009), severity 1: on linear RGB.
+EYES = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
 
 
 def test_confusion_matrices_side_by_side_name_their_rows():
@@ -27,3 +39,77 @@ def test_intervals_lie_inside_their_axes_with_the_first_row_on_top():
     low, high = ax.get_ylim()
     assert low < rows["combined"] < rows["original"] < high
     plt.close(figure)
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_all_eyes_tell_the_entities_apart(eye):
+    """CIEDE2000 of 10 is a difference at a glance; a just noticeable one is about 1 to 2."""
+    colours = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in COLOURS.values()])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(EYES[eye]), 0, 1)
+    lab = rgb2lab(np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055))
+    distances = deltaE_ciede2000(lab[:, None], lab[None])
+    assert distances[np.triu_indices(len(lab), 1)].min() > 10
+
+
+def predictions() -> tuple[pd.DataFrame, pd.DataFrame]:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(generator.dirichlet(np.ones(7), 140), columns=list(CODES)).assign(dx=list(CODES) * 20)
+    steps = np.linspace(0.1, 0.9, 9)
+    return frame, pd.DataFrame({"confidence": steps, "accuracy": steps, "n": range(1, 10)})
+
+
+def wide_confusion(names: list[str]):
+    figure, axes = plt.subplots(1, 3, figsize=(figures.WIDTH * 1.5, 3.9), sharey=True)
+    for ax in axes:
+        figures.confusion(np.full((7, 7), 88), names, "combined, audited", ax)
+    figure.tight_layout()
+    return figure
+
+
+DRAWN = {
+    "confusion": lambda names: figures.confusion(np.eye(7, dtype=int), names, "a title").figure,
+    "wide confusion": wide_confusion,
+    "matrix": lambda names: figures.matrix(pd.DataFrame(np.eye(7), list(CODES), list(CODES)), "a title"),
+    "curves": lambda names: figures.curves(*predictions()),
+    "grid": lambda names: figures.image_grid([[np.zeros((9, 9, 3), np.uint8)] * 8] * 7, names, names, "a title"),
+    "note": lambda names: figures.note(figures.NOT_DRAWN),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_letters_have_six_points_at_print_width(kind):
+    figures.use_style()
+    figure = DRAWN[kind]([NAMES[code] for code in CODES])
+    figure.canvas.draw()
+    reduced = min(1.0, figures.WIDTH / figure.get_tightbbox().width)
+    sizes = {text.get_text(): text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
+    assert sizes and min(sizes.values()) * reduced >= 6, (reduced, sizes)
+    plt.close(figure)
+
+
+def test_a_plot_is_kept_as_pdf_too_and_one_plot_is_one_file(tmp_path):
+    space = workspace.Workspace(tmp_path)
+    figures.use_style()
+    kept = []
+    for _ in range(2):
+        figure, ax = plt.subplots()
+        ax.plot([1, 2], label="held-out lesions")
+        ax.legend()
+        space.save_figure(figure, "loss")
+        kept.append([(space.figures / f"loss.{kind}").read_bytes() for kind in ("pdf", "png")])
+        plt.close(figure)
+    assert kept[0] == kept[1]
+    pdf = kept[0][0]
+    assert pdf.startswith(b"%PDF") and b"Date" not in pdf
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+
+
+def test_a_sheet_of_images_or_of_words_has_no_pdf(tmp_path):
+    space = workspace.Workspace(tmp_path)
+    for figure in (figures.image_grid([[np.zeros((9, 9, 3), np.uint8)]]), figures.note(figures.NOT_DRAWN)):
+        space.figures.mkdir(exist_ok=True)
+        (space.figures / "montage.pdf").write_bytes(b"%PDF of an earlier plot of this name")
+        space.save_figure(figure, "montage")
+        assert [path.name for path in space.figures.iterdir()] == ["montage.png"]
+        plt.close(figure)

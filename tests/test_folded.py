@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dermstudy.diffusion import architecture, folded, folded_sampling
+from dermstudy.diffusion import architecture, finetune, folded, glide, schedules
+from dermstudy.diffusion.identity import identity
 from dermstudy.files import InputError
-from dermstudy.maintenance import long_training
+from dermstudy.maintenance import folded_weights, long_training
 
 BASE = folded.FoldedPreset(16, 2, 0, (16, 32), 1, (1,), 16, 16, 1, 2, 8, 0.0, 1.6, 80.0, 0.01)
 UPSAMPLER = replace(BASE, side=32, low_side=8)
@@ -98,25 +99,148 @@ def test_a_sitting_that_was_cut_goes_on_as_if_it_had_not_been(preset, pictures, 
         long_training.run(tmp_path / "cut", replace(recipe, learning_rate=0.1), pictures, tokenizer)
 
 
+def made(preset: folded.FoldedPreset, tokenizer, kind: str = "dpm-solver"):
+    """A pipeline whose last convolution is not zero, with colours and residual components that are not even."""
+    pipeline = glide.build(preset, tokenizer)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.02)
+        pipeline.pixels.mean.copy_(torch.tensor([0.1, 0.0, -0.1]).view(3, 1, 1))
+        pipeline.pixels.spread.copy_(torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1))
+        covariance = np.cov(np.random.default_rng(0).normal(size=(12, 40)) * 0.05)
+        for name, matrix in zip(("mix", "unmix"), folded.tempered(covariance), strict=True):
+            getattr(pipeline.pixels, name).copy_(torch.from_numpy(matrix))
+    pipeline.scheduler = schedules.sampler_from(pipeline.scheduler, kind)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("preset", [BASE, UPSAMPLER])
+def test_data_decode_to_the_image_that_they_encode(preset, tokenizer):
+    pixels = made(preset, tokenizer).pixels
+    image, low = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 8, 8) * 2 - 1 if preset.low_side else None
+    data = pixels.encode(image, low)
+    assert data.shape == (2, 12, 16, 16) and torch.allclose(pixels.decode(data, low), image, atol=1e-5)
+
+
+def test_the_schedule_is_even_in_the_logarithm_and_its_velocity_is_the_target_with_the_sign_turned():
+    schedule = folded.folded_schedule(BASE)
+    sigmas = folded.sigmas_of(schedule, torch.arange(1000))
+    assert torch.allclose(sigmas[[0, -1]], torch.tensor([BASE.sigma_min, BASE.sigma_max]), rtol=2e-3)
+    assert torch.allclose(sigmas.log().diff(), sigmas.log().diff().mean(), atol=2e-3)
+    clean, noise, times = torch.randn(3, 12, 8, 8), torch.randn(3, 12, 8, 8), torch.tensor([100, 500, 900])
+    velocity = schedule.get_velocity(clean, noise, times)
+    sigma = sigmas[times]
+    noisy = clean + sigma.view(-1, 1, 1, 1) * noise
+    assert torch.allclose(velocity, -folded.training_target(clean, noisy, sigma), atol=2e-3)
+
+
+def test_timesteps_are_drawn_log_normal(tokenizer):
+    pipeline = made(UPSAMPLER, tokenizer)
+    drawn = pipeline.pixels.draw_timesteps(20_000, pipeline.scheduler, torch.Generator().manual_seed(0))
+    logarithms = folded.sigmas_of(pipeline.scheduler, drawn).log()
+    assert logarithms.mean() == pytest.approx(UPSAMPLER.noise_mean, abs=0.05)
+    assert logarithms.std() == pytest.approx(UPSAMPLER.noise_spread, abs=0.05)
+
+
+def test_a_saved_pipeline_opens_as_it_was(tokenizer, tmp_path):
+    before = made(BASE, tokenizer)
+    before.save_pretrained(tmp_path / "base")
+    after = glide.load(tmp_path / "base")
+    after.scheduler = schedules.sampler_from(schedules.sampler_from(after.scheduler, "ancestral"), "dpm-solver")
+    after.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 5, "guidance_scale": 2.0, "guidance_interval": (0.2, 5.0)}
+    assert after.side == 16 and identity(after) == identity(before)
+    assert np.array_equal(before(CAPTIONS, **settings), after(CAPTIONS, **settings))
+    after.pixels.mean.add_(0.01)
+    assert identity(after) != identity(before)
+
+
 def test_an_image_depends_on_its_own_seed_alone(tokenizer):
-    torch.manual_seed(0)
-    encoder = architecture.GlideTextEncoder(len(tokenizer), 8, 16, 1, 2, 64)
-    model = folded.FoldedDenoiser(folded.folded_unet(BASE), encoder).eval()
-    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.02)
-    scale = {"mean": [0.1, 0.0, -0.1], "spread": [0.5, 0.4, 0.3]}
-    settings = {"steps": 4, "guidance_scale": 2.0, "interval": (0.2, 5.0)}
-    both = folded_sampling.paint(model, tokenizer, BASE, scale, CAPTIONS, [3, 4], **settings)
-    alone = folded_sampling.paint(model, tokenizer, BASE, scale, CAPTIONS[1:], [4], **settings)
+    pipeline = made(BASE, tokenizer)
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "guidance_interval": (0.2, 5.0)}
+    both = pipeline(CAPTIONS, seeds=[3, 4], **settings)
+    alone = pipeline(CAPTIONS[1:], seeds=[4], **settings)
     assert both.shape == (2, 16, 16, 3) and both.dtype == np.uint8
     assert np.abs(both[1].astype(int) - alone[0]).max() <= 1 and not np.array_equal(both[0], both[1])
 
 
+def test_guidance_acts_within_its_interval_only(tokenizer):
+    pipeline = made(BASE, tokenizer)
+    plain, without, within = (
+        pipeline(CAPTIONS, seeds=[3, 4], num_inference_steps=6, guidance_scale=scale, guidance_interval=interval)
+        for scale, interval in ((1.0, glide.EVERYWHERE), (3.0, (1e3, 1e4)), (3.0, (0.2, 5.0)))
+    )
+    assert np.abs(plain.astype(int) - without).max() <= 1 < np.abs(plain.astype(int) - within).max()
+
+
+def test_what_is_known_stays_and_the_rest_is_painted(tokenizer):
+    keep = np.zeros((16, 16), bool)
+    keep[:9] = True  # an odd line: of a block that is known in part, what is known stays only where the whole is
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    painted = made(BASE, tokenizer)("melanoma", num_inference_steps=6, inpaint_image=image, inpaint_keep=keep)
+    assert np.array_equal(painted[:, :8], image[:, :8]) and not np.array_equal(painted[:, 10:], image[:, 10:])
+    large = np.random.default_rng(1).integers(64, 192, (1, 32, 32, 3), np.uint8)
+    keep = np.zeros((32, 32), bool)
+    keep[:16] = True
+    low = large.reshape(1, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
+    enlarged = made(UPSAMPLER, tokenizer)(
+        "melanoma", low, num_inference_steps=6, inpaint_image=large, inpaint_keep=keep
+    )
+    assert np.abs(enlarged[:, :16].astype(int) - large[:, :16]).max() <= 1
+    assert np.abs(enlarged[:, 16:].astype(int) - large[:, 16:]).max() > 4
+
+
 def test_an_untrained_upsampler_adds_noise_of_the_residuals_spread(pictures, tokenizer):
     """Its prediction, zero, is right for normal data of unit variance, and such data the solver draws."""
-    encoder = architecture.GlideTextEncoder(len(tokenizer), 8, 16, 1, 2, 64)
-    model = folded.FoldedDenoiser(folded.folded_unet(UPSAMPLER), encoder).eval()
-    scale = {"unmix": (np.eye(12) * 0.05).tolist()}
-    large = folded_sampling.upsample(model, tokenizer, UPSAMPLER, scale, pictures.small, CAPTIONS * 3, range(6), 20)
-    bicubic = folded.enlarge_bicubic(torch.from_numpy(pictures.small).permute(0, 3, 1, 2).float() / 127.5 - 1, 4)
-    expected = ((bicubic.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
-    assert large.shape == (6, 32, 32, 3) and np.std(large - expected) == pytest.approx(0.05 * 127.5, rel=0.1)
+    pipeline = glide.build(UPSAMPLER, tokenizer)
+    pipeline.scheduler = schedules.sampler_from(pipeline.scheduler, "dpm-solver")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.pixels.unmix.mul_(0.05)
+    pipeline.pixels.mix.div_(0.05)
+    small = np.full((6, 8, 8, 3), 128, np.uint8)  # far from black and white, which clip
+    large = pipeline(CAPTIONS * 3, small, num_inference_steps=20, temperature=1.0)
+    assert large.shape == (6, 32, 32, 3) and large.std() == pytest.approx(0.05 * 127.5, rel=0.1)
+    assert large.mean() == pytest.approx(128, abs=1)
+
+
+@pytest.mark.parametrize("preset", [BASE, UPSAMPLER])
+def test_folded_models_are_fine_tuned_like_any_other(preset, pictures, tokenizer, tmp_path):
+    images = pictures.large if preset.low_side else np.ascontiguousarray(pictures.large[:, ::2, ::2])
+    low = {"low_side": 8} if preset.low_side else {}
+    config = finetune.TrainingConfig(4, 2, 1e-3, augment=True, validate_every=2, caption_dropout=0.1)
+    config = replace(config, crop=16, noise_augmentation=0.05) if preset.low_side else config
+    captions = CAPTIONS * 3
+    whole, cut = glide.build(preset, tokenizer), glide.build(preset, tokenizer)
+    before = whole.unet.conv_out.weight.clone()
+    held_out = images[:2], captions[:2]
+    log = finetune.train(whole, images, captions, config, tmp_path / "whole", held_out, **low)
+    finetune.train(cut, images, captions, replace(config, steps=2), tmp_path / "cut", held_out, **low)
+    cut = glide.build(preset, tokenizer)
+    finetune.train(cut, images, captions, config, tmp_path / "cut", held_out, **low)
+    assert not torch.equal(before, whole.unet.conv_out.weight)
+    assert torch.equal(cut.unet.conv_out.weight, whole.unet.conv_out.weight)
+    assert log["validation_loss"].between(0.3, 3).all()
+    if preset.low_side:
+        with pytest.raises(InputError, match="side of 8, not 4"):
+            finetune.train(whole, images, captions, config, tmp_path / "other", low_side=4)
+
+
+def test_averaged_weights_become_a_pipeline_that_predicts_the_same(pictures, tokenizer, tmp_path):
+    recipe = long_training.Recipe("tiny-upsampler", 3, batch=2, warmup_steps=1, crop=16)
+    long_training.run(tmp_path / "run", recipe, pictures, tokenizer)
+    pipeline = folded_weights.pipeline_from(tmp_path / "run" / "short-0000003.safetensors", tokenizer)
+    scale = long_training.scale_of(pictures, UPSAMPLER)
+    pictures = long_training.padded(pictures)
+    model = long_training.Run(
+        tmp_path / "other", recipe, tokenizer, scale, tmp_path / "run" / "short-0000003.safetensors"
+    )
+    data = long_training.make_step(pictures, recipe, UPSAMPLER, scale, 0)
+    noisy = data.clean + data.sigma.view(-1, 1, 1, 1) * data.noise
+    ids, mask = architecture.tokenize(tokenizer, ["melanoma"] * 2, 8)
+    with torch.inference_mode():
+        expected = model.model.eval()(noisy, data.sigma, ids, mask, data.condition)
+        entered = torch.cat([noisy / (1 + data.sigma.view(-1, 1, 1, 1) ** 2).sqrt(), data.condition], 1)
+        said = finetune.Denoiser(pipeline.unet, pipeline.text_encoder)(entered, folded.time_of(data.sigma), ids, mask)
+    assert torch.allclose(said, -expected, atol=1e-5) and expected.abs().max() > 1e-3
+    assert torch.allclose(pipeline.pixels.mix, torch.tensor(scale["mix"]))

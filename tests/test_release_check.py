@@ -202,6 +202,9 @@ LEAST, MOST = 1, 2
 def twice(x: int, by: int = 2) -> int:
     """Twice x. Or more."""
 
+def most():
+    """The most."""
+
 class Pair:
     """Two."""
 
@@ -219,10 +222,10 @@ def small_package(root: Path, code: str) -> None:
 
 def test_the_page_lists_what_is_used_and_nothing_else(tmp_path):
     code = "%matplotlib inline\nfrom dermstudy.data import numbers\nfrom dermstudy.data.numbers import Pair\n"
-    small_package(tmp_path, code + "numbers.twice(numbers.MOST)")
+    small_package(tmp_path, code + "numbers.twice(numbers.most(), numbers.MOST)")
     lines = interface.page(tmp_path).splitlines()
-    assert lines[-5:] == [
-        "Numbers.", "", "- `MOST`: a constant", "- `Pair`: Two.", "- `twice(x, by=2)`: Twice x.",
+    assert lines[-6:] == [
+        "Numbers.", "", "- `MOST`: a constant", "- `most()`: The most.", "- `Pair`: Two.", "- `twice(x, by=2)`: Twice x.",
     ]  # fmt: skip
 
 

@@ -46,6 +46,12 @@ def test_equal_results_are_equal_exactly(tmp_path):
     )
 
 
+def test_results_kept_before_plots_were_pdf_too_are_equal_still(tmp_path):
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    (two / "figures" / "montage.pdf").write_bytes(b"%PDF")
+    assert verify.compare(one, two).equal and verify.compare(two, one).equal
+
+
 def test_a_difference_is_named_by_its_first_place(tmp_path):
     changed = TABLE.replace("1.5,b", "1.5001,d")
     compared = verify.compare(results(tmp_path / "one"), results(tmp_path / "two", cohort=changed))

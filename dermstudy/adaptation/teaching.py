@@ -100,7 +100,7 @@ def learn_tokens(
         own, token = cohort.select(dx=code), f"<{code}>"
         adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
         said = inversion.phrase(token, vectors)
-        images = own.images(adapted.unet.config.sample_size)
+        images = own.images(adapted.side)
         log, peak = _train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
         seconds, most = seconds + log["seconds"].iloc[-1], max(most, peak)
         numbers += finetune.trained_count(adapted, config.trains)
@@ -118,7 +118,7 @@ def learn_tokens(
 def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
     """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
     model, config = inversion.copied(pipeline), replace(config, validate_every=config.steps)
-    images, captions = cohort.images(model.unet.config.sample_size), cohort.frame["caption"].tolist()
+    images, captions = cohort.images(model.side), cohort.frame["caption"].tolist()
     log, peak = _train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
     numbers = finetune.trained_count(model, config.trains)
     costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}

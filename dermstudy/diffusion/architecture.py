@@ -107,8 +107,8 @@ class GlideTextEncoder(ModelMixin, ConfigMixin):
         return hidden, self.projection(hidden[:, -1])
 
 
-def text_encoder_from(preset: Preset, vocabulary: int) -> GlideTextEncoder:
-    """The text encoder of `preset` for a tokenizer of `vocabulary` entries, randomly initialised."""
+def text_encoder_from(preset, vocabulary: int) -> GlideTextEncoder:
+    """The text encoder of `preset` (a Preset or a folded one) for a tokenizer of `vocabulary` entries, randomly initialised."""
     return GlideTextEncoder(
         vocabulary, preset.text_length, preset.text_width, preset.text_layers, preset.text_heads, 4 * preset.channels
     )

@@ -17,7 +17,10 @@ from dermstudy.diffusion.pixels import enlarge, to_float
 
 @dataclass
 class Batch:
-    """What one step trains on: pixels, noise and the enlarged small image [n, 3, h, w] in -1..1, timesteps [n]."""
+    """What one step trains on: clean data and noise [n, c, h, w], timesteps [n], what an upsampler sees beside them.
+
+    The data are pixels in -1..1 and the condition is the enlarged small image, or both are those of folded pixels.
+    """
 
     pixels: torch.Tensor
     noise: torch.Tensor
@@ -55,9 +58,10 @@ def draw(count: int, config, step: int, strata: np.ndarray | None) -> np.ndarray
     return np.array([epochs[place // count][place % count] for place in places])
 
 
-def make_batch(images: np.ndarray, config, step: int, scheduler, low_side: int) -> Batch:
+def make_batch(images: np.ndarray, config, step: int, scheduler, low_side: int, folded=None) -> Batch:
     """The images of `step` after augmentation and crop, with their noise; every timestep 0…999 is equally likely.
 
+    folded: the pipeline's FoldedPixels, which turns them into its data and draws the timesteps as it was trained.
     Drawn for the whole batch in every process, so that its images do not depend on how many processes share it.
     """
     generator = generator_of(config.seed, step)
@@ -73,24 +77,35 @@ def make_batch(images: np.ndarray, config, step: int, scheduler, low_side: int) 
         )
     if step < config.half_side_steps:
         pixels = functional.interpolate(pixels, scale_factor=0.5, mode="area")
-    low = None
-    if low_side:
-        low = condition(pixels, low_side)
-        if config.noise_augmentation:
-            low = low + config.noise_augmentation * torch.randn(low.shape, generator=generator)
+    pixels, low = data_of(pixels, low_side, folded, config.noise_augmentation, generator)
     if config.crop:
-        side = pixels.shape[-1]
-        top, left = torch.randint(0, side - config.crop + 1, (2,), generator=generator).tolist()
-        window = (..., slice(top, top + config.crop), slice(left, left + config.crop))
+        side = config.crop // (folded.config.fold if folded else 1)
+        top, left = torch.randint(0, pixels.shape[-1] - side + 1, (2,), generator=generator).tolist()
+        window = (..., slice(top, top + side), slice(left, left + side))
         pixels, low = pixels[window], low[window] if low is not None else None
     dropped = torch.rand(len(pixels), generator=generator) < config.caption_dropout
     noise = torch.randn(pixels.shape, generator=generator)
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
+    if folded:
+        timesteps = folded.draw_timesteps(len(pixels), scheduler, generator)
+    else:
+        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(pixels),), generator=generator)
     return Batch(pixels, noise, timesteps, low, dropped)
 
 
-def condition(pixels: torch.Tensor, low_side: int) -> torch.Tensor:
-    """Images reduced to `low_side` by area and enlarged again as the upsampler sees them."""
-    side = pixels.shape[-1]
+def data_of(
+    pixels: torch.Tensor, low_side: int, folded=None, noise: float = 0.0, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What is diffused of images [n, 3, h, w], and what an upsampler sees of their version reduced by area to `low_side`.
+
+    noise: the standard deviation added to the small image; of folded pixels the largest one, drawn evenly and told.
+    """
+    if not low_side:
+        return (folded.encode(pixels) if folded else pixels), None
     reduced = functional.interpolate(pixels, (low_side, low_side), mode="area")
-    return enlarge((reduced * 127.5).round() / 127.5, side)
+    reduced = (reduced * 127.5).round() / 127.5
+    if folded:
+        level = noise * torch.rand(len(pixels), generator=generator) if noise else torch.zeros(len(pixels))
+        added = level.view(-1, 1, 1, 1) * torch.randn(reduced.shape, generator=generator) if noise else 0.0
+        return folded.encode(pixels, reduced), folded.condition(reduced + added, level)
+    low = enlarge(reduced, pixels.shape[-1])
+    return pixels, low + noise * torch.randn(low.shape, generator=generator) if noise else low

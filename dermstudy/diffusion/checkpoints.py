@@ -26,12 +26,18 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, temporary, metadata)
 
 
-def origin_of(modules: dict, images: np.ndarray, captions: Sequence[str]) -> str:
-    """SHA-256 over what a run starts from: the modules' weights, the images and their captions."""
+def weights_hash(modules: dict) -> str:
+    """SHA-256 over every tensor of the modules, their names, precisions and shapes."""
     digest = hashlib.sha256()
     for name, value in sorted(named(modules).items()):
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().cpu().numpy().data)
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def origin_of(modules: dict, images: np.ndarray, captions: Sequence[str]) -> str:
+    """SHA-256 over what a run starts from: the modules' weights, the images and their captions."""
+    digest = hashlib.sha256(weights_hash(modules).encode())
     digest.update(np.ascontiguousarray(images).data)
     digest.update("\n".join(captions).encode())
     return digest.hexdigest()

@@ -27,11 +27,12 @@ from torch import nn
 from torch.nn import functional
 
 from dermstudy.diffusion.architecture import tokenize
-from dermstudy.diffusion.batches import Batch, condition, draw, generator_of, make_batch, seed_of
+from dermstudy.diffusion.batches import Batch, data_of, draw, generator_of, make_batch, seed_of
 from dermstudy.diffusion.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
-from dermstudy.diffusion.glide import PRECISIONS, check_side
+from dermstudy.diffusion.glide import PRECISIONS, GlideUpsamplePipeline
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.diffusion.schedules import sampler_from
+from dermstudy.diffusion.sides import check_side
 from dermstudy.files import InputError, atomic_path
 from dermstudy.processor import bf16_products
 
@@ -128,7 +129,7 @@ def train(
     losses, started = [], time.monotonic() - (log[-1]["seconds"] if log else 0.0)
     while step < config.steps:
         chosen = draw(len(images), config, step, strata)
-        batch = make_batch(images[chosen], config, step, pipeline.scheduler, low_side)
+        batch = make_batch(images[chosen], config, step, pipeline.scheduler, low_side, pipeline.pixels)
         batch.rows = torch.where(batch.dropped, len(captions), torch.as_tensor(chosen))
         torch.manual_seed(seed_of(config.seed, step, 1, accelerator.process_index))  # dropout
         for group in optimizer.param_groups:
@@ -137,11 +138,20 @@ def train(
         total = torch.zeros((), device=accelerator.device)
         for place, part in enumerate(own):
             last = place == len(own) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(denoiser), _precision(config, accelerator):
+            with (
+                contextlib.nullcontext() if last else accelerator.no_sync(denoiser),
+                _autocast(config, accelerator.device),
+            ):
                 some = batch.part(part, accelerator.device)
                 rows = batch.rows[part]
                 values = diffusion_loss(
-                    denoiser, pipeline.scheduler, some, ids[rows].to(total.device), mask[rows].to(total.device), config
+                    denoiser,
+                    pipeline.scheduler,
+                    some,
+                    ids[rows].to(total.device),
+                    mask[rows].to(total.device),
+                    config,
+                    pipeline.pixels,
                 )
                 loss = values.sum() * accelerator.num_processes / config.batch
             accelerator.backward(loss)
@@ -200,22 +210,29 @@ class Denoiser(nn.Module):
     def __init__(self, unet: nn.Module, text_encoder: nn.Module):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
+        channels = unet.config.out_channels
+        self.data = 3 if channels == 6 else channels  # OpenAI's say three more, where the variance lies in its range
 
     def forward(self, entered, timesteps, ids, mask) -> torch.Tensor:
-        """The prediction [n, 3, h, w] for noisy images [n, 3 or 6, h, w], timesteps [n] and tokens [n, length]."""
+        """The prediction for noisy data [n, c, h, w], with what stands beside them, times [n] and tokens [n, length]."""
         hidden, pooled = self.text_encoder(ids, mask)
-        return self.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample[:, :3]
+        output = self.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample
+        return output[:, : self.data]
 
 
-def diffusion_loss(denoise, scheduler, batch: Batch, ids, mask, config: TrainingConfig) -> torch.Tensor:
+def diffusion_loss(denoise, scheduler, batch: Batch, ids, mask, config: TrainingConfig, folded=None) -> torch.Tensor:
     """The training loss of each image, [n]: squared error of noise or velocity.
 
-    denoise: a Denoiser; ids and mask: the captions' tokens, each [n, length].
+    denoise: a Denoiser; ids and mask: the captions' tokens, each [n, length]; folded: the pipeline's FoldedPixels, for
+    whose data every velocity counts alike.
     """
     noisy = scheduler.add_noise(batch.pixels, batch.noise, batch.timesteps)
     entered = noisy if batch.low is None else torch.cat([noisy, batch.low], dim=1)
-    output = denoise(entered, batch.timesteps, ids, mask)
-    if scheduler.config.prediction_type == "v_prediction":
+    times = folded.times(scheduler, batch.timesteps) if folded else batch.timesteps
+    output = denoise(entered, times, ids, mask)
+    if folded:
+        target, weight = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps), 1.0
+    elif scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps)
         snr = compute_snr(scheduler, batch.timesteps)
         weight = torch.clamp(config.snr_gamma / (snr + 1), max=1.0)
@@ -235,11 +252,12 @@ def validation_loss(pipeline, images, captions, low_side: int, config: TrainingC
         for start in range(0, len(images), each):
             part = slice(start, start + each)
             pixels = to_float(images[part])
-            noise = torch.randn(pixels.shape, generator=generator_of(config.seed, start, 2 + turn))
+            data, seen = data_of(pixels, low_side, pipeline.pixels)
+            noise = torch.randn(data.shape, generator=generator_of(config.seed, start, 2 + turn))
             # Equally spaced over all images, so that each band holds its share however few the images are.
             place = torch.arange(start, start + len(pixels)) * draws + turn
             timesteps = (place * total) // (len(images) * draws)
-            batch = Batch(pixels, noise, timesteps, condition(pixels, low_side) if low_side else None)
+            batch = Batch(data, noise, timesteps, seen)
             with _autocast(config, device):
                 loss = diffusion_loss(
                     denoise,
@@ -248,6 +266,7 @@ def validation_loss(pipeline, images, captions, low_side: int, config: TrainingC
                     ids[part].to(device),
                     mask[part].to(device),
                     config,
+                    pipeline.pixels,
                 )
             values += loss.tolist()
             bands += (timesteps * BANDS // total).tolist()
@@ -284,21 +303,17 @@ def _share(config: TrainingConfig, accelerator: Accelerator) -> list[slice]:
     return [slice(at, min(at + micro, start + size)) for at in range(start, start + size, micro)]
 
 
-def _precision(config: TrainingConfig, accelerator: Accelerator):
-    return _autocast(config, accelerator.device)
-
-
 def _autocast(config: TrainingConfig, device: torch.device):
     able = device.type != "cpu" or bf16_products()
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and able)
 
 
 def _check(pipeline, images, captions, config, low_side, entities) -> None:
-    side = pipeline.unet.config.sample_size
+    side, folded = pipeline.side, pipeline.pixels
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise InputError(f"training images must be uint8 [n, {side}, {side}, 3], got {images.dtype} {images.shape}")
     if config.half_side_steps:
-        check_side(pipeline.unet, side // 2, f"steps at half of a side of {side}, a side")
+        check_side(pipeline, side // 2, f"steps at half of a side of {side}, a side")
     if len(captions) != len(images):
         raise InputError(f"{len(images)} training images need as many captions, got {len(captions)}")
     if config.balanced and (entities is None or len(entities) != len(images)):
@@ -311,8 +326,12 @@ def _check(pipeline, images, captions, config, low_side, entities) -> None:
         raise InputError(f"unknown part to train {config.trains!r}: choose one of {', '.join(TRAINS)}")
     if config.precision not in PRECISIONS:
         raise InputError(f"unknown precision {config.precision!r}: choose fp32 or bf16")
-    if (pipeline.unet.config.in_channels == 6) != bool(low_side):
+    if isinstance(pipeline, GlideUpsamplePipeline) != bool(low_side):
         raise InputError("an upsampler needs low_side, the side of its low-resolution input; a base model has none")
+    if folded and folded.config.low_side != low_side:
+        raise InputError(
+            f"this upsampler's low-resolution input has a side of {folded.config.low_side}, not {low_side}"
+        )
 
 
 class _averaged:

@@ -3,6 +3,9 @@
 A fold moves blocks of pixels into channels, so that a network of few cores works on a coarse grid. The base model
 diffuses standardised colours; the upsampler diffuses the residual of an image over its enlarged small version, its
 components evened out to a mean variance of one, for pixels themselves leave texture to 3 % of the noise levels.
+`FoldedPixels` is the part of a pipeline that takes images there and back. In diffusers' terms the networks predict the
+velocity (Salimans and Ho, arXiv 2202.00512) on a schedule whose timesteps are even in the logarithm of the noise, which
+is Karras' preconditioning for data of unit variance with the sign turned: see `training_target`.
 Sources: Karras et al., "Elucidating the design space of diffusion-based generative models" (arXiv 2206.00364) for the
 preconditioning and the noise levels; Nichol et al., "GLIDE" (arXiv 2112.10741) for text in both stages.
 """
@@ -14,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn import functional
 
@@ -30,7 +34,7 @@ class FoldedPreset:
     side: int
     fold: int
     low_side: int  # of the small image that conditions an upsampler; 0 for a base model
-    channels: tuple[int, ...]  # of the levels
+    widths: tuple[int, ...]  # channels of the levels
     blocks: int  # residual blocks a level
     attention_levels: tuple[int, ...]
     head_width: int
@@ -43,10 +47,15 @@ class FoldedPreset:
     sigma_max: float  # where sampling starts; the data has unit variance
     sigma_min: float
 
+    @property
+    def channels(self) -> int:
+        """Of the first level."""
+        return self.widths[0]
+
 
 # fmt: off
 FOLDED_PRESETS = {
-    # name                         side fold low channels             n  attention head text: w l  h  n   log sigma  sigma
+    # name                         side fold low widths               n  attention head text: w l  h  n   log sigma  sigma
     "mini-base":      FoldedPreset(64,  2,   0,  (64, 128, 192),      1, (1, 2),  32,  128, 4, 4, 32, 0.0, 1.6,  120.0, 0.01),
     "mini-upsampler": FoldedPreset(256, 2,   64, (32, 64, 128, 160),  1, (),      32,  64,  2, 2, 32, -0.4, 1.3, 20.0, 0.02),
 }  # fmt: skip
@@ -55,13 +64,13 @@ FOLDED_PRESETS = {
 
 def folded_unet(preset: FoldedPreset) -> UNet2DConditionModel:
     """The U-Net of `preset` with random weights, its last convolution at zero: an untrained model predicts the mean."""
-    levels = range(len(preset.channels))
+    levels = range(len(preset.widths))
     pixels = 3 * preset.fold**2
     unet = UNet2DConditionModel(
         sample_size=preset.side // preset.fold,
         in_channels=pixels + (4 if preset.low_side else 0),
         out_channels=pixels,
-        block_out_channels=preset.channels,
+        block_out_channels=preset.widths,
         layers_per_block=preset.blocks,
         down_block_types=tuple(_block("Down", level in preset.attention_levels) for level in levels),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
@@ -71,7 +80,7 @@ def folded_unet(preset: FoldedPreset) -> UNet2DConditionModel:
         resnet_time_scale_shift="scale_shift",
         class_embed_type="identity",
         norm_eps=1e-5,
-        norm_num_groups=max(1, math.gcd(*preset.channels) // GROUP_WIDTH),
+        norm_num_groups=max(1, math.gcd(*preset.widths) // GROUP_WIDTH),
     )
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
@@ -116,6 +125,89 @@ def mixed(channels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 def enlarge_bicubic(low: torch.Tensor, factor: int) -> torch.Tensor:
     """[n, 3, h, w] enlarged `factor` times: what the residual stands on."""
     return functional.interpolate(low, scale_factor=factor, mode="bicubic", align_corners=False)
+
+
+# The part of a pipeline
+
+
+class FoldedPixels(ModelMixin, ConfigMixin):
+    """Between images and what a folded U-Net diffuses: standardised colours, or the residual over a small image.
+
+    side: of the images; low_side: of an upsampler's small image, 0 for a base model. noise_mean and noise_spread: of the
+    logarithm of sigma in training. Images are float [n, 3, h, w] in -1..1, data [n, 3 * fold^2, h / fold, w / fold].
+    """
+
+    @register_to_config
+    def __init__(self, side: int, fold: int, low_side: int = 0, noise_mean: float = 0.0, noise_spread: float = 1.6):
+        super().__init__()
+        channels = 3 * fold**2
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.register_buffer("spread", torch.ones(3, 1, 1))
+        self.register_buffer("mix", torch.eye(channels))
+        self.register_buffer("unmix", torch.eye(channels))
+
+    @property
+    def channels(self) -> int:
+        """Of the data."""
+        return len(self.mix)
+
+    @property
+    def factor(self) -> int:
+        """How many times an upsampler enlarges; 1 for a base model."""
+        return self.config.side // self.config.low_side if self.config.low_side else 1
+
+    def encode(self, pixels: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
+        """Images, and for an upsampler their small versions [n, 3, h / factor, w / factor], to data."""
+        if low is not None:
+            return mixed(fold(pixels - enlarge_bicubic(low, self.factor), self.config.fold), self.mix)
+        return fold((pixels - self.mean) / self.spread, self.config.fold)
+
+    def decode(self, data: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
+        """The inverse of `encode`."""
+        if low is not None:
+            return unfold(mixed(data, self.unmix), self.config.fold) + enlarge_bicubic(low, self.factor)
+        return unfold(data, self.config.fold) * self.spread + self.mean
+
+    def condition(self, low: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
+        """What an upsampler's U-Net sees beside the data: [n, 4, grid, grid]; level: of the noise that `low` holds [n]."""
+        level = low.new_zeros(len(low)) if level is None else level
+        return low_condition(low, level, self.factor // self.config.fold)
+
+    def times(self, scheduler, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the U-Net is told for timesteps of `scheduler`."""
+        return time_of(sigmas_of(scheduler, timesteps))
+
+    def draw_timesteps(self, count: int, scheduler, generator: torch.Generator) -> torch.Tensor:
+        """Timesteps [count] of `scheduler` whose sigma is log-normal, as the networks were trained."""
+        logarithms = sigmas_of(scheduler, torch.arange(scheduler.config.num_train_timesteps)).log()
+        drawn = self.config.noise_mean + self.config.noise_spread * torch.randn(count, generator=generator)
+        return torch.searchsorted(logarithms, drawn).clamp(max=len(logarithms) - 1)
+
+    def within_range(self, velocity, sample, signal: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
+        """`velocity` changed so that the image which follows from it lies in -1..1; signal: the product of the alphas."""
+        clean = self.decode(signal.sqrt() * sample - (1 - signal).sqrt() * velocity, low).clamp(-1, 1)
+        return (signal.sqrt() * sample - self.encode(clean, low)) / (1 - signal).sqrt()
+
+
+def sigmas_of(scheduler, timesteps: torch.Tensor) -> torch.Tensor:
+    """Noise over signal at timesteps of `scheduler`."""
+    signal = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    return ((1 - signal) / signal).sqrt()
+
+
+def folded_schedule(preset: FoldedPreset, count: int = 1000) -> DDPMScheduler:
+    """The training schedule of `count` timesteps, even in the logarithm of sigma from sigma_min to sigma_max."""
+    sigmas = np.geomspace(preset.sigma_min, preset.sigma_max, count)
+    signal = 1 / (1 + sigmas**2)
+    betas = 1 - signal / np.concatenate([[1.0], signal[:-1]])
+    return DDPMScheduler(
+        num_train_timesteps=count,
+        trained_betas=betas.tolist(),
+        prediction_type="v_prediction",
+        variance_type="fixed_small",
+        clip_sample=False,
+        timestep_spacing="linspace",
+    )
 
 
 # Karras' preconditioning for data of unit variance

@@ -7,10 +7,6 @@ DDIM (Song et al., arXiv 2010.02502).
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,28 +17,36 @@ from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from diffusers.utils import logging as diffusers_logging
 from transformers import GPT2Tokenizer
 
-from dermstudy.diffusion import architecture
 from dermstudy.diffusion.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
+from dermstudy.diffusion.folded import FoldedPixels, FoldedPreset, fold, folded_schedule, folded_unet, sigmas_of
 from dermstudy.diffusion.pixels import enlarge, to_float, to_uint8
 from dermstudy.diffusion.schedules import respaced_timesteps, scheduler_from
-from dermstudy.files import InputError, code_hash
+from dermstudy.diffusion.sides import set_side
+from dermstudy.files import InputError
 from dermstudy.processor import bf16_products
 
-# Samplers
-
-
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-# Pipelines
+EVERYWHERE = (0.0, float("inf"))
 
 
 class _Glide(DiffusionPipeline):
-    """What both pipelines share: encoding captions once, and a denoising loop seeded image by image."""
+    """What both pipelines share: encoding captions once, and a denoising loop seeded image by image.
 
-    def __init__(self, unet, text_encoder, tokenizer, scheduler):
+    pixels: folded.FoldedPixels where the U-Net diffuses folded pixels; None where it diffuses pixels, as OpenAI's do.
+    """
+
+    _optional_components = ["pixels"]
+
+    def __init__(self, unet, text_encoder, tokenizer, scheduler, pixels=None):
         super().__init__()
-        self.register_modules(unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
+        self.register_modules(
+            unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, pixels=pixels
+        )
+
+    @property
+    def side(self) -> int:
+        """The side of the images that come out."""
+        return self.pixels.config.side if self.pixels else self.unet.config.sample_size
 
     def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [n, length, width] and pooled projection [n, 4 * channels] of `captions`."""
@@ -70,45 +74,64 @@ class _Glide(DiffusionPipeline):
         temperature: float = 1.0,
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         blend: tuple[str, float] | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> torch.Tensor:
-        """Float32 [n, 3, side, side] in -1..1. low: the enlarged small image; known: an image and where it stays."""
-        if len(seeds) != len(captions):
-            raise InputError(f"{len(captions)} images need as many seeds, got {len(seeds)}")
-        side, count = self.unet.config.sample_size, len(captions)
+        """Float32 [n, 3, side, side] in -1..1. low: the small image; known: an image and where it stays."""
+        pixels, count = self.pixels, len(captions)
+        if len(seeds) != count:
+            raise InputError(f"{count} images need as many seeds, got {len(seeds)}")
         self.unet.to(memory_format=torch.channels_last)  # half as fast again on a processor, and no slower elsewhere
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        sample = torch.stack([torch.randn(3, side, side, generator=generator) for generator in generators])
+        shape = (pixels.channels if pixels else 3, *[self.unet.config.sample_size] * 2)
+        sample = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         sample = (sample * temperature).to(self.device)  # float32 whatever the network's precision
-        guided = guidance_scale != 1.0
         second, share = blend or ("", 0.0)
         shares = [1 - share, share] if blend else [1.0]
-        texts = captions + [second] * count * bool(blend) + [negative] * count * guided
+        texts = captions + [second] * count * bool(blend) + [negative] * count * (guidance_scale != 1.0)
         hidden, pooled = self.encode(texts)
-        condition = [part for part in (*self._inpainting(known, sample), low) if part is not None]
+        if pixels and known is not None:
+            known = pixels.encode(known[0], low), fold(known[1].float(), pixels.config.fold).amin(1, keepdim=True) > 0
+        seen = pixels.condition(low) if pixels and low is not None else low
+        condition = [part for part in (*self._inpainting(known, sample), seen) if part is not None]
         self._set_timesteps(steps)
         ancestral = isinstance(self.scheduler, DDPMScheduler)
         learned = ancestral and self.scheduler.config.variance_type == "learned_range"
         options = {"generator": generators} if ancestral else {}
+        data = sample.shape[1]
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            guides = guidance_interval[0] <= sigmas_of(self.scheduler, timestep) <= guidance_interval[1]
             entered = torch.cat([sample, *condition], dim=1).to(self.unet.dtype)
-            output = self.unet(
-                torch.cat([entered] * (len(texts) // count)),
-                timestep,
-                encoder_hidden_states=hidden,
-                class_labels=pooled,
-            ).sample.float()  # [n a text, 6, side, side]: the prediction, and where the variance lies in its range
-            answers = output.chunk(len(texts) // count)
-            output = sum(part * answer for part, answer in zip(shares, answers, strict=False))
-            if guided:
-                negated = answers[-1][:, :3]
-                mean = negated + guidance_scale * (output[:, :3] - negated)
-                output = torch.cat([mean, output[:, 3:]], dim=1)
+            output = self._answer(entered, data, timestep, hidden, pooled, shares, guidance_scale if guides else 1.0)
+            mean, rest = output[:, :data], output[:, data:]
+            if pixels:
+                mean = pixels.within_range(mean, sample, self.scheduler.alphas_cumprod.to(sample)[timestep], low)
             if known is not None:
-                output = torch.cat([self._as_known(output[:, :3], sample, timestep, *known), output[:, 3:]], dim=1)
-            sample = self.scheduler.step(output if learned else output[:, :3], timestep, sample, **options).prev_sample
+                mean = self._as_known(mean, sample, timestep, *known)
+            output = torch.cat([mean, rest], dim=1) if learned else mean
+            sample = self.scheduler.step(output, timestep, sample, **options).prev_sample
             if callback is not None:
                 callback(index, int(timestep), sample)
-        return sample.clamp(-1, 1)
+        return (pixels.decode(sample, low) if pixels else sample).clamp(-1, 1)
+
+    def _answer(self, entered, data: int, timestep, hidden, pooled, shares: list[float], scale: float) -> torch.Tensor:
+        """What the U-Net says of `entered` [n, c, h, w], its first `data` channels led away from the last caption.
+
+        hidden and pooled: of n captions a share, then, needed where the guidance scale is not 1, of what to lead away
+        from. Channels after the first `data` say where the variance lies in its range.
+        """
+        count, texts = len(entered), len(shares) + (scale != 1.0)
+        output = self.unet(
+            torch.cat([entered] * texts),
+            self.pixels.times(self.scheduler, timestep) if self.pixels else timestep,
+            encoder_hidden_states=hidden[: texts * count],
+            class_labels=pooled[: texts * count],
+        ).sample.float()
+        answers = output.chunk(texts)
+        output = sum(part * answer for part, answer in zip(shares, answers, strict=False))
+        if scale != 1.0:
+            negated = answers[-1][:, :data]
+            output = torch.cat([negated + scale * (output[:, :data] - negated), output[:, data:]], dim=1)
+        return output
 
     def _set_timesteps(self, steps: int | str) -> None:
         if isinstance(steps, str) and not (steps.isdigit() and isinstance(self.scheduler, DPMSolverMultistepScheduler)):
@@ -142,7 +165,7 @@ class _Glide(DiffusionPipeline):
             return None
         if image is None or keep is None:
             raise InputError("inpainting needs both the image and the mask of what stays")
-        side = self.unet.config.sample_size
+        side = self.side
         image = image if torch.is_tensor(image) else to_float(image)
         keep = torch.as_tensor(np.asarray(keep, bool))
         if len(image) == 1:
@@ -184,6 +207,7 @@ class GlidePipeline(_Glide):
         output_type: str = "np",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         blend: tuple[str, float] | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
     ):
         """Sample `num_images` images a prompt.
 
@@ -194,6 +218,8 @@ class GlidePipeline(_Glide):
         inpaint_image, inpaint_keep: uint8 [n, side, side, 3] and a mask [n, side, side], true where the image stays.
         blend: a second prompt and its share (0..1): guidance leads towards the weighted mean of what both ask for, a
             composition after Liu et al. (arXiv 2206.01714).
+        guidance_interval: the least and the largest noise over signal at which guidance acts (Kynkäänniemi et al., arXiv
+            2404.07724); where it does not, the empty caption is not computed.
         Returns uint8 [n, side, side, 3] ("np"), PIL images ("pil") or float [n, 3, side, side] in -1..1 ("pt").
         """
         captions = self._captions(prompt, num_images)
@@ -207,10 +233,10 @@ class GlidePipeline(_Glide):
             num_inference_steps,
             guidance_scale,
             negative_prompt,
-            None,
-            known,
+            known=known,
             callback=callback,
             blend=blend,
+            guidance_interval=guidance_interval,
         )
         return self._finish(sample, output_type)
 
@@ -242,7 +268,8 @@ class GlideUpsamplePipeline(_Glide):
         if len(captions) != len(low):
             raise InputError(f"{len(low)} images need one prompt each, got {len(captions)}")
         seeds = range(len(captions)) if seeds is None else seeds
-        condition = enlarge(low.to(self.device, torch.float32), self.unet.config.sample_size)
+        low = low.to(self.device, torch.float32)
+        condition = low if self.pixels else enlarge(low, self.side)
         known = self._known(inpaint_image, inpaint_keep, len(captions))
         sample = self._denoise(
             captions, list(seeds), num_inference_steps, guidance_scale, "", condition, known, temperature, callback
@@ -251,7 +278,7 @@ class GlideUpsamplePipeline(_Glide):
 
 
 def build(
-    preset: str | Preset,
+    preset: str | Preset | FoldedPreset,
     tokenizer: GPT2Tokenizer,
     prediction: str = "epsilon",
     seed: int = 0,
@@ -265,42 +292,20 @@ def build(
     if isinstance(preset, str) and preset not in PRESETS:
         raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(PRESETS)}")
     sizes = PRESETS[preset] if isinstance(preset, str) else preset
+    folded = isinstance(sizes, FoldedPreset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet, text_encoder = unet_from(sizes), text_encoder_from(sizes, len(tokenizer))
-    if side is not None:
-        check_side(unet, side)
-        unet.register_to_config(sample_size=side)
-    kind = GlidePipeline if sizes.in_channels == 3 else GlideUpsamplePipeline
-    return kind(unet.eval(), text_encoder.eval(), tokenizer, scheduler_from(sizes, prediction))
-
-
-def check_side(unet, side: int, what: str = "a side") -> None:
-    """InputError where the levels of `unet` cannot halve images of side x side pixels evenly."""
-    levels = len(unet.config.block_out_channels)
-    least = 2 ** (levels - 1)
-    if not isinstance(side, int) or side < least or side % least:
-        near = max(1, round(side / least)) * least
-        raise InputError(
-            f"{what} of {side}: the {levels} levels of this U-Net need a multiple of {least}, such as {near}"
-        )
-
-
-def at_side(pipeline: _Glide, side: int) -> None:
-    """Let `pipeline` train and paint at side x side pixels with the weights that it has.
-
-    Convolutions and attention take any side that the levels halve evenly, and attention stays at its levels. Prints a
-    line where the weights were trained at another side: what they know of an image holds at that one. InputError for a
-    side that the levels do not divide.
-    """
-    own = pipeline.unet.config.sample_size
-    check_side(pipeline.unet, side)
-    if side != own:
-        pipeline.unet.register_to_config(sample_size=side)
-        print(
-            f"at {side} x {side} with weights that were trained at {own} x {own}: every layer takes that side, but how "
-            "large things are has to be learned anew"
-        )
+        unet, text_encoder = (folded_unet if folded else unet_from)(sizes), text_encoder_from(sizes, len(tokenizer))
+    pixels = None
+    if folded:
+        pixels = FoldedPixels(sizes.side, sizes.fold, sizes.low_side, sizes.noise_mean, sizes.noise_spread)
+    schedule = folded_schedule(sizes) if folded else scheduler_from(sizes, prediction)
+    upsamples = sizes.low_side > 0 if folded else sizes.in_channels != 3
+    kind = GlideUpsamplePipeline if upsamples else GlidePipeline
+    pipeline = kind(unet.eval(), text_encoder.eval(), tokenizer, schedule, pixels)
+    if side is not None and side != sizes.side:
+        set_side(pipeline, side)
+    return pipeline
 
 
 def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
@@ -332,27 +337,6 @@ def cast(pipeline: _Glide, precision: str) -> None:
         precision = "fp32"
     for module in (pipeline.unet, pipeline.text_encoder):
         torch.nn.Module.to(module, PRECISIONS[precision])
-
-
-def identity(pipeline: _Glide) -> str:
-    """SHA-256 over all that an image of `pipeline` depends on but its prompt, seed and settings.
-
-    That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
-    """
-    digest = hashlib.sha256(code_hash(architecture, sys.modules[__name__]).encode())
-    for part in ("unet", "text_encoder"):
-        module = getattr(pipeline, part)
-        sizes = {name: value for name, value in module.config.items() if not name.startswith("_")}  # not where it lies
-        digest.update(json.dumps(sizes, sort_keys=True).encode())
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    content = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
-    digest.update(json.dumps([content["model"], content["added_tokens"]], sort_keys=True).encode())
-    scheduler = type(pipeline.scheduler)
-    own = {name: pipeline.scheduler.config.get(name) for name in inspect.signature(scheduler).parameters}
-    digest.update(f"{scheduler.__name__} {sorted(own.items(), key=str)}".encode())
-    return digest.hexdigest()
 
 
 def parameter_count(pipeline: _Glide) -> int:

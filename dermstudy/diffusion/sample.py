@@ -16,7 +16,7 @@ import pandas as pd
 from accelerate import PartialState
 from PIL import Image
 
-from dermstudy.diffusion import glide
+from dermstudy.diffusion.identity import identity
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text, write_text
 
 COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
@@ -87,7 +87,7 @@ def synthesise(
     processes = PartialState()
     folder = Path(folder)
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
-    made_by = [code_hash(sys.modules[__name__]), *(glide.identity(pipeline) for pipeline in (base, upsampler)), recipe]
+    made_by = [code_hash(sys.modules[__name__]), *(identity(pipeline) for pipeline in (base, upsampler)), recipe]
     shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
     settings = sha256_text(json.dumps([*made_by, seed, guidance_scale, base_steps, upsample_steps, shown], default=str))
     if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:

@@ -27,7 +27,9 @@ def sampler_from(scheduler, name: str):
 
     All clip x0 to [-1, 1]. DDIM is DPM-Solver++ of the first order, which takes a respacing as well. The second order
     starts at a log signal-to-noise ratio of -5.1: started at t = 999 of the squared cosine schedule it saturates.
+    A schedule of folded pixels needs neither: its pipeline clips, and its noise ends where it says.
     """
+    folded = scheduler.config.trained_betas is not None
     if name == "ancestral":
         return DDPMScheduler.from_config(scheduler.config)
     if name in ("ddim", "dpm-solver"):
@@ -35,8 +37,8 @@ def sampler_from(scheduler, name: str):
             scheduler.config,
             algorithm_type="dpmsolver++",
             solver_order=1 if name == "ddim" else 2,
-            lambda_min_clipped=-float("inf") if name == "ddim" else -5.1,
-            thresholding=True,
+            lambda_min_clipped=-float("inf") if folded or name == "ddim" else -5.1,
+            thresholding=not folded,
             sample_max_value=1.0,
             timestep_spacing="linspace",
         )

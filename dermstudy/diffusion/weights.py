@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from dermstudy.files import InputError, sha256_file, sha256_text
+from dermstudy.files import InputError, content_hash, sha256_text
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.S)
 # What the weights that ship were measured with; a folder that says otherwise in its manifest is taken at its word.
@@ -23,7 +23,7 @@ SAMPLING = {"GUIDANCE_SCALE": 3.0, "SAMPLER": "dpm-solver", "BASE_STEPS": "10", 
 class Weights:
     """What a folder of weights says of itself."""
 
-    name: str  # the folder's name and ten digits over its weights
+    name: str  # of `name_of`
     licence: str  # an SPDX identifier in lower case, as Hugging Face writes it; "" where no card names one
     warnings: tuple[str, ...]  # what the card opens with in bold, one paragraph each
     sampling: dict = field(
@@ -49,12 +49,13 @@ def describe(folder: str | Path) -> Weights:
             sampling |= {name: used[name] for name in SAMPLING if name in used}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{folder}: its card or manifest cannot be read ({' '.join(str(error).split())})") from error
-    return Weights(f"{folder.resolve().name} {weights_hash(folder)}", licence, warnings_of(text), sampling)
+    return Weights(name_of(folder), licence, warnings_of(text), sampling)
 
 
-def weights_hash(folder: str | Path) -> str:
-    """Ten digits that name a folder of models: over the SHA-256 of all their weights."""
-    return sha256_text(" ".join(sha256_file(path) for path in sorted(Path(folder).rglob("*.safetensors"))))[:10]
+def name_of(folder: str | Path) -> str:
+    """The name of a folder of models, and ten digits over all that its two stages hold."""
+    hashes = [content_hash(Path(folder) / stage) for stage in ("base", "upsampler")]
+    return f"{Path(folder).resolve().name} {sha256_text(' '.join(hashes))[:10]}"
 
 
 def front_matter(card: str) -> dict:

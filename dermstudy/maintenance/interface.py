@@ -53,7 +53,7 @@ def page(root: Path) -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         entries = _entries(tree)
         lines += [f"## {module.removeprefix('dermstudy.')}", "", _first(ast.get_docstring(tree)), ""]
-        for name in sorted(names, key=str.lower):
+        for name in sorted(names, key=lambda name: (name.lower(), name)):
             if name not in entries or name.startswith("_"):
                 raise InputError(
                     f"a notebook uses {module}.{name}, which {path.name} does not offer: mend the notebook"

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.nn import functional
 from transformers import GPT2Tokenizer
 
 from dermstudy.data import dataset, splits
-from dermstudy.diffusion.architecture import GlideTextEncoder, tokenize
+from dermstudy.diffusion.architecture import text_encoder_from, tokenize
 from dermstudy.diffusion.folded import (
     FOLDED_PRESETS,
     LOW_NOISE,
@@ -181,6 +181,21 @@ def residual_covariance(pictures: Pictures, fold_by: int, count: int = 512) -> n
     return total
 
 
+def scale_of(pictures: Pictures, preset: FoldedPreset) -> dict[str, list]:
+    """The numbers of folded.FoldedPixels: mean and spread of the colours, or the map of residual components and back."""
+    if preset.low_side:
+        names, values = ("mix", "unmix"), tempered(residual_covariance(pictures, preset.fold))
+    else:
+        names, values = ("mean", "spread"), pictures.colour
+    scale = dict(zip(names, values, strict=True))
+    return {name: np.round(values, 6).tolist() for name, values in scale.items()}
+
+
+def padded(pictures: Pictures) -> Pictures:
+    """With MARGIN pixels around the small images, for the enlargement of crops at their edges."""
+    return replace(pictures, small=np.pad(pictures.small, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), "edge"))
+
+
 # The run
 
 
@@ -192,10 +207,7 @@ class Run:
         self.preset = FOLDED_PRESETS[recipe.preset]
         torch.manual_seed(recipe.seed)
         preset = self.preset
-        text = GlideTextEncoder(
-            len(tokenizer), preset.text_length, preset.text_width, preset.text_layers, preset.text_heads,
-            4 * preset.channels[0],
-        )  # fmt: skip
+        text = text_encoder_from(preset, len(tokenizer))
         self.model = FoldedDenoiser(folded_unet(preset), text).to(memory_format=torch.channels_last)
         self.tokenizer, self.step, self.log = tokenizer, 0, []
         if start is not None:
@@ -294,14 +306,10 @@ class Run:
 def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path | None = None, minutes: float = 5):
     """Train until the sitting's last step; a line of the log and a saved state every `minutes`."""
     preset = FOLDED_PRESETS[recipe.preset]
-    scale = {"mean": pictures.colour[0], "spread": pictures.colour[1]}
+    scale = scale_of(pictures, preset)
     if preset.low_side:
-        scale["mix"], scale["unmix"] = tempered(residual_covariance(pictures, preset.fold))
-        pad = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
-        pictures = Pictures(
-            pictures.large, np.pad(pictures.small, pad, "edge"), pictures.captions, pictures.weights, pictures.colour
-        )
-    own = Run(folder, recipe, tokenizer, {k: np.round(v, 6).tolist() for k, v in scale.items()}, start)
+        pictures = padded(pictures)
+    own = Run(folder, recipe, tokenizer, scale, start)
     own.restore()
     flat = [caption for texts in pictures.captions for caption in texts] + [""]
     ids, mask = tokenize(tokenizer, flat, preset.text_length)

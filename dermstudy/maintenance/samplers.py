@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from dermstudy import figures, workspace
 from dermstudy.data import dataset
 from dermstudy.diffusion import glide, sample, schedules
+from dermstudy.diffusion.identity import identity
 from dermstudy.evaluation import encoders, metrics, reference_classifier
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 from dermstudy.intervals import quantiles
@@ -62,7 +63,7 @@ def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, st
             parts.append(model(captions[part], guidance_scale=scale, num_inference_steps=sampler[1], seeds=seeds[part]))
         return np.concatenate(parts)
 
-    made_by = [glide.identity(model), code_hash(base_samples), captions, seeds, sampler, scale]
+    made_by = [identity(model), code_hash(base_samples), captions, seeds, sampler, scale]
     return _kept(folder, f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}", made_by, paint)
 
 
@@ -156,7 +157,7 @@ def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarr
         model.scheduler = schedules.sampler_from(model.scheduler, sampler[0])
         paint = partial(sample.enlarged, model, small, captions, seeds, sampler[1])
         code = code_hash(sample.enlarged, sample.upsample_seeds)
-        made_by = [glide.identity(model), code, hashlib.sha256(small.tobytes()).hexdigest(), captions, seeds, sampler]
+        made_by = [identity(model), code, hashlib.sha256(small.tobytes()).hexdigest(), captions, seeds, sampler]
         images = _kept(folder, f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}", made_by, paint)
         features[sampler] = _features(images)
     features["bicubic", "-"] = _features(sample.bicubic(small, 4 * small.shape[1]))
@@ -191,7 +192,7 @@ def choose_samplers(
         glide.cast(model, precision)
     folder = space.out("samplers")
     folder.mkdir(exist_ok=True)
-    small = reference(cohort, space.out("features"), count, base.unet.config.sample_size)
+    small = reference(cohort, space.out("features"), count, base.side)
     accuracy = reference_classifier.train(
         cohort.select(split="train"),
         cohort.select(split="validation"),
@@ -207,7 +208,7 @@ def choose_samplers(
     steps = space.save_table(steps_table(base, small, folder, scale, ancestral), "mini_steps")
     print(steps.round(3).to_string(index=False), flush=True)
     painted = base_samples(base, small.rows, folder, ("dpm-solver", fewest_steps(steps)), scale)
-    large = reference(cohort, space.out("features"), count, upsampler.unet.config.sample_size)
+    large = reference(cohort, space.out("features"), count, upsampler.side)
     half = slice(None, None, 2)
     table = upsampler_table(upsampler, painted[half], small.rows.iloc[half], large.features, folder)
     space.save_table(table, "mini_upsampler_steps")

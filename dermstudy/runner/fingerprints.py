@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from dermstudy.files import InputError, sha256_file, sha256_text
+from dermstudy.files import InputError, content_hash, sha256_file, sha256_text
 from dermstudy.runner.profiles import declared_parameters, notebooks, read_notebook
 from dermstudy.runner.reach import reached
 from dermstudy.workspace import from_root, project_root, shown
@@ -43,7 +43,7 @@ def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
         own = declared_parameters(notebook) | parameters[notebook.stem]
         named = {name: value for name, value in own.items() if name not in ("RESULTS", "DATA")}
         parts = _meaning(notebook, "\n".join(_code(notebook, parameters=False)))
-        parts += [json.dumps(named, sort_keys=True), weights_hash(named, seen)]
+        parts += [json.dumps(named, sort_keys=True), inputs_hash(named, seen)]
         if "DATA" in own:
             parts.append(data)
         parts += [prints[stem] for stem in dependencies(notebook) if stem in prints]
@@ -62,7 +62,7 @@ def data_token(data: str | None) -> str:
     return sha256_text("\n".join(rows))
 
 
-def weights_hash(parameters: dict, seen: dict[str, str] | None = None) -> str:
+def inputs_hash(parameters: dict, seen: dict[str, str] | None = None) -> str:
     """One hash of the bytes at every path that `parameters` name: weights, a split, another run's images.
 
     seen: the hashes of paths read before, which spares reading them for each notebook.
@@ -73,8 +73,7 @@ def weights_hash(parameters: dict, seen: dict[str, str] | None = None) -> str:
         if path is None or not path.exists():
             continue
         if value not in seen:
-            files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-            seen[value] = sha256_text(" ".join(f"{file.relative_to(path)} {sha256_file(file)}" for file in files))
+            seen[value] = content_hash(path)
         rows.append(f"{name} {seen[value]}")
     return sha256_text("\n".join(rows))
 

@@ -18,8 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import distance_transform_edt
 
 from dermstudy import workspace
-from dermstudy.diffusion import glide, sample, schedules
-from dermstudy.diffusion.weights import weights_hash
+from dermstudy.diffusion import glide, sample, schedules, weights
 from dermstudy.files import InputError
 
 LONGEST = 200  # characters of a prompt
@@ -78,13 +77,13 @@ class Painter:
             model.scheduler = schedules.sampler_from(model.scheduler, "dpm-solver")
             model.set_progress_bar_config(disable=True)
         self.upsample_steps = upsample_steps
-        self.name = f"{folder.name} {weights_hash(folder)}"
+        self.name = weights.name_of(folder)
         self.busy = threading.Lock()
 
     @property
     def side(self) -> int:
         """The side of the images that come out."""
-        return self.upsampler.unet.config.sample_size
+        return self.upsampler.side
 
     def paint(self, wish: Wish, tell: Tell = lambda *_: None, blend: tuple[str, float] | None = None) -> np.ndarray:
         """Images of the wish's prompt, or of its blend with a second one: uint8 [count, side, side, 3]."""
@@ -104,7 +103,7 @@ class Painter:
             raise InputError("Nothing is marked: draw over the place to repaint.")
         if mask.all():
             raise InputError("The whole image is marked: leave some skin, or use the first tab.")
-        low = self.base.unet.config.sample_size
+        low = self.base.side
         small = np.asarray(Image.fromarray(image).resize((low, low), Image.Resampling.BICUBIC))
         # A small pixel is painted anew where any part of it is marked.
         keep = ~mask.reshape(low, self.side // low, low, self.side // low).any(axis=(1, 3))

@@ -1,0 +1,203 @@
+"""The trial's secondary measures, described and not tested: of each run, and of the difference of two training sets.
+
+Every measure is written for many weightings of the test images at once, so that resampled lesions cost products of
+matrices. Sources: Saerens et al. 2002 (prior correction); Guo et al. (arXiv 1706.04599), equation 3 (calibration).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.classification import protocol
+from dermstudy.classification.inference import lesion_weights, lesions_of, mean_area, seed_weights, sound_runs
+from dermstudy.classification.predictions import Predictions
+from dermstudy.entities import CODES
+from dermstudy.files import InputError
+from dermstudy.intervals import quantiles
+
+LOG_LOSS, CORRECTED = "log loss", "prior-corrected balanced accuracy"
+SENSITIVITY, CALIBRATION = "melanoma sensitivity at 90 % specificity", "expected calibration error"
+ARGMAX = "balanced accuracy by argmax"
+ARTEFACT = "balanced accuracy by argmax, moved by the prior alone"
+REMAINDER = "balanced accuracy by argmax, without what the prior moved"
+MEASURES = (LOG_LOSS, CORRECTED, SENSITIVITY, CALIBRATION, ARGMAX)
+SPECIFICITY, BINS, LEAST = 0.9, 15, 1e-12
+
+
+def secondary_table(
+    predictions: Predictions, comparisons: Sequence[protocol.Comparison] = protocol.COMPARISONS + protocol.DESCRIBED,
+    seeds: Mapping[str, int] = protocol.SEEDS, resamples: int = 500, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Each measure of both training sets of each comparison of two: comparison, network, seeds, measure, first, second,
+    difference, low, high.
+
+    low, high: 95 % percentiles of resampled lesions and seeds. ARTEFACT is what the second set's own scores give when
+    they are moved to the first set's prior (first) instead of their own (second); REMAINDER compares the first set with
+    the second one so moved: ARGMAX's difference is the sum of both. Measures that depend on the prior, argmax apart, are
+    taken at even shares (balanced accuracy, sensitivity) or at those of ORIGINALS' runs (log loss, calibration).
+    """
+    rows, drawn = [], {}
+    for comparison in comparisons:
+        if comparison.measure != protocol.MACRO_AUC or len(comparison.training_sets) != 2:
+            continue
+        key = comparison.network, comparison.splits
+        if key not in drawn:
+            drawn[key] = _Drawn(predictions, *key, resamples, seed)
+        rows += _differences(drawn[key], comparison, seeds[comparison.network], seed)
+    columns = ["comparison", "network", "seeds", "measure", "first", "second", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def run_table(predictions: Predictions, split: str = "test") -> pd.DataFrame:
+    """Every measure of every run: columns network, training_set, seed, measure, value. A failed run has NaN."""
+    rows = []
+    for network in predictions.runs["network"].unique():
+        own = predictions.select(split=split, network=network)
+        lesions, even, natural = lesions_of(own.images), own.corrected(), _natural(own)
+        sound = sound_runs(own)
+        found = {}
+        for name, entities in protocol.MEASURES.items():
+            found[name] = np.full(len(own.runs), np.nan)
+            found[name][sound] = mean_area(even[sound], own.images["dx"], lesions, entities)[0]
+        weights = np.ones((1, len(own.images)))
+        for place, run in own.runs.iterrows():
+            values = {name: found[name][place] for name in found} | dict.fromkeys(MEASURES, np.nan)
+            if sound[place]:
+                values |= _measures(own.log_probabilities[place], even[place], natural[place], own.images, weights)
+            for measure, value in values.items():
+                rows.append(
+                    {**run[["network", "training_set", "seed"]], "measure": measure, "value": np.ravel(value)[0]}
+                )
+    return pd.DataFrame(rows)
+
+
+def log_loss(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of -log of the true entity's probability, under each weighting: [weightings].
+
+    Here and below: probabilities [images, 7]; true: place in CODES [images]; weights [weightings, images].
+    """
+    loss = -np.log(np.maximum(probabilities[np.arange(len(true)), true], LEAST))
+    return weights @ loss / weights.sum(axis=1)
+
+
+def balanced_accuracy(scores: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean recall, of the entities that are there, of the highest score."""
+    right = scores.argmax(axis=1) == true
+    recalls = [weights[:, true == c] @ right[true == c] / weights[:, true == c].sum(axis=1) for c in np.unique(true)]
+    return np.mean(recalls, axis=0)
+
+
+def sensitivity(score: np.ndarray, positive: np.ndarray, weights: np.ndarray, specificity: float = SPECIFICITY):
+    """The share of positives above the threshold: the lowest negative score with at least `specificity` of the negatives
+    at or under it.
+
+    score float, positive bool [images]. The threshold is read off the very images it is judged on, anew in each
+    resample: it describes the curve and is no threshold to use. NaN without positives or negatives.
+    """
+    if not positive.any() or positive.all():
+        return np.full(len(weights), np.nan)
+    order = np.argsort(score[~positive], kind="stable")
+    cumulative = weights[:, ~positive][:, order].cumsum(axis=1)
+    reached = cumulative >= specificity * cumulative[:, -1:] - 1e-9
+    threshold = score[~positive][order][reached.argmax(axis=1)]
+    above = score[positive][None, :] > threshold[:, None]
+    own = weights[:, positive]
+    return (own * above).sum(axis=1) / own.sum(axis=1)
+
+
+def calibration_error(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """|accuracy - confidence| of the likeliest answers over equal bins of confidence, by their weight."""
+    confidence = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == true) - confidence
+    own = np.minimum((confidence * bins).astype(int), bins - 1)
+    sums = [np.abs(weights[:, own == place] @ gap[own == place]) for place in np.unique(own)]
+    return np.sum(sums, axis=0) / weights.sum(axis=1)
+
+
+def _measures(
+    log_probabilities: np.ndarray, even: np.ndarray, natural: np.ndarray, images: pd.DataFrame, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """MEASURES of one run under each weighting."""
+    true, melanoma = _places(images), CODES.index("mel")
+    return {
+        LOG_LOSS: log_loss(natural, true, weights),
+        CORRECTED: balanced_accuracy(even, true, weights),
+        SENSITIVITY: sensitivity(even[:, melanoma], true == melanoma, weights),
+        CALIBRATION: calibration_error(natural, true, weights),
+        ARGMAX: balanced_accuracy(log_probabilities, true, weights),
+    }
+
+
+class _Drawn:
+    """The runs of a network on the images of some splits, with resampled lesions; each run's measures are taken once."""
+
+    def __init__(self, predictions: Predictions, network: str, splits: Sequence[str], resamples: int, seed: int):
+        own = predictions.select(network=network)
+        kept = own.images["split"].isin(splits).to_numpy()
+        images = own.images[kept].reset_index(drop=True)
+        self.runs = Predictions(images, own.runs, own.priors, own.log_probabilities[:, kept])
+        self.even, self.natural, lesions = self.runs.corrected(), _natural(self.runs), lesions_of(images)
+        drawn = lesion_weights(lesions.strata(), resamples, seed)
+        self.weights = np.vstack([np.ones(len(lesions.entity)), drawn]) @ lesions.member.T
+        self.true, self.known = _places(images), {}
+
+    def places(self, training_set: str) -> pd.Series:
+        """The place of each sound run on a training set, by seed."""
+        runs = self.runs.runs.assign(place=np.arange(len(self.runs.runs)))[sound_runs(self.runs)]
+        return runs[runs["training_set"] == training_set].set_index("seed")["place"]
+
+    def measures(self, place: int) -> dict[str, np.ndarray]:
+        """MEASURES of one run: of all images first, then of each resample."""
+        if place not in self.known:
+            own = self.runs.log_probabilities[place], self.even[place], self.natural[place]
+            self.known[place] = _measures(*own, self.runs.images, self.weights)
+        return self.known[place]
+
+    def moved(self, place: int, other: int) -> np.ndarray:
+        """Balanced accuracy by argmax of a run whose scores are moved to another run's prior."""
+        ratio = np.log(self.runs.priors[other]) - np.log(self.runs.priors[place])
+        return balanced_accuracy(self.runs.log_probabilities[place] + ratio, self.true, self.weights)
+
+
+def _differences(drawn: _Drawn, comparison: protocol.Comparison, planned: int, seed: int) -> list[dict]:
+    first, second = (drawn.places(name) for name in comparison.training_sets)
+    both = [number for number in range(planned) if number in first.index and number in second.index]
+    if len(both) < 2:
+        return []
+    found: dict[str, list] = {}
+    for number in both:
+        own = [drawn.measures(first[number]), drawn.measures(second[number])]
+        moved = drawn.moved(second[number], first[number])
+        pairs = {measure: (own[0][measure], own[1][measure]) for measure in MEASURES}
+        pairs |= {ARTEFACT: (moved, own[1][ARGMAX]), REMAINDER: (own[0][ARGMAX], moved)}
+        for measure, pair in pairs.items():
+            found.setdefault(measure, []).append(pair)
+    weights = seed_weights(len(both), len(drawn.weights) - 1, seed)
+    rows = []
+    for measure, values in found.items():
+        values = np.array(values)  # [seeds, first and second, 1 + resamples]
+        change = values[:, 0] - values[:, 1]
+        low, high = quantiles((weights * change[:, 1:].T).mean(axis=1))
+        rows.append({
+            "comparison": comparison.name, "network": comparison.network, "seeds": len(both), "measure": measure,
+            "first": values[:, 0, 0].mean(), "second": values[:, 1, 0].mean(), "difference": change[:, 0].mean(),
+            "low": low, "high": high,
+        })  # fmt: skip
+    return rows
+
+
+def _natural(predictions: Predictions) -> np.ndarray:
+    """Probabilities at the mean prior of ORIGINALS' runs, which every network has; InputError where it has none."""
+    own = (predictions.runs["training_set"] == protocol.ORIGINALS).to_numpy()
+    if not own.any():
+        raise InputError(
+            f"the predictions hold no run on {protocol.ORIGINALS!r}: log loss and calibration are taken at its prior"
+        )
+    return predictions.corrected(predictions.priors[own].mean(axis=0))
+
+
+def _places(images: pd.DataFrame) -> np.ndarray:
+    return images["dx"].map({code: place for place, code in enumerate(CODES)}).to_numpy()

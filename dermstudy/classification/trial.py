@@ -1,0 +1,223 @@
+"""The trial's answer: each comparison of the protocol with interval, p, margin and verdict, from committed predictions.
+
+docs/PROTOCOL.md gives the rules. Holm's adjustment is statsmodels'; a positive control that is missed takes the word
+equivalent from every row (assay sensitivity: ICH guideline E10, section 1.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.classification import protocol
+from dermstudy.classification.inference import (
+    RESAMPLES,
+    Contrast,
+    crossed_resamples,
+    estimate,
+    lesion_weights,
+    lesions_of,
+    mean_area,
+    over_seeds,
+    sound_runs,
+    swapped_labels,
+)
+from dermstudy.classification.predictions import Predictions
+from dermstudy.classification.protocol import Comparison
+from dermstudy.entities import CODES, NAMES
+from dermstudy.files import InputError
+from dermstudy.intervals import quantiles
+
+COLUMNS = ("comparison", "measure", "difference", "low", "high", "p", "p_holm", "margin", "verdict")
+FURTHER = (
+    "role", "network", "seeds", "missing", "missing_seeds", "interval", "df", "p_equivalence", "p_equivalence_holm",
+    "crossed_low", "crossed_high", "t_low", "t_high", "p_permutation", "lesions_share",
+)  # fmt: skip
+INTERVAL = "t, lesions and seeds"
+STRATUM_LESIONS = 5  # an entity with fewer test lesions in a stratum is left out of it
+
+
+def trial_table(
+    predictions: Predictions,
+    comparisons: Sequence[Comparison] = protocol.COMPARISONS,
+    seeds: Mapping[str, int] = protocol.SEEDS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A row a comparison: COLUMNS, then FURTHER. seeds: how many were planned for each network, numbered from 0.
+
+    `low` to `high` is the interval that decides; crossed_low, crossed_high: percentiles of resampled lesions and seeds;
+    t_low, t_high: over seeds alone; lesions_share: what the lesions carry of the variance; missing: how many seeds
+    failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is the p. A
+    comparison of fewer than two whole seeds has no numbers. InputError where a training set has no run at all, or the
+    images cannot be compared.
+    """
+    rows = [_row(predictions, comparison, seeds[comparison.network], resamples, seed) for comparison in comparisons]
+    table = pd.DataFrame(rows)
+    family = (table["role"] == protocol.FAMILY).to_numpy()
+    for p in ("p", "p_equivalence"):
+        table[f"{p}_holm"] = table[p]
+        if family.any():
+            table.loc[family, f"{p}_holm"] = holm(table.loc[family, p].to_numpy())
+    controls = table[table["role"] == protocol.CONTROL]
+    found = all(_verdict(row, True) == protocol.HELPS for _, row in controls.iterrows())
+    table["verdict"] = [_verdict(row, found) for _, row in table.iterrows()]
+    return table[[*COLUMNS, *FURTHER]]
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p (statsmodels); a comparison without numbers stays in the count, as a p of 1."""
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = multipletests(np.nan_to_num(p, nan=1.0), method="holm")[1]
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+def contrast_of(
+    predictions: Predictions, comparison: Comparison, planned: int
+) -> tuple[Contrast, list[int], list[int]]:
+    """The comparison's contrast in each seed that ran in all its training sets; those seeds, and the missing ones.
+
+    Seeds beyond the planned ones are left out.
+    """
+    own = predictions.select(network=comparison.network, training_set=list(comparison.training_sets))
+    for name in comparison.training_sets:
+        if not (own.runs["training_set"] == name).any():
+            raise InputError(
+                f"the predictions hold no run of {comparison.network} on {name!r}, which the comparison "
+                f"{comparison.name!r} needs: train it, or name the comparisons that are wanted"
+            )
+    if own.runs.duplicated(["training_set", "seed"]).any():
+        raise InputError(f"a run of {comparison.network} stands twice in the predictions: keep one of each seed")
+    kept = own.images["split"].isin(comparison.splits).to_numpy()
+    images = own.images[kept].reset_index(drop=True)
+    if images.empty:
+        raise InputError(f"the predictions hold no image of the {' and '.join(comparison.splits)} lesions")
+    if not (own.priors > 0).all():
+        run, entity = np.argwhere(own.priors <= 0)[0]
+        raise InputError(
+            f"{own.runs['training_set'][run]!r} of {comparison.network} holds no image of {NAMES[CODES[entity]]}: its prior "
+            "cannot be corrected"
+        )
+    lesions, sound = lesions_of(images), sound_runs(own) & own.runs["seed"].isin(range(planned)).to_numpy()
+    runs, probabilities = own.runs[sound].reset_index(drop=True), own.corrected()[np.ix_(sound, kept)]
+    place = runs.reset_index().pivot(index="seed", columns="training_set", values="index")
+    place = place.reindex(index=range(planned), columns=comparison.training_sets)
+    whole = place.dropna().astype(int)
+    values, influence = np.zeros(len(whole)), np.zeros((len(whole), len(lesions.entity)))
+    if len(whole):
+        area, moved = mean_area(probabilities, images["dx"], lesions, protocol.MEASURES[comparison.measure])
+        for name, coefficient in comparison.coefficients:
+            values += coefficient * area[whole[name]]
+            influence += coefficient * moved[whole[name]]
+    missing = [number for number in range(planned) if number not in whole.index]
+    return Contrast(values, influence, lesions.strata()), list(whole.index), missing
+
+
+def verdict_sentence(row: Mapping | pd.Series) -> str:
+    """The protocol's sentence for a row of `trial_table`; a change that is real and small is told in a second one."""
+    known = {comparison.name: comparison for comparison in protocol.COMPARISONS}
+    if row["comparison"] not in known:
+        raise InputError(f"the protocol has no comparison {row['comparison']!r}")
+    comparison, verdict = known[row["comparison"]], row["verdict"]
+    subject, adjusted = comparison.subject, " after Holm" if row["role"] == protocol.FAMILY else ""
+    words = {
+        "subject": subject, "Subject": subject[0].upper() + subject[1:], "measure": row["measure"],
+        "p": f"p {protocol.p_words(row['p_holm'])}{adjusted}", "size": protocol.unsigned(row["difference"]),
+        "margin": protocol.unsigned(row["margin"]), "missing": row["missing"], "planned": row["seeds"] + row["missing"],
+        **{key: protocol.signed(row[key]) for key in ("difference", "low", "high")},
+    }  # fmt: skip
+    if _lost(row):
+        sentence = protocol.LOST
+    elif row["role"] == protocol.CONTROL:
+        sentence = protocol.CONTROL_FOUND if verdict == protocol.HELPS else protocol.CONTROL_MISSED
+    else:
+        sentence = protocol.WORDING[verdict]
+        if verdict in (protocol.HELPS, protocol.HARMS) and max(-row["low"], row["high"]) < row["margin"]:
+            sentence += " " + protocol.SMALL
+    return sentence.format(**words)
+
+
+def described_table(
+    predictions: Predictions,
+    comparisons: Sequence[Comparison] = protocol.DESCRIBED,
+    seeds: Mapping[str, int] = protocol.SEEDS,
+) -> pd.DataFrame:
+    """Differences that the protocol describes and does not test: comparison, network, measure, seeds, difference, low, high."""
+    rows = []
+    for comparison in comparisons:
+        contrast, ran, _ = contrast_of(predictions, comparison, seeds[comparison.network])
+        found = estimate(contrast)
+        rows.append({
+            "comparison": comparison.name, "network": comparison.network, "measure": comparison.measure,
+            "seeds": len(ran), "difference": found.difference, "low": found.low, "high": found.high,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def exploratory_table(
+    predictions: Predictions, comparison: Comparison, strata: pd.Series, seeds: Mapping[str, int] = protocol.SEEDS
+) -> pd.DataFrame:
+    """One comparison within parts of the test images, described and not tested.
+
+    strata: a label by image id (sex, a band of age, a site); images without one are left out, and so are, within a
+    label, entities of fewer than STRATUM_LESIONS lesions. Columns stratum, images, lesions, entities, difference, low,
+    high; a label with fewer than two entities has no row.
+    """
+    rows = []
+    labels = predictions.images["image_id"].map(strata)
+    for label in sorted(labels.dropna().unique()):
+        own = predictions.images[labels == label]
+        own = own[own["split"].isin(comparison.splits)]
+        count = own.groupby("dx")["group"].nunique()
+        own = own[own["dx"].isin(count.index[count >= STRATUM_LESIONS])]
+        entities = [code for code in protocol.MEASURES[comparison.measure] or CODES if code in set(own["dx"])]
+        if own["dx"].nunique() < 2 or not entities:
+            continue
+        part = Predictions(
+            own.reset_index(drop=True), predictions.runs, predictions.priors,
+            predictions.log_probabilities[:, own.index],
+        )  # fmt: skip
+        found = estimate(contrast_of(part, comparison, seeds[comparison.network])[0])
+        rows.append({
+            "stratum": label, "images": len(own), "lesions": own["group"].nunique(), "entities": len(entities),
+            "difference": found.difference, "low": found.low, "high": found.high,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=["stratum", "images", "lesions", "entities", "difference", "low", "high"])
+
+
+def _row(predictions: Predictions, comparison: Comparison, planned: int, resamples: int, seed: int) -> dict:
+    contrast, ran, missing = contrast_of(predictions, comparison, planned)
+    row = dict.fromkeys((*COLUMNS, *FURTHER), np.nan) | {
+        "comparison": comparison.name, "measure": comparison.measure, "margin": comparison.margin,
+        "role": comparison.role, "network": comparison.network, "seeds": len(ran),
+        "missing": len(missing), "missing_seeds": ", ".join(map(str, missing)) or "none", "interval": INTERVAL,
+    }  # fmt: skip
+    if len(ran) < 2:
+        return row
+    found = estimate(contrast)
+    weights = lesion_weights(contrast.strata, resamples, seed)
+    crossed = quantiles(crossed_resamples(contrast, weights, seed))
+    alone = over_seeds(contrast.values)
+    return row | {
+        "difference": found.difference, "low": found.low, "high": found.high, "p": found.p, "df": found.df,
+        "p_equivalence": found.p_equivalence(comparison.margin), "crossed_low": crossed[0], "crossed_high": crossed[1],
+        "t_low": alone[0], "t_high": alone[1], "p_permutation": swapped_labels(contrast.values, seed),
+        "lesions_share": max(0.0, found.lesions - found.interaction) / found.standard_error**2,
+    }  # fmt: skip
+
+
+def _lost(row: Mapping) -> bool:
+    return row["missing"] > protocol.MISSING * (row["seeds"] + row["missing"]) or row["seeds"] < 2
+
+
+def _verdict(row: Mapping, control_found: bool) -> str:
+    if _lost(row):
+        return protocol.NOT_RESOLVED
+    if row["p_holm"] <= protocol.LEVEL:
+        return protocol.HELPS if row["difference"] > 0 else protocol.HARMS
+    if row["p_equivalence_holm"] <= protocol.LEVEL and control_found:
+        return protocol.EQUIVALENT
+    return protocol.NOT_RESOLVED

@@ -1,0 +1,98 @@
+"""Which stage of a generator loses what: each stage fed with perfect input, then with what the stage before it made.
+
+Real 64-pixel images enlarged say what the upsampler costs; painted ones enlarged without a model say what the base
+costs; real images of other lesions are the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.data import dataset
+from dermstudy.diffusion import sample
+from dermstudy.evaluation import metrics
+from dermstudy.files import InputError
+from dermstudy.intervals import quantiles
+
+Encode = Callable[[np.ndarray], np.ndarray]
+REAL, PAINTED = "real 64-pixel images", "painted images"
+BICUBIC, UPSAMPLER, NONE = "bicubic", "upsampler", "none"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Real images in two parts that share no lesion: one is enlarged, the other is what all are compared with."""
+
+    enlarged: dataset.Cohort
+    compared: dataset.Cohort
+
+
+def sides(cohort: dataset.Cohort, count: int, seed: int = 0) -> Sides:
+    """`count` images of `cohort`, an even number an entity as far as it has lesions, against those of all other lesions.
+
+    A third of each entity's lesions at most is enlarged. InputError where an entity has fewer than three lesions.
+    """
+    random, chosen = np.random.default_rng(seed), []
+    each = -(-count // cohort.frame["dx"].nunique())
+    for code, own in cohort.frame.groupby("dx"):
+        lesions = own["group"].unique()
+        if len(lesions) < 3:
+            raise InputError(f"{code}: {len(lesions)} lesions are too few for two sides: use a larger cohort")
+        part = random.permutation(lesions)[: max(1, len(lesions) // 3)]
+        rows = own[own["group"].isin(part)]
+        # One image of every lesion before a second one of any.
+        order = rows.groupby("group").cumcount().sort_values(kind="stable").index
+        chosen.append(rows.loc[order[:each]])
+    taken = pd.concat(chosen)
+    others = cohort.frame[~cohort.frame["group"].isin(taken["group"])]
+    return Sides(cohort.select(image_id=taken["image_id"]), cohort.select(image_id=others["image_id"]))
+
+
+def against(made: np.ndarray, real: np.ndarray, repeats: int = 100, seed: int = 0) -> dict[str, float]:
+    """n, KID x 1,000 of features [n, d] to [m, d], and the middle 95 % over half of both, drawn without replacement."""
+    random, draws = np.random.default_rng(seed), []
+    for _ in range(repeats):
+        halves = [own[random.permutation(len(own))[: len(own) // 2]] for own in (made, real)]
+        draws.append(metrics.kid(*halves))
+    low, high = quantiles(draws)
+    return {"n": len(made), "kid": metrics.kid(made, real), "low": low, "high": high}
+
+
+def table(
+    parts: Sides,
+    painted: np.ndarray | None,
+    captions: Sequence[str],
+    upsampler,
+    steps: int | str,
+    encode: Encode,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a way to an image of the upsampler's side: input, enlarged_by, n, kid, low, high.
+
+    painted: the base model's images uint8 [n, 64, 64, 3] for `captions`, those of parts.enlarged; None leaves them out.
+    The first row is the floor: the real images that the small ones were reduced from. encode: images uint8
+    [n, h, w, 3] to features [n, d].
+    """
+    side, low_side = upsampler.side, (upsampler.pixels.config.low_side if upsampler.pixels else 64)
+    real = _encoded(parts.compared.images(side), encode)
+    seeds = sample.seeds_for(parts.enlarged.frame["image_id"], seed)
+    rows = [
+        {"input": "real images", "enlarged_by": NONE} | against(_encoded(parts.enlarged.images(side), encode), real)
+    ]
+    inputs = {REAL: parts.enlarged.images(low_side)} | ({} if painted is None else {PAINTED: painted})
+    for name, small in inputs.items():
+        for way in (BICUBIC, UPSAMPLER):
+            if way == BICUBIC:
+                large = sample.bicubic(small, side)
+            else:
+                large = sample.enlarged(upsampler, small, list(captions), seeds, steps)
+            rows.append({"input": name, "enlarged_by": way} | against(_encoded(large, encode), real))
+    return pd.DataFrame(rows)
+
+
+def _encoded(images: np.ndarray, encode: Encode, batch: int = 16) -> np.ndarray:
+    return np.concatenate([encode(images[start : start + batch]) for start in range(0, len(images), batch)])

@@ -1,0 +1,73 @@
+"""From the averages of a long training to a folder that any pipeline opens: `python -m dermstudy.maintenance.folded_weights`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import GPT2Tokenizer
+
+from dermstudy.diffusion import glide
+from dermstudy.diffusion.folded import FOLDED_PRESETS
+from dermstudy.files import InputError, atomic_path
+
+
+def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):
+    """The pipeline of averaged weights that long_training wrote to `path`.
+
+    The networks there predict the target of Karras et al.; a pipeline's predict the velocity, which is that with the
+    sign turned. InputError where the file is none of those.
+    """
+    try:
+        with safe_open(path, "pt") as stream:
+            notes = json.loads((stream.metadata() or {})["dermstudy"])
+        tensors = load_file(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is no file of averaged weights of a long training") from error
+    pipeline = glide.build(FOLDED_PRESETS[notes["recipe"]["preset"]], tokenizer)
+    for name in ("conv_out.weight", "conv_out.bias"):
+        tensors[f"unet.{name}"] = -tensors[f"unet.{name}"]
+    for part in ("unet", "text_encoder"):
+        own = {key.removeprefix(f"{part}."): value.float() for key, value in tensors.items() if key.startswith(part)}
+        getattr(pipeline, part).load_state_dict(own)
+    for name, values in notes["scale"].items():
+        buffer = getattr(pipeline.pixels, name)
+        buffer.copy_(torch.tensor(values).reshape(buffer.shape))
+    return pipeline
+
+
+def save_half(pipeline, folder: str | Path) -> Path:
+    """Write `pipeline` with both networks as fp16, which halves its size; it opens as float32 and computes in that."""
+    with atomic_path(folder) as temporary:
+        for module in (pipeline.unet, pipeline.text_encoder):
+            torch.nn.Module.half(module)
+        pipeline.save_pretrained(temporary)
+        for module in (pipeline.unet, pipeline.text_encoder):
+            torch.nn.Module.float(module)
+    return Path(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.folded_weights", description=__doc__)
+    parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors")
+    parser.add_argument("folder", type=Path, help="the pipeline's folder")
+    parser.add_argument("--tokenizer", default="weights/glide-mini/base/tokenizer")
+    options = parser.parse_args(arguments)
+    try:
+        tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+        print(save_half(pipeline_from(options.average, tokenizer), options.folder))
+    except InputError as error:
+        print(f"dermstudy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

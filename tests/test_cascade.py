@@ -1,0 +1,72 @@
+"""The cascade table: sides that share no lesion, a floor that is one, and stages that are told apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dermstudy.data import dataset
+from dermstudy.evaluation import cascade
+from dermstudy.files import InputError
+from dermstudy.phantom import cohort as phantom
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantom") / "cohort"
+    phantom.write_cohort(folder, 70, side=64, shares="balanced", minimum_lesions=6, workers=1)
+    own = dataset.load_folder(folder)
+    own.frame["group"] = own.frame["lesion_id"]
+    return own
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """Means over a grid and how rough each channel is: enough to tell a blurred image from a sharp one."""
+    values = images.astype(np.float32) / 255
+    n, side = values.shape[:2]
+    means = values.reshape(n, 4, side // 4, 4, side // 4, 3).mean((2, 4)).reshape(n, -1)
+    return np.hstack([means, 10 * np.abs(np.diff(values, axis=2)).mean((1, 2))])
+
+
+class Perfect:
+    """Stands for an upsampler that gives back the images that the small ones were reduced from, as often as asked."""
+
+    side = 64
+    pixels = SimpleNamespace(config=SimpleNamespace(low_side=16))
+
+    def __init__(self, large: np.ndarray, times: int):
+        self.left = np.concatenate([large] * times)
+
+    def __call__(self, captions, small, num_inference_steps, seeds):
+        own, self.left = self.left[: len(small)], self.left[len(small) :]
+        return own
+
+
+def test_sides_share_no_lesion_and_deal_entities_evenly(cohort):
+    parts = cascade.sides(cohort, 14)
+    assert set(parts.enlarged.frame["group"]).isdisjoint(parts.compared.frame["group"])
+    assert parts.enlarged.frame["dx"].value_counts().eq(2).all() and len(parts.compared) >= 14
+    again = cascade.sides(cohort, 14)
+    assert list(again.enlarged.frame["image_id"]) == list(parts.enlarged.frame["image_id"])
+    few = cohort.frame.groupby("group").head(1).groupby("dx").head(2)
+    with pytest.raises(InputError, match="too few for two sides"):
+        cascade.sides(replace(cohort, frame=few), 14)
+
+
+def test_each_stage_is_fed_with_perfect_input_and_with_what_was_painted(cohort):
+    parts = cascade.sides(cohort, 21)
+    large, captions = parts.enlarged.images(64), parts.enlarged.frame["caption"].tolist()
+    grey = np.full_like(parts.enlarged.images(16), 128)
+    table = cascade.table(parts, grey, captions, Perfect(large, 2), 4, features)
+    assert (
+        list(table.columns) == ["input", "enlarged_by", "n", "kid", "low", "high"] and table["n"].eq(len(large)).all()
+    )
+    kid = table.set_index(["input", "enlarged_by"])["kid"]
+    floor = kid["real images", cascade.NONE]
+    assert kid[cascade.REAL, cascade.UPSAMPLER] == pytest.approx(floor)
+    assert kid[cascade.REAL, cascade.BICUBIC] > floor and kid[cascade.PAINTED, cascade.BICUBIC] > floor
+    assert (table["low"] < table["high"]).all()
+    assert len(cascade.table(parts, None, captions, Perfect(large, 1), 4, features)) == 3

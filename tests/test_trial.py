@@ -1,0 +1,423 @@
+"""The trial's statistics: each computed twice, and tried on simulated networks whose difference is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from simulated_trial import LESIONS, lesion_images, simulated
+from sklearn.metrics import roc_auc_score
+
+from dermstudy.classification import forest, inference, protocol, trial
+from dermstudy.classification.predictions import Predictions, joined
+from dermstudy.classification.protocol import COMPARISONS, FROZEN, KERAS, ONCE, ORIGINALS, REPEATED, TUNED
+from dermstudy.entities import CODES
+from dermstudy.files import InputError
+
+PRIMARY = COMPARISONS[0]
+SEEDS = {FROZEN: 6, TUNED: 5, KERAS: 5}
+
+
+def one(predictions, comparison=PRIMARY, planned=6):
+    return trial.trial_table(predictions, [comparison], {comparison.network: planned}, resamples=400).iloc[0]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Predictions:
+    return simulated({ONCE: 2.0, REPEATED: 1.9})
+
+
+@pytest.fixture(scope="module")
+def whole() -> Predictions:
+    """Every training set of the protocol; more originals help, and nothing else does."""
+    validation = pd.concat([lesion_images(), lesion_images(1, split="validation")], ignore_index=True)
+    parts = []
+    for number, (network, seeds) in enumerate(SEEDS.items()):
+        signals = {name: 1.4 if name.startswith("30 %") else 2.0 for name in protocol.TRAINING_SETS[network]}
+        parts.append(simulated(signals, network, seeds, validation, seed=number))
+    return joined(parts)
+
+
+@pytest.fixture(scope="module")
+def table(whole) -> pd.DataFrame:
+    return trial.trial_table(whole, seeds=SEEDS, resamples=200)
+
+
+# Areas
+
+
+def test_areas_are_scikit_learns_with_ties_and_an_entity_absent(pair):
+    images = pair.images[pair.images["dx"] != "df"]
+    probabilities = pair.corrected()[:3, images.index].round(2)
+    found, influence = inference.areas(probabilities, images["dx"])
+    for place, code in enumerate(CODES):
+        if code == "df":
+            assert np.isnan(found[:, place]).all() and np.isnan(influence[:, :, place]).all()
+            continue
+        for run in range(3):
+            own = roc_auc_score(images["dx"] == code, probabilities[run, :, place])
+            assert found[run, place] == pytest.approx(own, abs=1e-12)
+    lesions = inference.lesions_of(images.reset_index(drop=True))
+    mean, _ = inference.mean_area(probabilities, images["dx"], lesions, protocol.RARE)
+    present = [CODES.index(code) for code in protocol.RARE if code != "df"]
+    np.testing.assert_allclose(mean, found[:, present].mean(axis=1))
+
+
+def test_placement_values_by_hand():
+    scores = np.zeros((1, 5, 7))
+    scores[0, :, 0] = [0.9, 0.4, 0.5, 0.4, 0.1]
+    dx = ["mel", "mel", "nv", "nv", "nv"]
+    found, influence = inference.areas(scores, dx)
+    above, below = np.array([1.0, 0.5]), np.array([0.5, 0.75, 1.0])  # the second melanoma ties with one nevus: half
+    above[1] = (0 + 0.5 + 1) / 3
+    assert found[0, 0] == pytest.approx(above.mean())
+    np.testing.assert_allclose(influence[0, :2, 0], (above - above.mean()) / 2)
+    np.testing.assert_allclose(influence[0, 2:, 0], (below - above.mean()) / 3)
+
+
+def test_resampled_influences_follow_the_recomputed_area(pair):
+    """The linearisation against the bootstrap that computes every area anew on the drawn lesions."""
+    contrast, ran, _ = trial.contrast_of(pair, PRIMARY, 6)
+    weights = inference.lesion_weights(contrast.strata, 200, seed=3)
+    linear = (contrast.values[:, None] + contrast.influence @ (weights - 1).T).mean(axis=0)
+    lesion, probabilities, direct = pd.factorize(pair.images["group"])[0], pair.corrected(), []
+    for weight in weights:
+        rows = np.repeat(np.arange(len(lesion)), weight[lesion].astype(int))
+        area = inference.areas(probabilities[:, rows], pair.images["dx"].to_numpy()[rows])[0].mean(axis=1)
+        direct.append(area[:6].mean() - area[6:].mean())
+    assert np.corrcoef(linear, direct)[0, 1] > 0.98
+    assert np.std(linear) == pytest.approx(np.std(direct), rel=0.06)
+    np.testing.assert_allclose(np.quantile(linear, [0.025, 0.975]), np.quantile(direct, [0.025, 0.975]), atol=0.004)
+    assert ran == list(range(6))
+
+
+def test_the_lesions_variance_is_delongs_where_each_has_one_image():
+    """Two entities, one run a training set: the paired variance of DeLong et al. from its structural components."""
+    images = lesion_images(each=1)
+    images = images[images["dx"].isin(["mel", "bkl"])].reset_index(drop=True)
+    own = simulated({ONCE: 2.0, REPEATED: 1.0}, seeds=2, images=images)
+    scores, positive = own.corrected()[[0, 2], :, 0], (images["dx"] == "mel").to_numpy()
+    above = [(s[positive, None] > s[None, ~positive]).mean(axis=1) for s in scores]
+    under = [(s[positive, None] > s[None, ~positive]).mean(axis=0) for s in scores]
+    by_hand = sum(np.var(v[0] - v[1], ddof=1) / len(v[0]) for v in (above, under))
+    lesions = inference.lesions_of(images)
+    _, influence = inference.mean_area(own.corrected(), images["dx"], lesions, ["mel"])
+    change = influence[0] - influence[2]
+    linear = sum(len(s) * change[s].var(ddof=1) for s in lesions.strata())
+    assert linear == pytest.approx(by_hand, rel=1e-9)
+
+
+# The estimate
+
+
+def literal(contrast: inference.Contrast) -> tuple[float, float]:
+    """Standard error and degrees of freedom in loops, as the formulas are written."""
+    n, lesions, interaction, spread = len(contrast.values), 0.0, 0.0, 0.0
+    for stratum in contrast.strata:
+        count = len(stratum)
+        psi = [[contrast.influence[s, lesion] for lesion in stratum] for s in range(n)]
+        of_lesion = [sum(psi[s][i] for s in range(n)) / n for i in range(count)]
+        of_seed = [sum(psi[s]) / count for s in range(n)]
+        grand = sum(of_lesion) / count
+        part = count * sum((value - grand) ** 2 for value in of_lesion) / (count - 1)
+        square = 0.0
+        for s, i in product(range(n), range(count)):
+            square += (psi[s][i] - of_lesion[i] - of_seed[s] + grand) ** 2
+        both = count * square / ((n - 1) * (count - 1)) / n
+        lesions, interaction = lesions + part, interaction + both
+        spread += part**2 / (count - 1) + both**2 / ((n - 1) * (count - 1))
+    mean = sum(contrast.values) / n
+    seeds = sum((value - mean) ** 2 for value in contrast.values) / (n - 1) / n
+    variance = max(lesions - interaction, 0) + max(seeds - interaction, 0) + interaction
+    return variance**0.5, variance**2 / (spread + seeds**2 / (n - 1))
+
+
+def test_the_standard_error_is_its_formula(pair):
+    contrast, _, _ = trial.contrast_of(pair, PRIMARY, 6)
+    found = inference.estimate(contrast)
+    error, df = literal(contrast)
+    assert found.standard_error == pytest.approx(error) and found.df == pytest.approx(df)
+    half = stats.t.ppf(0.975, df) * error
+    assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half))
+
+
+def test_crossed_resamples_hold_lesions_seeds_and_the_interaction(pair):
+    """Their variance is what the three parts predict: the interaction stands in it three times, and once in the rule."""
+    contrast, _, _ = trial.contrast_of(pair, PRIMARY, 6)
+    found, weights = inference.estimate(contrast), inference.lesion_weights(contrast.strata, 20_000)
+    drawn = inference.crossed_resamples(contrast, weights).var()
+    shrunk = {len(s): (len(s) - 1) / len(s) for s in contrast.strata}  # a resample's variance has n, not n - 1, below
+    lesions = sum(len(s) * contrast.influence[:, s].mean(axis=0).var() for s in contrast.strata)
+    both = sum(len(s) * contrast.influence[:, s].var(axis=1).mean() for s in contrast.strata) / 6 - lesions / 6
+    assert drawn == pytest.approx(lesions + found.seeds * 5 / 6 + both, rel=0.05)
+    assert lesions == pytest.approx(found.lesions, rel=1 - min(shrunk.values()))
+    literal_draws = []
+    random = np.random.default_rng(0)
+    for weight in weights[:4000]:
+        seeds = random.integers(0, 6, 6)
+        literal_draws.append(np.mean([contrast.values[s] + contrast.influence[s] @ (weight - 1) for s in seeds]))
+    assert np.std(literal_draws) == pytest.approx(np.sqrt(drawn), rel=0.05)
+
+
+def test_lesions_are_resampled_whole_within_their_entity():
+    images = lesion_images()
+    lesions = inference.lesions_of(images)
+    weights = inference.lesion_weights(lesions.strata(), 50)
+    for stratum in lesions.strata():
+        assert (weights[:, stratum].sum(axis=1) == len(stratum)).all()
+    by_image = weights @ lesions.member.T
+    first = images.groupby("group")["image_id"].transform("first")
+    columns = pd.DataFrame(by_image.T).groupby(first.to_numpy())
+    assert (columns.nunique() == 1).all(axis=None)
+
+
+def test_an_interval_that_ignores_lesions_is_narrower():
+    images = pd.concat([lesion_images(each=1).assign(copy=i) for i in range(4)], ignore_index=True)
+    images["image_id"] += "_" + images.pop("copy").astype(str)
+    own = simulated({ONCE: 2.0, REPEATED: 1.9}, images=images, noise=2.0)
+    alone = replace(own, images=images.assign(group=images["image_id"]))
+    assert one(alone)["high"] - one(alone)["low"] < 0.8 * (one(own)["high"] - one(own)["low"])
+
+
+def test_seeds_are_paired(pair):
+    """Shuffled rows change nothing; pairing other seeds changes the seeds' variance and not the difference."""
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = Predictions(
+        pair.images, pair.runs.loc[order].reset_index(drop=True), pair.priors[order], pair.log_probabilities[order]
+    )
+    pd.testing.assert_series_equal(one(shuffled), one(pair))
+    runs = pair.runs.copy()
+    runs.loc[6:, "seed"] = np.roll(runs.loc[6:, "seed"], 1)
+    crossed = one(replace(pair, runs=runs))
+    assert crossed["difference"] == pytest.approx(one(pair)["difference"])
+    assert crossed["t_high"] - crossed["t_low"] > 1.2 * (one(pair)["t_high"] - one(pair)["t_low"])
+
+
+def test_t_interval_over_seeds_is_scipys(pair):
+    values = trial.contrast_of(pair, PRIMARY, 6)[0].values
+    own = stats.ttest_1samp(values, 0).confidence_interval()
+    assert inference.over_seeds(values) == pytest.approx((own.low, own.high))
+
+
+def test_swapped_labels_by_hand():
+    values = np.array([0.02, 0.01, -0.004, 0.03, 0.012])
+    means = [np.mean(np.array(signs) * values) for signs in product([1, -1], repeat=5)]
+    by_hand = np.mean(np.abs(means) >= values.mean() - 1e-12)
+    assert inference.swapped_labels(values) == pytest.approx(by_hand)
+    assert inference.swapped_labels(np.abs(values)) == pytest.approx(2 / 2**5)
+    many = np.abs(np.random.default_rng(0).normal(1, 0.1, 20))
+    assert 0 < inference.swapped_labels(many) <= 2 / (inference.FLIPS + 1) + 1e-12
+    assert inference.swapped_labels(many - 1, 1) == inference.swapped_labels(many - 1, 1)
+
+
+def test_equivalence_is_the_interval_inside_the_margin():
+    for difference, error, df in product((-0.02, -0.004, 0.0, 0.009), (0.001, 0.003, 0.006), (4, 60)):
+        own = inference.Estimate(difference, error, df, 0, 0, 0)
+        assert (own.p_equivalence(0.015) <= 0.05) == (-0.015 < own.low and own.high < 0.015)
+        assert (own.p <= 0.05) == (own.low > 0 or own.high < 0)
+        upper = stats.t.sf((0.015 - difference) / error, df)
+        lower = stats.t.sf((difference + 0.015) / error, df)
+        assert own.p_equivalence(0.015) == pytest.approx(min(1, 2 * max(upper, lower)))
+
+
+def test_slope_is_the_least_squares_one(whole):
+    comparison = next(c for c in COMPARISONS if c.name == "linear trend of dose")
+    contrast = trial.contrast_of(whole, comparison, 6)[0]
+    own = whole.select(network=FROZEN, split="test")
+    for number in range(6):
+        areas = []
+        for name in protocol.DOSES:
+            run = own.select(training_set=name, seed=number)
+            probabilities = run.corrected()[0]
+            areas.append(
+                np.mean([roc_auc_score(run.images["dx"] == c, probabilities[:, i]) for i, c in enumerate(CODES)])
+            )
+        assert contrast.values[number] == pytest.approx(np.polyfit(list(protocol.DOSES.values()), areas, 1)[0])
+
+
+# The table
+
+
+def test_the_table_has_the_protocols_comparisons(whole, table):
+    assert tuple(table.columns[:9]) == trial.COLUMNS
+    assert list(table["comparison"]) == [comparison.name for comparison in COMPARISONS]
+    assert list(table["role"]).count(protocol.PRIMARY) == 1 and list(table["role"]).count(protocol.FAMILY) == 4
+    assert set(table["verdict"]) <= set(protocol.VERDICTS)
+    control = table[table["role"] == protocol.CONTROL].iloc[0]
+    assert control["verdict"] == protocol.HELPS and control["difference"] > 0.02
+    assert (table["low"] < table["difference"]).all() and (table["difference"] < table["high"]).all()
+    pd.testing.assert_frame_equal(table, trial.trial_table(whole, seeds=SEEDS, resamples=200))
+    pooled = table[table["comparison"].str.contains("pooled")].iloc[0]
+    assert pooled["high"] - pooled["low"] < table.iloc[0]["high"] - table.iloc[0]["low"]
+
+
+def test_a_known_effect_is_found_and_its_sign():
+    assert one(simulated({ONCE: 2.6, REPEATED: 1.8}))["verdict"] == protocol.HELPS
+    assert one(simulated({ONCE: 1.8, REPEATED: 2.6}))["verdict"] == protocol.HARMS
+    close = one(simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1))
+    assert close["verdict"] == protocol.EQUIVALENT and close["high"] < 0.015
+    assert one(simulated({ONCE: 2.0, REPEATED: 2.0}, noise=4.0))["verdict"] == protocol.NOT_RESOLVED
+
+
+def test_the_interval_holds_the_truth_of_many_test_sets():
+    """The truth is the difference on a test set forty times as large, by many lesions and seeds."""
+    small, truth = [], []
+    for number in range(40):
+        own = simulated({ONCE: 2.0, REPEATED: 1.7}, seeds=4, seed=number)
+        contrast = trial.contrast_of(own, PRIMARY, 4)[0]
+        small.append(inference.estimate(contrast))
+        truth.append(contrast.values.mean())
+    held = np.mean([e.low <= np.mean(truth) <= e.high for e in small])
+    assert 0.87 <= held <= 1.0
+    assert np.mean([e.standard_error for e in small]) == pytest.approx(np.std(truth, ddof=1), rel=0.25)
+
+
+def test_training_sets_with_the_same_predictions_are_equivalent(pair):
+    same = replace(pair, log_probabilities=np.tile(pair.log_probabilities[:6], (2, 1, 1)))
+    row = one(same)
+    assert row["difference"] == 0 and row["verdict"] == protocol.EQUIVALENT and row["p"] == 1
+
+
+def test_holm_by_hand():
+    p = np.array([0.04, 0.01, np.nan, 0.03])
+    # Sorted 0.01, 0.03, 0.04, 1 (the one without numbers): times 4, 3, 2, 1, and never less than the one before.
+    np.testing.assert_allclose(trial.holm(p), [0.09, 0.04, np.nan, 0.09])
+
+
+def test_the_family_alone_is_adjusted(table):
+    family = table["role"] == protocol.FAMILY
+    for p in ("p", "p_equivalence"):
+        np.testing.assert_allclose(table.loc[family, f"{p}_holm"], trial.holm(table.loc[family, p].to_numpy()))
+        np.testing.assert_array_equal(table.loc[~family, f"{p}_holm"], table.loc[~family, p])
+
+
+def test_a_missed_control_takes_the_word_equivalent(whole):
+    control = next(c for c in COMPARISONS if c.role == protocol.CONTROL)
+    close = simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1)
+    dull = simulated({ORIGINALS: 2.0, protocol.SUBSET: 2.0}, noise=0.1, seed=1)
+    table = trial.trial_table(joined([close, dull]), [PRIMARY, control], {FROZEN: 6}, resamples=200)
+    assert list(table["verdict"]) == [protocol.NOT_RESOLVED] * 2
+    assert "no power" in trial.verdict_sentence(table.iloc[1])
+
+
+# Failed runs
+
+
+def test_a_failed_seed_leaves_all_training_sets_and_is_listed():
+    own = simulated({ONCE: 2.6, REPEATED: 1.8}, seeds=10)
+    failed = own.log_probabilities.copy()
+    failed[3, 5] = np.nan  # synthetic, seed 3
+    row = one(replace(own, log_probabilities=failed), planned=10)
+    assert row["missing"] == 1 and row["missing_seeds"] == "3" and row["seeds"] == 9
+    without = own.select(seed=[0, 1, 2, 4, 5, 6, 7, 8, 9])
+    assert row["difference"] == pytest.approx(one(without, planned=10)["difference"])
+    assert row["verdict"] == protocol.HELPS  # one in ten may be missing
+    failed[14] = np.nan  # repeated originals, seed 4
+    row = one(replace(own, log_probabilities=failed), planned=10)
+    assert row["missing_seeds"] == "3, 4" and row["p"] < 0.05 and row["verdict"] == protocol.NOT_RESOLVED
+    assert trial.verdict_sentence(row).endswith("2 of 10 seeds are missing, more than one in ten.")
+
+
+def test_seeds_beyond_the_plan_are_left_out(pair):
+    row = one(pair, planned=4)
+    assert row["seeds"] == 4 and row["missing_seeds"] == "none"
+    assert row["difference"] == pytest.approx(one(pair.select(seed=[0, 1, 2, 3]), planned=4)["difference"])
+
+
+def test_a_comparison_without_seeds_has_no_numbers(pair):
+    failed = pair.log_probabilities.copy()
+    failed[1:6] = np.nan
+    row = one(replace(pair, log_probabilities=failed))
+    assert np.isnan(row["difference"]) and row["verdict"] == protocol.NOT_RESOLVED
+    assert "5 of 6 seeds are missing" in trial.verdict_sentence(row)
+
+
+def test_errors_say_what_and_how_to_mend_it(pair):
+    with pytest.raises(InputError, match="no run of frozen features on 'all originals [+] synthetic, dose 1'"):
+        one(pair.select(training_set=REPEATED))
+    with pytest.raises(InputError, match="no image of the validation lesions"):
+        one(pair, replace(PRIMARY, splits=("validation",)))
+    lonely = pair.images["dx"].eq("df") & pair.images["group"].ne("test_df_0")
+    kept = pair.images[~lonely].index
+    few = Predictions(
+        pair.images.loc[kept].reset_index(drop=True), pair.runs, pair.priors, pair.log_probabilities[:, kept]
+    )
+    with pytest.raises(InputError, match="dermatofibroma has one test lesion"):
+        one(few)
+    nevi = pair.images[pair.images["dx"] == "nv"].index
+    single = Predictions(
+        pair.images.loc[nevi].reset_index(drop=True), pair.runs, pair.priors, pair.log_probabilities[:, nevi]
+    )
+    with pytest.raises(InputError, match="of another one"):
+        one(single)
+    priors = np.where(np.eye(12, 7) > 0, 0, pair.priors)
+    with pytest.raises(InputError, match="dose 1' of frozen features holds no image of melanoma"):
+        one(replace(pair, priors=priors))
+    with pytest.raises(InputError, match="stands twice"):
+        one(replace(pair, runs=pair.runs.assign(seed=0)))
+
+
+# Words and the figure
+
+
+def test_sentences_follow_the_table(table):
+    for _, row in table.iterrows():
+        sentence = trial.verdict_sentence(row)
+        assert (
+            f"{row['low']:+.3f}".replace("-", "−") in sentence and f"{row['high']:+.3f}".replace("-", "−") in sentence
+        )
+        assert ("after Holm" in sentence) == (row["role"] == protocol.FAMILY)
+    row = table.iloc[0].copy()
+    found = "(95 % interval +0.002 to +0.022, p = 0.020)."
+    said = {
+        protocol.HELPS: (0.012, 0.002, 0.022, 0.02, f"helps: macro AUC rises by 0.012 {found}"),
+        protocol.HARMS: (-0.012, -0.022, -0.002, 2e-5, "falls by 0.012 (95 % interval −0.022 to −0.002, p < 0.001)."),
+        protocol.EQUIVALENT: (0.001, -0.01, 0.012, 0.83, "−0.010 to +0.012, p = 0.83), inside the margin of ±0.015."),
+        protocol.NOT_RESOLVED: (0.001, -0.02, 0.022, 0.9, "is not resolved: macro AUC changes by +0.001"),
+    }
+    for verdict, (row["difference"], row["low"], row["high"], row["p_holm"], words) in said.items():
+        row["verdict"] = verdict
+        assert words in trial.verdict_sentence(row)
+    row["verdict"], row["difference"], row["low"], row["high"] = protocol.HELPS, 0.006, 0.001, 0.011
+    assert trial.verdict_sentence(row).endswith("the change is real and small.")
+    with pytest.raises(InputError, match="no comparison 'another'"):
+        trial.verdict_sentence({**row, "comparison": "another"})
+
+
+def test_a_table_read_back_gives_the_same_sentences(table, tmp_path):
+    table.to_csv(tmp_path / "trial.csv", index=False)
+    again = pd.read_csv(tmp_path / "trial.csv")
+    for number, row in table.iterrows():
+        assert trial.verdict_sentence(again.loc[number]) == trial.verdict_sentence(row)
+
+
+def test_the_forest_plot_shows_every_row_inside_the_page(table):
+    table = table.copy()
+    table.loc[1, ["difference", "low", "high"]] = np.nan
+    figure = forest.forest_plot(table)
+    figure.canvas.draw()
+    texts = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    for _, row in table.iterrows():
+        assert any(label.startswith(row["comparison"]) for label in texts)
+    page = figure.bbox
+    for label, box in texts.items():
+        assert page.x0 <= box.x0 and box.x1 <= page.x1, label
+    assert "too few seeds" in texts
+    plt.close(figure)
+
+
+def test_parts_of_the_lesion_images(pair):
+    strata = pd.Series(
+        np.where(pair.images["group"].str[-1].isin(list("02468")), "female", "male"), pair.images["image_id"]
+    )
+    table = trial.exploratory_table(pair, PRIMARY, strata, {FROZEN: 6})
+    assert list(table["stratum"]) == ["female", "male"] and table["images"].sum() == len(pair.images)
+    assert (table["low"] < table["high"]).all() and "p" not in table
+    few = strata[pair.images["dx"].isin(["nv", "mel"]).to_numpy()]
+    assert trial.exploratory_table(pair, PRIMARY, few, {FROZEN: 6})["entities"].tolist() == [2, 2]
+    assert len(LESIONS) == 7
