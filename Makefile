@@ -3,6 +3,7 @@
 # make test-quick: the tests of seconds; make test-walk: those that run all notebooks; make test-walks: also every cell
 #                  twice, and JupyterLab in a browser
 # make bench: GLIDE at full size beside openai/glide-text2im, a copy of it in GLIDE_TEXT2IM
+# make release-check: what must hold before a release, the demo made once more last (SKIP_VERIFY=1 leaves that out)
 PYTHON ?= python3.11
 PROFILE ?= demo
 DATA ?=
@@ -10,7 +11,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: study test test-quick test-walk test-walks bench lint clean
+.PHONY: study test test-quick test-walk test-walks bench lint release-check clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
@@ -34,6 +35,9 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/nbstripout --verify --keep-id notebooks/*.ipynb
+
+release-check: $(STAMP)
+	$(VENV)/bin/python -m dermstudy.maintenance.release_check $(if $(SKIP_VERIFY),--skip-verify)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "dermstudy needs Python 3.11: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }

@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `convert`."""
+"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `synthesize`, `convert`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dermstudy.files import InputError
+from dermstudy.readers import command as kit
 
 INTERRUPTED = "dermstudy: interrupted; the same command goes on from the last finished notebook"
 PATIENCE = 10  # seconds that a dying kernel gets before an interrupted run ends without it
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(getattr(options, "interrupted", INTERRUPTED), file=sys.stderr)
         return 130
 
 
@@ -43,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_lab(commands)
     _add_report(commands)
     _add_data(commands)
-    _add_kit(commands)
+    kit.add(commands)
     _add_app(commands)
+    _add_synthesize(commands)
     _add_convert(commands)
     return parser
 
@@ -113,50 +115,6 @@ def _add_data(commands) -> None:
     phantom.set_defaults(act=_phantom)
 
 
-def _add_kit(commands) -> None:
-    kit = commands.add_parser("kit", help="a blinded reader study: build the kit, serve it, export the answers")
-    actions = kit.add_subparsers(required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="draw synthetic and held-out original images into a kit")
-    build.add_argument("folder", metavar="OUT", help="the kit's folder; its key is written beside it")
-    build.add_argument("--synthetic", required=True, metavar="DIR", help="results/PROFILE/artifacts/synthetic")
-    build.add_argument(
-        "--data", required=True, metavar="DIR", help="results/PROFILE/artifacts/cohort, or a HAM10000 download"
-    )
-    build.add_argument("--split", metavar="FILE", help="tables/split.csv of the run, where --data is a download")
-    build.add_argument("--per-entity", type=int, default=10, help="images of each source an entity (default: 10)")
-    build.add_argument("--seed", type=int, help="repeatable names and choice (default: secret)")
-    build.add_argument(
-        "--reader", action="append", default=[], metavar="NAME", help="a private link for this reader (may be repeated)"
-    )
-    build.set_defaults(act=_kit_build)
-    serve = actions.add_parser("serve", help="the browser form")
-    serve.add_argument("folder", metavar="KIT")
-    serve.add_argument("--port", type=int, default=7860)
-    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one only)")
-    serve.set_defaults(act=_kit_serve)
-    readers = actions.add_parser("readers", help="every reader's private link and number of answers")
-    readers.add_argument("folder", metavar="KIT")
-    readers.add_argument(
-        "--add",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a private link for one more reader (may be repeated)",
-    )
-    readers.add_argument(
-        "--address",
-        default="http://127.0.0.1:7860",
-        help="where readers reach the kit (default: http://127.0.0.1:7860)",
-    )
-    readers.set_defaults(act=_kit_readers)
-    export = actions.add_parser("export", help="all answers as a workbook, with a sheet of the readers' links")
-    export.add_argument("folder", metavar="KIT")
-    export.add_argument("workbook", metavar="OUT.xlsx")
-    export.add_argument("--key", metavar="FILE", help="the kit's key (default: KIT_key.csv beside the kit)")
-    export.add_argument("--partial", action="store_true", help="also readers who have not finished")
-    export.set_defaults(act=_kit_export)
-
-
 def _add_app(commands) -> None:
     app = commands.add_parser("app", help="a page that paints: from text, into a marked place, two entities blended")
     app.add_argument(
@@ -165,6 +123,18 @@ def _add_app(commands) -> None:
     app.add_argument("--port", type=int, default=7860)
     app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: this one only)")
     app.set_defaults(act=_app)
+
+
+def _add_synthesize(commands) -> None:
+    made = commands.add_parser(
+        "synthesize", help="a folder of synthetic images to pass on, with captions and Croissant"
+    )
+    made.add_argument("folder", metavar="OUT")
+    made.add_argument("--per-entity", type=int, required=True, metavar="N", help="images of each entity")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--weights", metavar="DIR", default="weights/glide-mini", help="default: glide-mini")
+    interrupted = "dermstudy: interrupted; the same command goes on from the last finished images"
+    made.set_defaults(act=_synthesize, interrupted=interrupted)
 
 
 def _add_convert(commands) -> None:
@@ -293,59 +263,19 @@ def _phantom(options: argparse.Namespace) -> None:
     print(f"{options.images} phantom images in {folder}")
 
 
-def _kit_build(options: argparse.Namespace) -> None:
-    from dermstudy.data import dataset, splits
-    from dermstudy.readers import kit
-
-    saved = Path(options.data, "cohort.csv").is_file()
-    cohort = dataset.open_cohort(options.data) if saved else dataset.load_folder(options.data)
-    if not saved or options.split:
-        if not options.split:
-            raise InputError(f"{options.data} does not say which lesions are held out: give --split tables/split.csv")
-        cohort.frame["split"] = splits.apply_split(cohort.frame, options.split)
-    synthetic = dataset.open_synthetic(options.synthetic)
-    folder, key = kit.build(
-        synthetic, cohort.select(split="test"), options.folder, options.per_entity, options.seed, options.reader
-    )
-    print(f"{14 * options.per_entity} images in {folder}; the key, which no reader may see, is {key}")
-    if options.reader:
-        print(f"{len(options.reader)} private links: 'dermstudy kit readers {folder}' lists them")
-
-
-def _kit_serve(options: argparse.Namespace) -> None:
-    from dermstudy.readers import form
-
-    form.serve(options.folder, options.port, options.host)
-
-
-def _kit_readers(options: argparse.Namespace) -> None:
-    from dermstudy.readers import kit, store
-
-    kit.open_kit(options.folder)
-    names = [store.reader_name(name) for name in options.add]
-    for name in names:
-        store.add_reader(options.folder, name)
-    known = kit.links(options.folder, options.address)
-    if known.empty:
-        print("no reader has a link yet: give --add NAME, or serve the kit")
-    for row in known.itertuples():
-        print(f"{row.reader}: {row.answered} of {row.of} answered, {row.link}")
-
-
-def _kit_export(options: argparse.Namespace) -> None:
-    from dermstudy.readers import kit, workbook
-
-    key = options.key or f"{options.folder.rstrip('/')}_key.csv"
-    answers = kit.export(options.folder, key, options.partial)
-    path = workbook.write_workbook(answers, options.workbook, kit.links(options.folder))
-    print(f"{len(answers)} answers of {answers['reader'].nunique()} reader(s) in {path}")
-
-
 def _app(options: argparse.Namespace) -> None:
     from dermstudy import workspace
     from dermstudy.web import app
 
     app.serve(workspace.from_root(options.weights), options.port, options.host)
+
+
+def _synthesize(options: argparse.Namespace) -> None:
+    from dermstudy import workspace
+    from dermstudy.diffusion import synthetic_set
+
+    weights = workspace.from_root(options.weights)
+    print(f"whole: {synthetic_set.make(weights, options.folder, options.per_entity, options.seed)}")
 
 
 def _convert(options: argparse.Namespace) -> None:

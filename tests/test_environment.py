@@ -57,13 +57,8 @@ def test_environment_yml_installs_the_lock_and_upstream_at_its_commit():
 
 
 def test_every_import_is_declared():
-    own = {
-        "dermstudy",
-        "browser",
-        "conftest",
-        "in_processes",
-        "glide_text2im",
-    }  # the last only from a copy that a user names
+    # The package, the tests' own modules, and what a user names a copy of.
+    own = {"dermstudy", *(path.stem for path in (ROOT / "tests").glob("*.py")), "glide_text2im"}
     names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml", "bs4": "beautifulsoup4",
              "imagehash": "imagehash", "torch_fidelity": "torch-fidelity"}  # fmt: skip
     declared_names = declared()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from dermstudy.data import dataset, splits
@@ -78,6 +79,20 @@ def test_the_card_has_no_empty_place_and_says_what_the_model_is_not():
     assert "{" not in text and "nan" not in text.split()
     for sentence in ("Not for diagnosis", "CC BY-NC 4.0", "trained from nothing", "fine-tuning"):
         assert sentence in text
+
+
+def test_the_card_opens_in_hugging_faces_form_with_the_tables_figures():
+    card = ModelCard.load(MINI / "README.md")
+    text = (MINI / "README.md").read_text(encoding="utf-8")
+    assert text.startswith(packing.front_matter(MINI) + "# glide-mini\n")
+    assert card.text.lstrip().startswith("# glide-mini")
+    data = card.data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("cc-by-nc-4.0", "diffusers", "text-to-image")
+    overall = pd.read_csv(MINI / "tables" / "quality_audited.csv").query("entity == 'overall'").set_index("metric")
+    measured = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert set(measured) == set(packing.HUB_METRICS)
+    for metric, value in measured.items():
+        assert value == pytest.approx(overall.loc[metric, "value"], abs=5e-4)
 
 
 @pytest.mark.skipif(not HAM10000.is_dir(), reason="HAM10000 is not at hand: its split cannot be checked against it")

@@ -23,6 +23,7 @@ from dermstudy.files import InputError, atomic_path, sha256_text
 
 METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
+SYNTHETIC_TABLES = ("index.csv", "metadata.csv")  # of notebook 03, and of a set to pass on
 SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
 NO_AGE = ("", "unknown", "NA", "nan")
 SMALLEST = 64  # pixels of a picture's shorter side: GLIDE's base model paints as many
@@ -298,23 +299,26 @@ def open_cohort(folder: str | Path) -> Cohort:
 
 
 def open_synthetic(folder: str | Path) -> Cohort:
-    """The synthetic dataset that sample.py wrote (index.csv, one PNG and one caption file an image).
+    """The synthetic dataset that sample.py or synthetic_set.py wrote (a table, one PNG and one caption file an image).
 
     Its data hash is over the index and the images: two generators give the same captions and seeds other pixels.
     """
     folder = Path(folder)
+    table = next(
+        (folder / name for name in SYNTHETIC_TABLES if (folder / name).is_file()), folder / SYNTHETIC_TABLES[0]
+    )
     try:
-        frame = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+        frame = pd.read_csv(table, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} has no index.csv with labels: run notebook 03_sample again") from error
     lacking = [column for column in SYNTHETIC_COLUMNS if column not in frame.columns]
     if lacking:
-        raise InputError(f"{folder / 'index.csv'} has no column {', '.join(lacking)}: run notebook 03_sample again")
+        raise InputError(f"{table} has no column {', '.join(lacking)}: run notebook 03_sample again")
     unknown = frame.index[~frame["dx"].isin(CODES)]
     if len(unknown):
-        raise InputError(f"{folder / 'index.csv'}, line {unknown[0] + 2}: unknown dx {frame['dx'][unknown[0]]!r}")
+        raise InputError(f"{table}, line {unknown[0] + 2}: unknown dx {frame['dx'][unknown[0]]!r}")
     if not frame["seed"].str.fullmatch("[0-9]+").all():
-        raise InputError(f"{folder / 'index.csv'} has a seed that is no whole number: run notebook 03_sample again")
+        raise InputError(f"{table} has a seed that is no whole number: run notebook 03_sample again")
     frame["seed"] = frame["seed"].astype("int64")
-    index = (folder / "index.csv").read_text(encoding="utf-8")
+    index = table.read_text(encoding="utf-8")
     return Cohort("synthetic", folder, frame, sha256_text(" ".join([index, *_digests(folder, frame["file"])])))

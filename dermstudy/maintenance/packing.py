@@ -1,6 +1,7 @@
 """What ships as glide-mini: fp16 weights with tokenizers, the split they were trained on, tables, the model card.
 
-Source of the card's parts: Mitchell et al., "Model cards for model reporting" (arXiv 1810.03993).
+Source of the card's parts: Mitchell et al., "Model cards for model reporting" (arXiv 1810.03993); its front matter is
+Hugging Face's, huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from PIL import Image
 
 from dermstudy import figures, workspace
@@ -32,6 +34,15 @@ TABLES = (
 )
 FIGURES = ("finetune_loss", "finetune_bands", "upsample_loss", "guidance", "mini_guidance")
 MONTAGE_SEEDS = range(8)
+HUB = {
+    "license": "cc-by-nc-4.0",
+    "language": "en",
+    "library_name": "diffusers",
+    "pipeline_tag": "text-to-image",
+    "tags": ["glide", "text-to-image", "dermatoscopy", "skin-lesions", "synthetic-data", "not-for-clinical-use"],
+    "datasets": ["ham10000"],
+}
+HUB_METRICS = {"kid": "KID x 1,000", "fid": "FID", "precision": "precision", "recall": "recall"}
 
 
 def pack(space: workspace.Workspace, out: Path) -> None:
@@ -113,7 +124,7 @@ def verify(folder: str | Path) -> int:
 def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     """The model card as markdown. Every figure in it is read from `folder`/tables, the manifest `notes` or `counts`."""
     tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in TABLES}
-    text = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+    text = front_matter(folder) + (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     training, sampling, measured = (
         notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "03_sample", "04_metrics")
     )
@@ -161,6 +172,27 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     for name, value in fields.items():
         text = text.replace(f"{{{name}}}", value)
     return text
+
+
+def front_matter(folder: str | Path) -> str:
+    """What the card opens with for machines, between lines of three dashes: licence, library, task, measured figures.
+
+    The figures are those over all entities in `folder`/tables/quality_audited.csv.
+    """
+    audited = pd.read_csv(Path(folder) / "tables" / "quality_audited.csv")
+    overall = audited[audited["entity"] == "overall"].set_index("metric")
+    measured = [
+        {
+            "type": metric,
+            "name": f"{name}, n = {overall['n'][metric]:.0f}",
+            "value": round(float(overall["value"][metric]), 3),
+        }
+        for metric, name in HUB_METRICS.items()
+    ]
+    against = {"name": "HAM10000, images of test lesions", "type": "ham10000", "split": "test"}
+    result = {"task": {"type": HUB["pipeline_tag"]}, "dataset": against, "metrics": measured}
+    index = {"model-index": [{"name": "glide-mini", "results": [result]}]}
+    return f"---\n{yaml.safe_dump(HUB | index, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def _parameters(folder: Path, kind=glide.GlidePipeline) -> int:

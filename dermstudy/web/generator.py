@@ -18,8 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import distance_transform_edt
 
 from dermstudy import workspace
-from dermstudy.diffusion import glide, sample, schedules
-from dermstudy.files import InputError, content_hash, sha256_text
+from dermstudy.diffusion import glide, sample, schedules, weights
+from dermstudy.files import InputError
 
 LONGEST = 200  # characters of a prompt
 MOST = 8  # images at once
@@ -77,8 +77,7 @@ class Painter:
             model.scheduler = schedules.sampler_from(model.scheduler, "dpm-solver")
             model.set_progress_bar_config(disable=True)
         self.upsample_steps = upsample_steps
-        hashes = [content_hash(folder / stage) for stage in ("base", "upsampler")]
-        self.name = f"{folder.name} {sha256_text(' '.join(hashes))[:10]}"
+        self.name = weights.name_of(folder)
         self.busy = threading.Lock()
 
     @property

@@ -1,0 +1,71 @@
+"""A folder of weights as it ships: the hash that names it, and what its model card says of licence, limits and settings.
+
+Sources: Mitchell et al., "Model cards for model reporting" (arXiv 1810.03993); the front matter is Hugging Face's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from dermstudy.files import InputError, content_hash, sha256_text
+
+FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.S)
+# What the weights that ship were measured with; a folder that says otherwise in its manifest is taken at its word.
+SAMPLING = {"GUIDANCE_SCALE": 3.0, "SAMPLER": "dpm-solver", "BASE_STEPS": "10", "UPSAMPLE_STEPS": "4"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a folder of weights says of itself."""
+
+    name: str  # of `name_of`
+    licence: str  # an SPDX identifier in lower case, as Hugging Face writes it; "" where no card names one
+    warnings: tuple[str, ...]  # what the card opens with in bold, one paragraph each
+    sampling: dict = field(
+        default_factory=lambda: dict(SAMPLING)
+    )  # the settings of 03_sample that it was measured with
+
+
+def describe(folder: str | Path) -> Weights:
+    """What `folder` says of itself in README.md and manifest.json, where it has them.
+
+    InputError where the folder is missing, holds no weights, or has a card or a manifest that cannot be read.
+    """
+    folder = Path(folder)
+    if not any(folder.rglob("*.safetensors")):
+        raise InputError(f"no weights in {folder}: give a folder with base/ and upsampler/, such as weights/glide-mini")
+    card, manifest = folder / "README.md", folder / "manifest.json"
+    sampling = dict(SAMPLING)
+    try:
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        licence = str(front_matter(text).get("license", ""))
+        if manifest.is_file():
+            used = json.loads(manifest.read_text(encoding="utf-8"))["notebooks"]["03_sample"]["parameters"]
+            sampling |= {name: used[name] for name in SAMPLING if name in used}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{folder}: its card or manifest cannot be read ({' '.join(str(error).split())})") from error
+    return Weights(name_of(folder), licence, warnings_of(text), sampling)
+
+
+def name_of(folder: str | Path) -> str:
+    """The name of a folder of models, and ten digits over all that its two stages hold."""
+    hashes = [content_hash(Path(folder) / stage) for stage in ("base", "upsampler")]
+    return f"{Path(folder).resolve().name} {sha256_text(' '.join(hashes))[:10]}"
+
+
+def front_matter(card: str) -> dict:
+    """The YAML between the lines of three dashes that a card opens with; empty where there is none."""
+    found = FRONT_MATTER.match(card)
+    return (yaml.safe_load(found[1]) or {}) if found else {}
+
+
+def warnings_of(card: str) -> tuple[str, ...]:
+    """The paragraphs before a card's first section that open in bold, each on one line."""
+    opening = FRONT_MATTER.sub("", card).partition("\n## ")[0]
+    paragraphs = (" ".join(part.split()) for part in opening.split("\n\n"))
+    return tuple(part for part in paragraphs if part.startswith("**"))

@@ -1,0 +1,70 @@
+"""The checklists of the field: every item is answered, at a place that exists or with a reason."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from dermstudy.maintenance import pages
+
+PAGE = ROOT / "docs" / "REPORTING.md"
+DATASHEET = ROOT / "docs" / "DATASHEET.md"
+ITEMS = {
+    "CLAIM 2024": [str(number) for number in range(1, 45)],
+    "REFORMS": [f"{module}{letter}" for module, last in zip("12345678", "cegcfccb", strict=True)
+                for letter in "abcdefg"[: "abcdefg".index(last) + 1]],
+}  # fmt: skip
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of a checklist's rows: item, what it asks for, whether it is fulfilled, where or why not."""
+    part = re.search(rf"^## {section}\n(.+?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.S | re.M)[1]
+    lines = [line for line in part.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("section", ITEMS)
+def test_every_item_is_there_once_and_in_order(section):
+    assert [row[0] for row in rows(section)] == ITEMS[section]
+    assert len(ITEMS["CLAIM 2024"]) == 44 and len(ITEMS["REFORMS"]) == 32
+
+
+@pytest.mark.parametrize("section", ITEMS)
+def test_every_item_has_a_place_or_a_reason(section):
+    for item, asked, fulfilled, answer in rows(section):
+        assert asked and fulfilled in ("yes", "partly", "no", "not applicable"), item
+        placed = bool(pages.LINK.findall(answer))
+        words = len(re.sub(r"\[[^\]]*\]\([^)]*\)", "", answer).split())
+        if fulfilled == "yes":
+            assert placed, item
+        elif fulfilled == "partly":
+            assert words >= 6, item  # what is missing is said
+        else:
+            assert words >= 8, item  # why not
+
+
+def test_what_is_not_fulfilled_is_said():
+    """A study without external images, patients' identities or new annotation cannot tick these."""
+    answers = {(section, row[0]): row[2] for section in ITEMS for row in rows(section)}
+    for key in [("CLAIM 2024", "33"), ("CLAIM 2024", "17"), ("CLAIM 2024", "18"), ("REFORMS", "8a"), ("REFORMS", "3g")]:
+        assert answers[key] == "no", key
+    assert answers["CLAIM 2024", "20"] == answers["REFORMS", "6b"] == "partly"
+
+
+def test_every_place_exists():
+    faults = [fault for fault in pages.check(ROOT).faults if fault.startswith(("docs/REPORTING", "docs/DATASHEET"))]
+    assert not faults
+
+
+def test_the_datasheet_answers_every_part_for_both_sets():
+    text = DATASHEET.read_text(encoding="utf-8")
+    parts = dict(re.findall(r"^## (.+?)\n(.+?)(?=^## |\Z)", text, re.S | re.M))
+    assert list(parts) == [
+        "Motivation", "Composition", "Collection", "Preprocessing", "Uses", "Distribution", "Maintenance",
+    ]  # fmt: skip
+    for name, part in parts.items():
+        if name != "Uses":
+            assert "**HAM10000.**" in part and "**Synthetic set.**" in part, name
+    assert "Must not be used for" in parts["Uses"] and "CC BY-NC 4.0" in parts["Distribution"]
