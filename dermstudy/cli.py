@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dermstudy.files import InputError
+from dermstudy.processor import share_cores
 from dermstudy.readers import command as kit
 
 INTERRUPTED = "dermstudy: interrupted; the same command goes on from the last finished notebook"
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = _parser()
     options = parser.parse_args(arguments)
+    share_cores()
     try:
         return options.act(options) or 0
     except InputError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -32,3 +34,12 @@ def test_half_precision_is_computed_where_the_processor_has_it(flags, name, able
         assert pipeline.unet.dtype == (torch.bfloat16 if able else torch.float32)
     finally:
         processor.instruction_set.cache_clear()
+
+
+def test_kernels_wait_asleep_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    processor.share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    processor.share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
