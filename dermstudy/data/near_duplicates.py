@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dermstudy.data.dataset import Cohort
-from dermstudy.pretrained import pooled_features
+from dermstudy.files import atomic_path, code_hash, sha256_text
+from dermstudy.pretrained import WEIGHTS_SHA256, pooled_features
 
 PROPOSAL_SIDE = 128  # pixels of the images whose features are compared
 KEYPOINT_SIDE = 256  # pixels of the images whose keypoints are matched
@@ -70,6 +72,36 @@ def look_alikes(
     return pd.DataFrame(sorted(records), columns=COLUMNS), counts
 
 
+def across(
+    cohort: Cohort,
+    known: Cohort,
+    min_similarity: float = 0.55,
+    min_keypoints: int = 6,
+    cache_folder: str | Path | None = None,
+) -> pd.DataFrame:
+    """Pairs of an image of `cohort` and its nearest of `known` that show the same skin, whatever their entities.
+
+    As in `look_alikes`, whitened together. cache_folder: where the features of `known` are kept for the next search.
+    Returns COLUMNS, image_id of `cohort` and other_image_id of `known`.
+    """
+    both = _whitened(np.concatenate([_features(cohort), _kept_features(known, cache_folder)]))
+    similarity = both[: len(cohort)] @ both[len(cohort) :].T
+    nearest = similarity.argmax(axis=1)
+    records = []
+    for row, place in enumerate(nearest):
+        value = float(similarity[row, place])
+        if value >= min_similarity:
+            pair = cohort.frame["image_id"].iloc[row], known.frame["image_id"].iloc[place]
+            own, other = (
+                _keypoints(source.images(KEYPOINT_SIDE, [image_id])[0])
+                for source, image_id in zip((cohort, known), pair, strict=True)
+            )
+            agreeing = _agreeing(own, other)
+            if agreeing >= min_keypoints:
+                records.append((*pair, round(value, 3), agreeing))
+    return pd.DataFrame(sorted(records), columns=COLUMNS)
+
+
 def join_groups(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     """The group of each row: its lesion, joined with every lesion that a look-alike pair ties to it."""
     lesions = pd.Index(np.sort(frame["lesion_id"].unique()))
@@ -95,6 +127,20 @@ def _candidates(cohort: Cohort, neighbours: int, min_similarity: float) -> list[
                 if similarity[row, place] >= min_similarity:
                     found[tuple(sorted((start + row, int(place))))] = float(similarity[row, place])
     return [(*pair, value) for pair, value in sorted(found.items(), key=lambda item: -item[1])]
+
+
+def _kept_features(cohort: Cohort, cache_folder: str | Path | None) -> np.ndarray:
+    """`_features`, kept in a folder by all that they depend on."""
+    if cache_folder is None:
+        return _features(cohort)
+    code, ids = code_hash(_features, pooled_features), " ".join(cohort.frame["image_id"])
+    identity = sha256_text(f"{WEIGHTS_SHA256} {code} {PROPOSAL_SIDE} {cohort.data_hash} {ids}")
+    path = Path(cache_folder) / f"near-duplicates-{identity[:16]}.npy"
+    if not path.is_file():
+        features = _features(cohort)
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, features, allow_pickle=False)
+    return np.load(path, allow_pickle=False)
 
 
 def _features(cohort: Cohort, batch: int = 256) -> np.ndarray:
