@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `convert`."""
+"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `convert`, `classify`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from dermstudy.classification import command
 from dermstudy.files import InputError
 
 INTERRUPTED = "dermstudy: interrupted; the same command goes on from the last finished notebook"
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_kit(commands)
     _add_app(commands)
     _add_convert(commands)
+    command.add(commands)
     return parser
 
 

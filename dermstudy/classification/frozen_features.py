@@ -176,7 +176,8 @@ def run_trial(
     the subset's training sets, and on the synthetic images for "synthetic only"; no validation or test row enters it. So
     the training sets of a comparison differ in what the head learns from, and in nothing else. Each training set chooses
     its penalty on validation lesions with its lesions as they are, by the least balanced log loss; each of `seeds` then
-    resamples training lesions at that penalty. seed: which synthetic images and repetitions.
+    resamples training lesions at that penalty (without seeds a single run has them as they are). seed: which synthetic
+    images and repetitions.
     The table has a row a training set and penalty: balanced_log_loss, macro_auc, chosen. Prints a line a training set.
     """
     parts, tables, bases = [], [], {}
@@ -186,7 +187,7 @@ def run_trial(
         key = (chosen.recipe.originals, chosen.recipe.subset)
         if key not in bases:
             bases[key] = _prepared(trial, chosen)
-        inputs, evaluated = bases[key]
+        _, inputs, evaluated = bases[key]
         runs, table = _runs(trial, chosen, inputs, evaluated, seeds)
         parts.append(runs)
         tables.append(table.assign(training_set=name))
@@ -194,6 +195,25 @@ def run_trial(
         print(f"{name}: {len(seeds)} seeds, penalty {penalty:g}, {time.monotonic() - started:.0f} seconds", flush=True)
     table = pd.concat(tables, ignore_index=True)
     return joined(parts), table[["training_set", *table.columns.drop("training_set")]]
+
+
+def plain_head(trial: Trial, name: str, penalty: float) -> tuple[Basis, Head]:
+    """The basis of one training set's originals and the head fitted in it, its lesions as they are: to be shipped."""
+    chosen = make_feature_set(name, trial.originals, trial.synthetic)
+    basis, inputs, _ = _prepared(trial, chosen)
+    return basis, _fitted(chosen, inputs, penalty, None)
+
+
+def predictions_of(
+    log_probabilities: np.ndarray,
+    prior: np.ndarray,
+    images: pd.DataFrame,
+    training_set: str = "all originals",
+    seed: int = 0,
+) -> Predictions:
+    """One run's Predictions: log_probabilities [n, 7] of images (IMAGE_COLUMNS) by a head whose posteriors hold `prior` [7]."""
+    runs = pd.DataFrame({"network": [NETWORK], "training_set": [training_set], "seed": [seed]})
+    return Predictions(images, runs, np.asarray(prior)[None], log_probabilities[None])
 
 
 def score_runs(predictions: Predictions, split: str) -> pd.DataFrame:
@@ -240,8 +260,27 @@ def balanced_accuracy(predictions: Predictions) -> np.ndarray:
     return np.mean([right[:, places == place].mean(axis=1) for place in np.unique(places)], axis=0)
 
 
-def _prepared(trial: Trial, chosen: FeatureSet) -> tuple[Encoded, np.ndarray]:
-    """Every pool's inputs in the basis of one training set's originals (synthetic where it has none), and the evaluated."""
+def by_entity(predictions: Predictions) -> pd.DataFrame:
+    """AUC, recall and number of images of each entity and split of a single run, posteriors corrected to an even prior.
+
+    Columns split, entity (code), images, auc (against the rest), recall (of the largest posterior).
+    """
+    from sklearn.metrics import roc_auc_score
+
+    scores, places, rows = predictions.corrected()[0], _places(predictions.images["dx"]), []
+    for split in predictions.images["split"].unique():
+        here = (predictions.images["split"] == split).to_numpy()
+        for place in np.unique(places[here]):
+            own = places[here] == place
+            area, right = roc_auc_score(own, scores[here, place]), scores[here].argmax(axis=1)[own] == place
+            rows.append(
+                {"split": split, "entity": CODES[place], "images": own.sum(), "auc": area, "recall": right.mean()}
+            )
+    return pd.DataFrame(rows)
+
+
+def _prepared(trial: Trial, chosen: FeatureSet) -> tuple[Basis, Encoded, np.ndarray]:
+    """The basis of one training set's originals (synthetic where it has none), every pool's inputs, the evaluated ones."""
     rows = chosen.rows
     pool = ORIGINALS if (rows["pool"] == ORIGINALS).any() else rows["pool"].iloc[0]
     fitted = rows.loc[rows["pool"] == pool, "place"].to_numpy()
@@ -250,7 +289,7 @@ def _prepared(trial: Trial, chosen: FeatureSet) -> tuple[Encoded, np.ndarray]:
     evaluated = features[ORIGINALS][(trial.originals["split"] != "train").to_numpy()]
     if trial.external is not None:
         evaluated = np.concatenate([evaluated, features[EXTERNAL]])
-    return Encoded(features, [basis.inputs(values) for values in trial.encoded.augmented]), evaluated
+    return basis, Encoded(features, [basis.inputs(values) for values in trial.encoded.augmented]), evaluated
 
 
 def rows_of(chosen: FeatureSet, inputs: Encoded, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -273,26 +312,27 @@ def rows_of(chosen: FeatureSet, inputs: Encoded, weights: np.ndarray) -> tuple[n
 def _runs(
     trial: Trial, chosen: FeatureSet, inputs: Encoded, evaluated: np.ndarray, seeds: Sequence[int]
 ) -> tuple[Predictions, pd.DataFrame]:
-    def fit(penalty: float, seed: int | None, start: Head | None) -> Head:
-        weights = chosen.weights(seed)
-        prior = chosen.seen_prior(weights)
-        offset = np.log(np.maximum(prior, 1e-6)) if chosen.recipe.loss == "logit adjustment" else None
-        return fit_head(*rows_of(chosen, inputs, weights), penalty, offset, start)
-
     def predicted(head: Head, seed: int) -> Predictions:
-        runs = pd.DataFrame({"network": [NETWORK], "training_set": [chosen.name], "seed": [seed]})
-        return Predictions(trial.images, runs, head.prior[None], head.log_probabilities(evaluated)[None])
+        return predictions_of(head.log_probabilities(evaluated), head.prior, trial.images, chosen.name, seed)
 
     table, heads = [], {}
     for penalty in sorted(trial.penalties, reverse=True):  # from the stiffest on, each from the one before
-        heads[penalty] = fit(penalty, None, heads[min(heads)] if heads else None)
+        heads[penalty] = _fitted(chosen, inputs, penalty, None, heads[min(heads)] if heads else None)
         validation = predicted(heads[penalty], 0).select(split="validation")
         row = {"penalty": penalty, "balanced_log_loss": balanced_log_loss(validation)[0]}
         table.append(row | {"macro_auc": macro_auc(validation)[0]})
     table = pd.DataFrame(table)
     table["chosen"] = table.index == table["balanced_log_loss"].idxmin()
     best = table.loc[table["chosen"], "penalty"].item()
-    return joined([predicted(fit(best, seed, heads[best]), seed) for seed in seeds]), table
+    runs = [predicted(_fitted(chosen, inputs, best, seed, heads[best]), seed) for seed in seeds]
+    return joined(runs or [predicted(heads[best], 0)]), table
+
+
+def _fitted(chosen: FeatureSet, inputs: Encoded, penalty: float, seed: int | None, start: Head | None = None) -> Head:
+    weights = chosen.weights(seed)
+    prior = chosen.seen_prior(weights)
+    offset = np.log(np.maximum(prior, 1e-6)) if chosen.recipe.loss == "logit adjustment" else None
+    return fit_head(*rows_of(chosen, inputs, weights), penalty, offset, start)
 
 
 def _places(dx: pd.Series) -> np.ndarray:
