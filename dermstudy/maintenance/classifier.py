@@ -4,8 +4,9 @@
     python -m dermstudy.maintenance.classifier choose --data DIR
     python -m dermstudy.maintenance.classifier ship --data DIR
 
-Features lie in build/features. `choose` writes weights/classifier/tables/settings.csv and looks at no test lesion; the
-settings that it found best stand below as CHOSEN. `ship` writes the head, the tables of test figures and the model card.
+Features lie in build/features. `choose` writes weights/classifier/tables/settings.csv and looks at no test lesion. CHOSEN
+are the settings of the least log loss there, or with fewer numbers where they come within 0.01 of it. `ship` writes the
+head, the tables of test figures and the model card.
 """
 
 from __future__ import annotations
