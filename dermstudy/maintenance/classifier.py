@@ -6,7 +6,7 @@
 
 Features lie in build/features. `choose` writes weights/classifier/tables/settings.csv and looks at no test lesion. CHOSEN
 are the settings of the least log loss there, or with fewer numbers where they come within 0.01 of it. `ship` writes the
-head, the tables of test figures and the model card.
+head, the tables of test figures and the model card; `card` the model card alone, from the head and its tables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from dermstudy import pretrained, workspace
@@ -51,14 +50,19 @@ FOLDER = "weights/classifier"
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 with one line for bad input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=("encode", "choose", "ship"))
-    parser.add_argument("--data", required=True, metavar="DIR", help="a HAM10000 download")
+    parser.add_argument("step", choices=("encode", "choose", "ship", "card"))
+    parser.add_argument("--data", metavar="DIR", help="a HAM10000 download (card needs none)")
     parser.add_argument("--cache", default="build/features", metavar="DIR", help="where features are kept")
     parser.add_argument("--out", default=FOLDER, metavar="DIR", help=f"the head's folder (default: {FOLDER})")
     options = parser.parse_args(arguments)
     try:
-        cohort = open_data(options.data)
         cache, out = workspace.from_root(options.cache), workspace.from_root(options.out)
+        if options.step == "card":
+            write_text(out / "README.md", card(out))
+            return 0
+        if options.data is None:
+            raise InputError(f"{options.step} needs images: give --data DIR")
+        cohort = open_data(options.data)
         if options.step == "encode":
             for view in CANDIDATES[CHOSEN].views:
                 encoding.encode(cohort, cache, view)
@@ -135,7 +139,7 @@ def ship(cohort: Cohort, cache: Path, out: Path, settings: Settings) -> None:
     space.save_table(table.astype({"seed": "Int64"}), "scores")
     space.save_table(penalties, "penalties")
     space.save_table(frozen_features.by_entity(own), "entities")
-    write_text(out / "README.md", card(out, shipped))
+    write_text(out / "README.md", card(out))
 
 
 def lineage(cohort: Cohort, penalty: float) -> dict:
@@ -151,8 +155,9 @@ def lineage(cohort: Cohort, penalty: float) -> dict:
     }
 
 
-def card(out: Path, head: shipped_head.ShippedHead) -> str:
-    """The model card, its figures from the tables beside it."""
+def card(out: Path) -> str:
+    """The model card of the head in `out`, its figures from the tables beside it."""
+    head = shipped_head.load_head(out / Path(shipped_head.WEIGHTS).name)
     scores = pd.read_csv(out / "tables/scores.csv")
     entities = pd.read_csv(out / "tables/entities.csv")
     rows = []
@@ -164,18 +169,19 @@ def card(out: Path, head: shipped_head.ShippedHead) -> str:
             f"| {model}{f', {len(own)} seeds' if len(own) > 1 else ''} | {training_set} | {split} | {figures} |"
         )
     own = entities[entities["split"] == "test"]
-    areas = [f"| {NAMES[row.entity]} | {row.images} | {row.auc:.3f} | {row.recall:.3f} |" for row in own.itertuples()]
+    areas = [
+        f"| {NAMES[row.entity]} | {head.prior[CODES.index(row.entity)]:.3f} | {row.images} | {row.auc:.3f} | {row.recall:.3f} |"
+        for row in own.itertuples()
+    ]
     text = Path(__file__).with_name("classifier_card.md").read_text(encoding="utf-8")
-    views = "; ".join(
-        f"{view.share:.0%} of the centre square's edge at {view.side} pixels"
-        + (f", symmetry {view.symmetry}" if view.symmetry else "")
+    views = "\n".join(
+        f"- {view.share:.0%} of the centre square's edge, at {view.side} pixels"
+        + (f", turned and mirrored (symmetry {view.symmetry} of 0..7)" if view.symmetry else "")
         for view in head.settings.views
     )
     return text.format(
         views=views, depths=len(head.settings.depths), numbers=len(head.weights), components=head.settings.components,
-        scores="\n".join(rows), entities="\n".join(areas), **head.lineage, prior=", ".join(
-            f"{NAMES[code]} {share:.3f}" for code, share in zip(CODES, np.asarray(head.prior), strict=True)
-        ),
+        scores="\n".join(rows), entities="\n".join(areas), **head.lineage,
     )  # fmt: skip
 
 
