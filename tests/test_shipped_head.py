@@ -6,8 +6,7 @@ import pytest
 
 from dermstudy import cli, pretrained
 from dermstudy.classification import encoding, frozen_features, shipped_head
-from dermstudy.classification.encoding import View
-from dermstudy.classification.shipped_head import Settings
+from dermstudy.classification.encoding import Settings, View
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
 

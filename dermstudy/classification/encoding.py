@@ -42,6 +42,26 @@ class View:
         return f"{self.side}-{self.share:.2f}-{self.symmetry}{drawn}"
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How images become a head's features: views beside each other, depths of the network, principal components."""
+
+    views: tuple[View, ...]
+    depths: tuple[str, ...]
+    components: int
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """The view and depth [d] that each feature belongs to, as numbers."""
+        sizes = [2 * size for depth, size in pretrained.DEPTHS.items() if depth in self.depths] * len(self.views)
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+    def features(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Features [n, d] of the encoded views [n, 6246] each, in the order of `views`."""
+        columns = pretrained.depth_columns(self.depths)
+        return np.concatenate([view[:, columns] for view in views], axis=1)
+
+
 def encode(cohort: Cohort, cache_folder: str | Path, view: View, batch: int = 16) -> np.ndarray:
     """Features float16 [n, 6246] (`pretrained.depth_features`) of one view of every image of `cohort`.
 

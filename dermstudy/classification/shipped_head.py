@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dermstudy import pretrained
-from dermstudy.classification.encoding import View, encoded_now
+from dermstudy.classification.encoding import Settings, View, encoded_now
 from dermstudy.classification.frozen_features import Basis, Head, signed_root
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
@@ -24,26 +23,6 @@ from dermstudy.files import InputError, atomic_path
 WEIGHTS = "weights/classifier/head.safetensors"
 PICTURES = (".jpg", ".jpeg", ".png")
 PRIORS = ("even", "ham10000")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How images become a head's features: views beside each other, depths of the network, principal components."""
-
-    views: tuple[View, ...]
-    depths: tuple[str, ...]
-    components: int
-
-    @property
-    def blocks(self) -> np.ndarray:
-        """The view and depth [d] that each feature belongs to, as numbers."""
-        sizes = [2 * size for depth, size in pretrained.DEPTHS.items() if depth in self.depths] * len(self.views)
-        return np.repeat(np.arange(len(sizes)), sizes)
-
-    def features(self, views: Sequence[np.ndarray]) -> np.ndarray:
-        """Features [n, d] of the encoded views [n, 6246] each, in the order of `views`."""
-        columns = pretrained.depth_columns(self.depths)
-        return np.concatenate([view[:, columns] for view in views], axis=1)
 
 
 @dataclass(frozen=True)

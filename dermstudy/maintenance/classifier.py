@@ -20,9 +20,9 @@ import pandas as pd
 
 from dermstudy import pretrained, workspace
 from dermstudy.classification import encoding, feature_sets, frozen_features, shipped_head
-from dermstudy.classification.encoding import View
+from dermstudy.classification.encoded_trial import encoded_trial
+from dermstudy.classification.encoding import Settings, View
 from dermstudy.classification.frozen_features import Encoded, Trial
-from dermstudy.classification.shipped_head import Settings
 from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
@@ -87,18 +87,11 @@ def open_data(folder: str | Path) -> Cohort:
     return cohort
 
 
-def trial_of(cohort: Cohort, cache: Path, settings: Settings) -> Trial:
-    """The originals and their features, for training sets without synthetic images."""
-    features = settings.features([encoding.encode(cohort, cache, view) for view in settings.views])
-    encoded = Encoded({feature_sets.ORIGINALS: features})
-    return Trial(cohort.frame, encoded, {}, settings.components, blocks=settings.blocks)
-
-
 def choose(cohort: Cohort, cache: Path) -> pd.DataFrame:
     """Each candidate with each penalty on validation lesions: settings, penalty, balanced_log_loss, macro_auc, chosen."""
     tables = []
     for name, settings in CANDIDATES.items():
-        trial = trial_of(cohort, cache, settings)
+        trial = encoded_trial(cohort, {}, settings, cache)
         kept = (trial.originals["split"] != "test").to_numpy()
         features = {pool: values[kept] for pool, values in trial.encoded.features.items()}
         originals = trial.originals[kept].reset_index(drop=True)
@@ -110,7 +103,7 @@ def choose(cohort: Cohort, cache: Path) -> pd.DataFrame:
 
 def ship(cohort: Cohort, cache: Path, out: Path, settings: Settings) -> None:
     """Fit the shipped head on training lesions as they are; score it and the control's runs on test lesions."""
-    trial, space = trial_of(cohort, cache, settings), Workspace(out)
+    trial, space = encoded_trial(cohort, {}, settings, cache), Workspace(out)
     started = time.monotonic()
     runs, penalties = frozen_features.run_trial(trial, CONTROL, range(SEEDS))
     print(f"{len(runs.runs)} runs in {time.monotonic() - started:.0f} seconds", flush=True)
