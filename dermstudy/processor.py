@@ -18,6 +18,16 @@ def instruction_set() -> str:
     return next((name for flag, name in BY_FLAG.items() if flag in flags), platform.machine())
 
 
+@cache
+def described() -> str:
+    """System, kind and number of cores, and the processor's own name: "Linux x86_64, 2 cores of AMD EPYC"."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    of = f" of {' '.join(name.split())}" if name else ""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{of}"
+
+
 def bf16_products() -> bool:
     """Whether the processor multiplies bf16 numbers itself; where it does not, fp32 is 50 times as fast."""
     return instruction_set() in ("AMX", "AVX-512 bf16")

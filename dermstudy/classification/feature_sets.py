@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dermstudy.classification import protocol
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
 
 ORIGINALS, WHOLE, SECOND, OWN = "originals", "generator", "second generator", "subset generator"  # pools of images
 NATURAL, BALANCED, RARE_ONLY = "natural", "balanced", "rare only"  # the shares of what is added
-RARE = ("akiec", "bcc", "df", "vasc")  # each has less than a tenth of the nevi's training images
+RARE = protocol.RARE
 LOSSES = ("plain", "class weights", "logit adjustment")
 
 
@@ -42,23 +43,23 @@ class Recipe:
 
 
 TRAINING_SETS = {
-    "all originals": Recipe(),
-    "all originals + synthetic, dose 0.5": Recipe(WHOLE, 0.5),
-    "all originals + synthetic, dose 1": Recipe(WHOLE),
-    "all originals + synthetic, dose 2": Recipe(WHOLE, 2.0),
-    "all originals + balanced synthetic, dose 1": Recipe(WHOLE, shares=BALANCED),
-    "all originals + synthetic of rare entities, dose 1": Recipe(WHOLE, shares=RARE_ONLY),
-    "all originals + synthetic of the second generator, dose 1": Recipe(SECOND),
-    "all originals + repeated originals, dose 1": Recipe(ORIGINALS),
-    "all originals + balanced repeated originals, dose 1": Recipe(ORIGINALS, shares=BALANCED),
-    "oversampling": Recipe(oversampled=True),
-    "class weights": Recipe(loss=LOSSES[1]),
-    "logit adjustment": Recipe(loss=LOSSES[2]),
-    "stronger augmentation": Recipe(augmented=True),
-    "synthetic only": Recipe(WHOLE, originals=False),
-    "30 % subset": Recipe(subset=True),
-    "30 % subset + synthetic of its own generator, dose 1": Recipe(OWN, subset=True),
-    "30 % subset + synthetic of the generator that saw all, dose 1": Recipe(WHOLE, subset=True),
+    protocol.ORIGINALS: Recipe(),
+    protocol.HALF: Recipe(WHOLE, 0.5),
+    protocol.ONCE: Recipe(WHOLE),
+    protocol.TWICE: Recipe(WHOLE, 2.0),
+    protocol.BALANCED: Recipe(WHOLE, shares=BALANCED),
+    protocol.RARE_ONLY: Recipe(WHOLE, shares=RARE_ONLY),
+    protocol.SECOND: Recipe(SECOND),
+    protocol.REPEATED: Recipe(ORIGINALS),
+    protocol.REPEATED_BALANCED: Recipe(ORIGINALS, shares=BALANCED),
+    protocol.OVERSAMPLING: Recipe(oversampled=True),
+    protocol.CLASS_WEIGHTS: Recipe(loss=LOSSES[1]),
+    protocol.LOGIT_ADJUSTMENT: Recipe(loss=LOSSES[2]),
+    protocol.STRONGER: Recipe(augmented=True),
+    protocol.SYNTHETIC_ONLY: Recipe(WHOLE, originals=False),
+    protocol.SUBSET: Recipe(subset=True),
+    protocol.SUBSET_OWN: Recipe(OWN, subset=True),
+    protocol.SUBSET_BORROWED: Recipe(WHOLE, subset=True),
 }
 
 

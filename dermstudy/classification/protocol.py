@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Networks, and how many seeds each is trained with. A seed resamples training lesions; the same seed draws the same ones
-# for every training set, so that two training sets are compared seed by seed.
+# Networks, and how many seeds each is trained with. A seed of the frozen features weighs training
+# lesions, alike for every training set of the same lesions, so that two training sets are compared seed by seed.
 FROZEN, TUNED, KERAS = "frozen features", "fine-tuned", "Keras CNN"
 SEEDS = {FROZEN: 20, TUNED: 5, KERAS: 5}
 

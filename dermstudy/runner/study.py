@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dermstudy.files import InputError, sha256_text, write_text
-from dermstudy.processor import instruction_set
+from dermstudy.processor import described, instruction_set
 from dermstudy.runner.executed import cleaned
 from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
@@ -273,7 +273,7 @@ def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) 
         "processor": instruction_set(),
         "data_hash": _data_hash(space),
         "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "platform": described(),
         "packages": versions(),
         "notebooks": {
             stem: {name: value for name, value in known.items() if name not in ("tables", "figures", "data_hash")}
