@@ -56,6 +56,21 @@ def test_tempered_components_keep_their_order_and_span_the_root():
     assert np.allclose(spread / spread[0], np.sqrt([1, 0.1, 0.01])) and np.isclose((spread**2).mean(), 1)
 
 
+def test_plain_scaling_is_one_number_of_unit_mean_variance(pictures):
+    residual = np.cov(folded.fold(_residual(pictures), 2).transpose(0, 1).flatten(1).numpy())
+    scale = long_training.scale_of(pictures, UPSAMPLER, "plain")
+    mix = np.array(scale["mix"])
+    assert np.allclose(mix, np.eye(12) * mix[0, 0]) and np.allclose(mix @ scale["unmix"], np.eye(12), atol=1e-4)
+    assert np.diag(mix @ residual @ mix.T).mean() == pytest.approx(1, rel=0.05)
+
+
+def _residual(pictures) -> torch.Tensor:
+    small, large = (
+        torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (pictures.small, pictures.large)
+    )
+    return large - folded.enlarge_bicubic(small, 4)
+
+
 def test_the_target_is_what_gives_the_clean_data_back():
     """Equation 7 of Karras et al. with unit data variance, against its literal form."""
     generator = torch.Generator().manual_seed(0)

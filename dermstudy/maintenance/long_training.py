@@ -62,6 +62,9 @@ class Recipe:
     caption_dropout: float = 0.1
     gradient_clip: float = 1.0
     crop: int = 0  # side of the crops; 0 trains on whole images
+    scaling: str = (
+        "tempered"  # of an upsampler's residual: its components evened out in part, or "plain", one scale for all
+    )
     limit: int = 0  # the first so many steps alone, of the same schedule; 0 for all
     seed: int = 0
 
@@ -181,10 +184,14 @@ def residual_covariance(pictures: Pictures, fold_by: int, count: int = 512) -> n
     return total
 
 
-def scale_of(pictures: Pictures, preset: FoldedPreset) -> dict[str, list]:
+def scale_of(pictures: Pictures, preset: FoldedPreset, scaling: str = "tempered") -> dict[str, list]:
     """The numbers of folded.FoldedPixels: mean and spread of the colours, or the map of residual components and back."""
     if preset.low_side:
-        names, values = ("mix", "unmix"), tempered(residual_covariance(pictures, preset.fold))
+        covariance = residual_covariance(pictures, preset.fold)
+        even = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+        names = "mix", "unmix"
+        # Components that are as large as each other are all divided by the same number.
+        values = tempered(covariance if scaling == "tempered" else even)
     else:
         names, values = ("mean", "spread"), pictures.colour
     scale = dict(zip(names, values, strict=True))
@@ -306,7 +313,7 @@ class Run:
 def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path | None = None, minutes: float = 5):
     """Train until the sitting's last step; a line of the log and a saved state every `minutes`."""
     preset = FOLDED_PRESETS[recipe.preset]
-    scale = scale_of(pictures, preset)
+    scale = scale_of(pictures, preset, recipe.scaling)
     if preset.low_side:
         pictures = padded(pictures)
     own = Run(folder, recipe, tokenizer, scale, start)
@@ -366,6 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--decay-share", type=float, default=0.4)
     parser.add_argument("--crop", type=int, default=0)
+    parser.add_argument(
+        "--scaling", choices=("tempered", "plain"), default="tempered", help="of an upsampler's residual"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -376,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side))
         recipe = Recipe(
             options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
-            decay_share=options.decay_share, limit=options.limit, seed=options.seed,
+            decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,
         )  # fmt: skip
         tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
         write_text(
