@@ -28,9 +28,14 @@ def test_the_table_reads_what_the_notebooks_wrote():
     assert float(gain["the paper"]) == pytest.approx(printed, abs=5e-3)
     network = found.loc["The paper's network on both: accuracy"]
     assert network["the paper"] == "0.86" and "always nevus" in network["audited"]
-    shares = pd.read_csv(DEMO.tables / "ablation_summary.csv").set_index(["model", "protocol", "arm", "metric"])
+    assert not any("residual" in question for question in found.index)  # the demo leaves the second network out
+
+
+def test_a_second_network_has_rows_of_its_own():
+    run = workspace.Workspace(ROOT / "results" / "ham10000")
+    shares = pd.read_csv(run.tables / "ablation_summary.csv").set_index(["model", "protocol", "arm", "metric"])
     every = shares.loc["residual network", "audited", "all originals", "accuracy"]
-    stronger = found.loc["A residual network on all originals: accuracy"]
+    stronger = findings.table(run).set_index("question").loc["A residual network on all originals: accuracy"]
     assert stronger["the paper"] == "0.65" and stronger["audited"].startswith(f"{every['mean']:.2f} (")
 
 
