@@ -49,6 +49,8 @@ def test_sides_share_no_lesion_and_deal_entities_evenly(cohort):
     parts = cascade.sides(cohort, 14)
     assert set(parts.enlarged.frame["group"]).isdisjoint(parts.compared.frame["group"])
     assert parts.enlarged.frame["dx"].value_counts().eq(2).all() and len(parts.compared) >= 14
+    shares = parts.compared.frame["dx"].value_counts()
+    assert shares.max() == shares.min() and len(shares) == 7
     again = cascade.sides(cohort, 14)
     assert list(again.enlarged.frame["image_id"]) == list(parts.enlarged.frame["image_id"])
     few = cohort.frame.groupby("group").head(1).groupby("dx").head(2)

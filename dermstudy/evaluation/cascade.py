@@ -32,9 +32,10 @@ class Sides:
 
 
 def sides(cohort: dataset.Cohort, count: int, seed: int = 0) -> Sides:
-    """`count` images of `cohort`, an even number an entity as far as it has lesions, against those of all other lesions.
+    """`count` images of `cohort`, an even number an entity as far as it has lesions, against images of other lesions.
 
-    A third of each entity's lesions at most is enlarged. InputError where an entity has fewer than three lesions.
+    A third of each entity's lesions at most is enlarged. Both sides have the same shares of the entities: else a distance
+    between real images would be one between their diagnoses. InputError where an entity has fewer than three lesions.
     """
     random, chosen = np.random.default_rng(seed), []
     each = -(-count // cohort.frame["dx"].nunique())
@@ -48,7 +49,13 @@ def sides(cohort: dataset.Cohort, count: int, seed: int = 0) -> Sides:
         order = rows.groupby("group").cumcount().sort_values(kind="stable").index
         chosen.append(rows.loc[order[:each]])
     taken = pd.concat(chosen)
-    others = cohort.frame[~cohort.frame["group"].isin(taken["group"])]
+    left = cohort.frame[~cohort.frame["group"].isin(taken["group"])]
+    shares = taken["dx"].value_counts()
+    times = (left["dx"].value_counts() / shares).min()
+    others = pd.concat(
+        own.sample(int(times * shares[code]), random_state=np.random.default_rng([seed, place]))
+        for place, (code, own) in enumerate(left.groupby("dx"))
+    )
     return Sides(cohort.select(image_id=taken["image_id"]), cohort.select(image_id=others["image_id"]))
 
 
