@@ -259,3 +259,17 @@ def test_averaged_weights_become_a_pipeline_that_predicts_the_same(pictures, tok
         said = finetune.Denoiser(pipeline.unet, pipeline.text_encoder)(entered, folded.time_of(data.sigma), ids, mask)
     assert torch.allclose(said, -expected, atol=1e-5) and expected.abs().max() > 1e-3
     assert torch.allclose(pipeline.pixels.mix, torch.tensor(scale["mix"]))
+
+
+def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
+    (tmp_path / "text.safetensors").write_text("no weights")
+    arguments = [str(tmp_path / "text.safetensors"), str(tmp_path / "out")]
+    assert folded_weights.main(arguments) == 2 and not (tmp_path / "out").exists()
+    assert "text.safetensors is no file of averaged weights" in capsys.readouterr().err
+    assert (
+        long_training.main(
+            ["mini-base", str(tmp_path), "--data", str(tmp_path / "none"), "--split", "x", "--steps", "1"]
+        )
+        == 2
+    )
+    assert capsys.readouterr().err.count("\n") == 1

@@ -37,6 +37,15 @@ def test_committed_notebooks_are_those_of_the_manifest(folder):
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_runs_wrote_into_their_own_folder(folder):
+    """A run with --results elsewhere would carry a path of the machine that made it."""
+    for notebook in folder.glob("*.ipynb"):
+        cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+        (injected,) = [source for source in cells if source.startswith("# Parameters")]
+        assert f'RESULTS = "results/{folder.name}"' in injected, notebook.name
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
 def test_every_commit_of_the_manifest_is_in_the_history(folder):
     """What older code made is proven there: `dermstudy verify --at-commit` runs it."""
     commits = commits_of(json.loads((folder / "manifest.json").read_text()))

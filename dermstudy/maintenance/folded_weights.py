@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import GPT2Tokenizer
 
 from dermstudy.diffusion import glide
 from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.files import InputError, atomic_path
+from dermstudy.maintenance.commands import answered
 
 
 def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):
@@ -28,7 +29,7 @@ def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):
         with safe_open(path, "pt") as stream:
             notes = json.loads((stream.metadata() or {})["dermstudy"])
         tensors = load_file(path)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no file of averaged weights of a long training") from error
     pipeline = glide.build(FOLDED_PRESETS[notes["recipe"]["preset"]], tokenizer)
     for name in ("conv_out.weight", "conv_out.bias"):
@@ -60,13 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the pipeline's folder")
     parser.add_argument("--tokenizer", default="weights/glide-mini/base/tokenizer")
     options = parser.parse_args(arguments)
-    try:
-        tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-        print(save_half(pipeline_from(options.average, tokenizer), options.folder))
-    except InputError as error:
-        print(f"dermstudy: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    print(save_half(pipeline_from(options.average, tokenizer), options.folder))
 
 
 if __name__ == "__main__":

@@ -367,14 +367,11 @@ def _apart(case: str, side: str, batch: int, repeats: int) -> dict[str, float]:
 def _machine() -> str:
     import torch
 
+    from dermstudy.processor import described
+
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return f"{names[0] if names else 'processor'}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{described()}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from dermstudy.diffusion.folded import (
 )
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
+from dermstudy.maintenance.commands import answered
 from dermstudy.processor import bf16_products
 
 CAPTION_VARIANTS = 8  # templates an image is captioned by
@@ -381,23 +382,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        cohort = training_cohort(options.data, options.split)
-        pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side))
-        recipe = Recipe(
-            options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
-            decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,
-        )  # fmt: skip
-        tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-        write_text(
-            options.folder / "inputs.json",
-            json.dumps({"data_hash": cohort.data_hash, "split": sha256_file(options.split)}),
-        )
-        run(options.folder, recipe, pictures, tokenizer, options.start)
-    except InputError as error:
-        print(f"dermstudy: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    cohort = training_cohort(options.data, options.split)
+    pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side))
+    recipe = Recipe(
+        options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
+        decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,
+    )  # fmt: skip
+    tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    write_text(
+        options.folder / "inputs.json",
+        json.dumps({"data_hash": cohort.data_hash, "split": sha256_file(options.split)}),
+    )
+    run(options.folder, recipe, pictures, tokenizer, options.start)
 
 
 if __name__ == "__main__":

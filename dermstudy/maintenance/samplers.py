@@ -24,9 +24,10 @@ from dermstudy.data import dataset
 from dermstudy.diffusion import glide, sample, schedules
 from dermstudy.diffusion.identity import identity
 from dermstudy.evaluation import encoders, metrics, reference_classifier
-from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
+from dermstudy.files import atomic_path, code_hash, sha256_text
 from dermstudy.intervals import quantiles
 from dermstudy.maintenance import packing
+from dermstudy.maintenance.commands import answered
 from dermstudy.runner import study
 
 STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
@@ -239,19 +240,18 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (samplers, pack):
         command.add_argument("--results", default="results/ham10000", help="default results/ham10000")
     options = parser.parse_args(arguments)
-    try:
-        space = workspace.open_workspace(options.results)
-        with study.locked(space):
-            if options.command == "samplers":
-                choose_samplers(
-                    space, options.count, options.reference_steps, options.scale, options.ancestral, options.precision
-                )
-            else:
-                packing.pack(space, Path(options.out))
-    except InputError as error:
-        print(f"dermstudy: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    space = workspace.open_workspace(options.results)
+    with study.locked(space):
+        if options.command == "samplers":
+            choose_samplers(
+                space, options.count, options.reference_steps, options.scale, options.ancestral, options.precision
+            )
+        else:
+            packing.pack(space, Path(options.out))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.diffusion import sample, schedules
 from dermstudy.diffusion.glide import GlideUpsamplePipeline
 from dermstudy.evaluation import cascade, encoders
-from dermstudy.files import InputError, atomic_path
+from dermstudy.files import atomic_path
+from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.folded_weights import pipeline_from
 
 
@@ -96,26 +97,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        parts = cascade.sides(validation_cohort(options.data, options.split), options.count)
-        tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-        for path in options.averages:
-            began, pipeline = time.monotonic(), opened(path, tokenizer)
-            upsamples = isinstance(pipeline, GlideUpsamplePipeline)
-            steps = options.steps or (10 if upsamples else 25)
-            table = stage_table(pipeline, parts, steps, options.scale, tuple(options.interval))
-            for row in table.assign(average=path.stem, steps=steps).to_dict("records"):
-                print(json.dumps(row | {"seconds": round(time.monotonic() - began)}), flush=True)
-            if options.images and not upsamples:
-                with atomic_path(options.images) as temporary, open(temporary, "wb") as stream:
-                    np.save(
-                        stream,
-                        painted(pipeline, parts.enlarged.frame.head(28), steps, options.scale, tuple(options.interval)),
-                    )
-    except InputError as error:
-        print(f"dermstudy: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    parts = cascade.sides(validation_cohort(options.data, options.split), options.count)
+    tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    for path in options.averages:
+        began, pipeline = time.monotonic(), opened(path, tokenizer)
+        upsamples = isinstance(pipeline, GlideUpsamplePipeline)
+        steps = options.steps or (10 if upsamples else 25)
+        table = stage_table(pipeline, parts, steps, options.scale, tuple(options.interval))
+        for row in table.assign(average=path.stem, steps=steps).to_dict("records"):
+            print(json.dumps(row | {"seconds": round(time.monotonic() - began)}), flush=True)
+        if options.images and not upsamples:
+            with atomic_path(options.images) as temporary, open(temporary, "wb") as stream:
+                np.save(
+                    stream,
+                    painted(pipeline, parts.enlarged.frame.head(28), steps, options.scale, tuple(options.interval)),
+                )
 
 
 if __name__ == "__main__":
