@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pandas as pd
 from accelerate import PartialState
 from PIL import Image
 
+from dermstudy.data.storage import PNG, Storage
+from dermstudy.diffusion import glide, schedules
 from dermstudy.diffusion.identity import identity
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text, write_text
 
@@ -60,6 +63,16 @@ def choose_originals(
     return frame.sample(count, random_state=seed).sort_values("image_id")
 
 
+def stages(base_folder: str | Path, upsampler_folder: str | Path, sampler: str, precision: str = "fp32"):
+    """Both pipelines from their folders, ready to sample: the solver `sampler`, the precision of the arithmetic."""
+    base = glide.load(base_folder)
+    upsampler = glide.load(upsampler_folder, glide.GlideUpsamplePipeline)
+    for pipeline in (base, upsampler):
+        pipeline.scheduler = schedules.sampler_from(pipeline.scheduler, sampler)
+        glide.cast(pipeline, precision)
+    return base, upsampler
+
+
 def seeds_for(image_ids: pd.Series, seed: int) -> list[int]:
     """One 32-bit seed an image, from the study's seed and the original's name: the same in any subset or order."""
     return [int(sha256_text(f"{seed} {image_id}")[:8], 16) for image_id in image_ids]
@@ -76,10 +89,12 @@ def synthesise(
     upsample_steps: int | str,
     batch: int = 16,
     recipe: str = "",
+    storage: Storage = PNG,
 ) -> Path:
     """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
 
-    Each image is a PNG at the upsampler's side with its caption as a text file beside it, and a line of index.csv.
+    Each image is a file at the upsampler's side, stored as `storage` says, with its caption as a text file beside it, and a
+    line of index.csv.
     A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `recipe` and this
     code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `torchrun` the
     processes share the images. Prints a line a batch.
@@ -89,7 +104,8 @@ def synthesise(
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
     made_by = [code_hash(sys.modules[__name__]), *(identity(pipeline) for pipeline in (base, upsampler)), recipe]
     shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
-    settings = sha256_text(json.dumps([*made_by, seed, guidance_scale, base_steps, upsample_steps, shown], default=str))
+    asked = [*made_by, seed, guidance_scale, base_steps, upsample_steps, asdict(storage), shown]
+    settings = sha256_text(json.dumps(asked, default=str))
     if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:
         print(f"{len(names)} of {len(names)} images are there, from the same models and settings")
         return folder
@@ -103,7 +119,7 @@ def synthesise(
         {
             "image_id": [f"synthetic_{name}" for name in names],
             "dx": originals["dx"].to_numpy(),
-            "file": [f"synthetic_{name}.png" for name in names],
+            "file": [f"synthetic_{name}{storage.suffix}" for name in names],
             "caption": originals["caption"].to_numpy(),
             "source_image_id": originals["image_id"].to_numpy(),
             "seed": seeds_for(names, seed),
@@ -111,7 +127,7 @@ def synthesise(
         columns=COLUMNS,
     )
     own = index.iloc[processes.process_index :: processes.num_processes]
-    _paint(base, upsampler, own, part, guidance_scale, base_steps, upsample_steps, batch)
+    _paint(base, upsampler, own, part, guidance_scale, base_steps, upsample_steps, batch, storage)
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_text(part / MADE_BY, settings)
@@ -121,8 +137,9 @@ def synthesise(
 
 
 def _paint(
-    base, upsampler, rows: pd.DataFrame, part: Path, guidance_scale: float, base_steps, upsample_steps, batch: int
-) -> None:
+    base, upsampler, rows: pd.DataFrame, part: Path, guidance_scale: float, base_steps, upsample_steps, batch: int,
+    storage: Storage,
+) -> None:  # fmt: skip
     """Those images of `rows` that `part` lacks, with their captions."""
     missing = rows[[not (part / file).is_file() for file in rows["file"]]]
     for pipeline in (base, upsampler):
@@ -135,8 +152,7 @@ def _paint(
         large = enlarged(upsampler, small, captions, seeds, upsample_steps)
         for image, row in zip(large, some.itertuples(), strict=True):
             write_text(part / f"{row.image_id}.txt", row.caption + "\n")
-            with atomic_path(part / row.file) as path:
-                Image.fromarray(image).save(path, format="PNG")
+            storage.save(image, part / row.file)
         done += len(some)
         seconds = time.monotonic() - started
         print(f"{len(rows) - len(missing) + done} of {len(rows)} images, {done / seconds:.2f} a second", flush=True)
