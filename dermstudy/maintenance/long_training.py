@@ -207,6 +207,11 @@ def padded(pictures: Pictures) -> Pictures:
 # The run
 
 
+def memory_format() -> torch.memory_format:
+    """Of images and convolutions: channels last where bf16 products are fast, else as they come (a fifth faster there)."""
+    return torch.channels_last if bf16_products() else torch.contiguous_format
+
+
 class Run:
     """Networks, optimizer, averages and log of one model, in a folder of its own."""
 
@@ -216,7 +221,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         preset = self.preset
         text = text_encoder_from(preset, len(tokenizer))
-        self.model = FoldedDenoiser(folded_unet(preset), text).to(memory_format=torch.channels_last)
+        self.model = FoldedDenoiser(folded_unet(preset), text).to(memory_format=memory_format())
         self.tokenizer, self.step, self.log = tokenizer, 0, []
         if start is not None:
             self.model.load_state_dict({k: v.float() for k, v in load_file(start).items()})
@@ -246,7 +251,7 @@ class Run:
             group["lr"] = self.learning_rate()
         noisy = data.clean + data.sigma.view(-1, 1, 1, 1) * data.noise
         target = training_target(data.clean, noisy, data.sigma)
-        to = dict(memory_format=torch.channels_last)
+        to = dict(memory_format=memory_format())
         condition = None if data.condition is None else data.condition.contiguous(**to)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_products()):
             predicted = self.model(noisy.contiguous(**to), data.sigma, ids, mask, condition)
