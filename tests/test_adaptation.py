@@ -1,4 +1,4 @@
-"""Adapting to unseen entities: fair draws of training images, honest arms, measures worked out by hand."""
+"""Adapting to unseen entities: fair draws of training images, honest sets, measures worked out by hand."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_repainting_changes_the_disc_and_nothing_else(model, cohort):
 def test_arms_are_tested_on_real_test_lesions(cohort, few, tmp_path):
     images = {code: np.full((3, 64, 64, 3), 90, np.uint8) for code in PAIR}
     made = downstream.as_cohort(images, tmp_path / "painted")
-    arms = downstream.downstream_sets(cohort, few, made)
-    assert tuple(arms) == downstream.DOWNSTREAM
-    for name, arm in arms.items():
-        test = arm.rows("test")
+    sets = downstream.downstream_sets(cohort, few, made)
+    assert tuple(sets) == downstream.DOWNSTREAM
+    for name, chosen in sets.items():
+        test = chosen.rows("test")
         assert set(test["dx"]) == set(PAIR) and set(test["split"]) == {"test"}
-        kinds = set(arm.rows("train")["kind"])
+        kinds = set(chosen.rows("train")["kind"])
         assert kinds == {"real": {"original"}, "synthetic only": {"synthetic"}}.get(name, {"original", "synthetic"})
-        assert not set(arm.rows("train")["group"]) & set(test["group"])
+        assert not set(chosen.rows("train")["group"]) & set(test["group"])
 
 
 def test_the_area_of_a_pair_by_hand():

@@ -35,11 +35,11 @@ def test_table_1_overall_is_the_unweighted_mean():
 
 
 def test_tables_2_and_3_share_the_combined_arm_and_their_averages():
-    for arm in paper.ARMS:
-        rows, summary = paper.by_class(arm), paper.summary(arm)
+    for name in paper.TRAINING_SETS:
+        rows, summary = paper.by_class(name), paper.summary(name)
         assert abs(rows["f1"].mean() - summary["macro f1"]) <= 0.01
         harmonic = 2 * rows["precision"] * rows["recall"] / (rows["precision"] + rows["recall"])
-        assert (harmonic - rows["f1"]).abs().max() <= 0.011, arm
+        assert (harmonic - rows["f1"]).abs().max() <= 0.011, name
     assert list(paper.table_3().index) == list(CODES)
 
 
@@ -68,3 +68,10 @@ def test_share_bounds_hold_every_share_that_prints_the_table():
     assert fits.sum() > 100
     assert (shares[fits].min(axis=0) >= bounds["low"].to_numpy() - 1e-9).all()
     assert (shares[fits].max(axis=0) <= bounds["high"].to_numpy() + 1e-9).all()
+
+
+def test_printed_psnr_follows_from_printed_mse_by_a_peak_of_255():
+    table = arithmetic.psnr_columns()
+    assert list(table.index) == list(CODES)
+    assert (table["peak 255, unit errors"] - table["true PSNR"]).round(2).eq(48.13).all()
+    assert (table["printed"] - table["peak 255, unit errors"]).between(0, 1.2).all()

@@ -1,4 +1,4 @@
-"""The paper's network: its layers, arms that keep their promises, seeds, early stopping, clustered intervals."""
+"""The paper's network: its layers, training sets that keep their promises, seeds, early stopping, clustered intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from dermstudy import intervals
-from dermstudy.classification import networks, scores, training, training_sets
+from dermstudy.classification import feature_sets, networks, protocol, scores, training, training_sets
 from dermstudy.classification.pixels import Pixels
 from dermstudy.data import dataset, splits
 from dermstudy.entities import CODES
@@ -22,12 +22,24 @@ SMALL = networks.ClassifierConfig(side=32, filters=(4, 8, 8), epochs=2)
 
 
 @pytest.fixture(scope="module")
+def cohort(cohort):
+    return replace(cohort, frame=cohort.frame.assign(subset=splits.nested_subset(cohort.frame, 0)))
+
+
+@pytest.fixture(scope="module")
 def synthetic(cohort):
-    """Six images an entity of the phantom itself, in the place of synthetic ones."""
-    chosen = cohort.frame.groupby("dx").head(6)
-    frame = chosen.assign(source_image_id=chosen["image_id"], image_id="synthetic_" + chosen["image_id"])
+    """Every image of the phantom itself, in the place of a synthetic one."""
+    return in_place_of_synthetic(cohort.frame, cohort.root)
+
+
+def in_place_of_synthetic(frame, root):
+    made = frame.assign(source_image_id=frame["image_id"], image_id="synthetic_" + frame["image_id"])
     columns = ["image_id", "dx", "file", "caption", "source_image_id"]
-    return dataset.Cohort("synthetic", cohort.root, frame[columns].reset_index(drop=True), "s")
+    return dataset.Cohort("synthetic", root, made[columns].reset_index(drop=True), "s")
+
+
+def audited(name, cohort, synthetic):
+    return training_sets.audited_set(name, cohort, {feature_sets.WHOLE: synthetic})
 
 
 def test_the_network_of_section_2_4():
@@ -50,14 +62,26 @@ def test_labels_are_fixed_by_name():
     assert list(scores.report(predictions).index) == [*CODES, "accuracy", "macro avg", "weighted avg"]
 
 
-@pytest.mark.parametrize("arm", training_sets.ARMS)
-def test_audited_arms_keep_lesions_and_synthetic_images_apart(cohort, synthetic, arm):
-    made = training_sets.make_training_set("audited", arm, cohort, synthetic, 0)
+@pytest.mark.parametrize("name", protocol.TRAINING_SETS[protocol.KERAS])
+def test_audited_sets_keep_lesions_and_synthetic_images_apart(cohort, synthetic, name):
+    made = audited(name, cohort, synthetic)
     test = made.rows("test")
-    assert test["kind"].eq("original").all() and test["split"].eq("test").all()
-    for part in ("train", "fit_until"):
-        assert not set(made.rows(part)["group"]) & set(test["group"])
-    assert set(made.rows("train")["kind"]) == {"combined": {"original", "synthetic"}}.get(arm, {arm})
+    assert test["kind"].eq("original").all() and set(test["split"]) == {"validation", "test"}
+    assert not set(made.rows("train")["group"]) & set(test["group"])
+    assert made.rows("fit_until")["split"].eq("validation").all()
+    kinds = {"original", "synthetic"} if name == protocol.ONCE else {"original"}
+    assert set(made.rows("train")["kind"]) == kinds
+
+
+def test_dose_1_repeated_and_longer_training_have_the_same_images_an_epoch(cohort, synthetic):
+    once, twice, longer = (
+        audited(name, cohort, synthetic) for name in (protocol.ONCE, protocol.REPEATED, protocol.LONGER)
+    )
+    counts = once.rows("train")["dx"].value_counts()
+    pd.testing.assert_series_equal(counts, twice.rows("train")["dx"].value_counts(), check_like=True)
+    assert twice.rows("train")["image_id"].value_counts().eq(2).all()
+    assert longer.changes == {"images_per_epoch": counts.sum()}
+    assert len(longer.rows("train")) == counts.sum() / 2
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,33 +93,34 @@ def test_no_lesion_on_both_sides_of_any_audited_split(seed, most):
     frame = pd.DataFrame(rows, columns=["dx", "lesion_id", "image_id"]).assign(file="", caption="")
     frame["group"] = frame["lesion_id"]
     frame["split"] = splits.lesion_split(frame, seed, minimum_test_lesions=2)
+    frame["subset"] = splits.nested_subset(frame, seed)
     originals = dataset.Cohort("random", None, frame, "")
     fakes = frame.assign(source_image_id=frame["image_id"], image_id="s" + frame["image_id"])
     made = dataset.Cohort("synthetic", None, fakes[["image_id", "dx", "file", "caption", "source_image_id"]], "")
-    for arm in training_sets.ARMS:
-        parts = {part: set(training_sets.make_training_set("audited", arm, originals, made, seed).rows(part)["group"])
-                 for part in ("train", "fit_until", "test")}  # fmt: skip
+    for name in protocol.TRAINING_SETS[protocol.KERAS]:
+        chosen = audited(name, originals, made)
+        parts = {part: set(chosen.rows(part)["group"]) for part in ("train", "fit_until", "test")}
         assert not parts["train"] & parts["test"] and not parts["train"] & parts["fit_until"]
 
 
-def test_the_published_arm_mixes_and_watches_its_test_set(cohort, synthetic):
-    arm = training_sets.make_training_set("as published", "combined", cohort, synthetic, 0)
-    assert arm.fit_until is arm.test and set(arm.rows("test")["kind"]) == {"original", "synthetic"}
-    sizes = len(arm.rows("train")), len(arm.rows("test"))
+def test_the_published_set_mixes_and_watches_its_test_set(cohort, synthetic):
+    chosen = training_sets.published_set("combined", cohort, synthetic, 0)
+    assert chosen.fit_until is chosen.test and set(chosen.rows("test")["kind"]) == {"original", "synthetic"}
+    sizes = len(chosen.rows("train")), len(chosen.rows("test"))
     assert sum(sizes) == len(cohort) + len(synthetic) and abs(sizes[1] / sum(sizes) - 0.2) < 0.01
-    assert not set(arm.rows("train")["image_id"]) & set(arm.rows("test")["image_id"])
+    assert not set(chosen.rows("train")["image_id"]) & set(chosen.rows("test")["image_id"])
 
 
 @pytest.mark.slow
 def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
-    arm = training_sets.make_training_set("audited", "original", cohort, synthetic, 0)
-    first = training.train_once(arm, SMALL, 0, tmp_path)
-    again = training.train(arm, SMALL, 0, lambda line: None)
-    other = training.train(arm, SMALL, 1, lambda line: None)
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+    first = training.train_once(chosen, SMALL, 0, tmp_path)
+    again = training.train(chosen, SMALL, 0, lambda line: None)
+    other = training.train(chosen, SMALL, 1, lambda line: None)
     columns = list(networks.encoded_codes())
     assert np.array_equal(first.predictions[columns].to_numpy(), again.predictions[columns].to_numpy())
     assert not np.allclose(first.predictions[columns], other.predictions[columns])
-    kept = training.train_once(arm, SMALL, 0, tmp_path)
+    kept = training.train_once(chosen, SMALL, 0, tmp_path)
     assert np.allclose(kept.predictions[columns], first.predictions[columns], atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "pixels") == [
         path.parent.name for path in tmp_path.glob("*/predictions.csv")
@@ -104,9 +129,9 @@ def test_same_seed_same_predictions_and_kept_runs(cohort, synthetic, tmp_path):
 
 def test_early_stopping_restores_the_best_weights(cohort, synthetic):
     """With a learning rate that throws the network about, the kept loss is the smallest, not the last."""
-    arm = training_sets.make_training_set("audited", "original", cohort, synthetic, 0)
-    arm = replace(arm, test=arm.fit_until)
-    result = training.train(arm, replace(SMALL, epochs=8, learning_rate=0.05, patience=2), 3, lambda line: None)
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+    chosen = replace(chosen, test=chosen.fit_until)
+    result = training.train(chosen, replace(SMALL, epochs=8, learning_rate=0.05, patience=2), 3, lambda line: None)
     rows = result.predictions
     probability = np.array([row[row["dx"]] for _, row in rows.iterrows()])
     watched = float(-np.log(np.clip(probability, 1e-7, 1)).mean())
@@ -150,10 +175,14 @@ def test_scores_and_floor_by_hand():
 
 def test_an_absent_entity_is_named(cohort, synthetic):
     without = cohort.select(dx=[code for code in CODES if code != "df"])
-    with pytest.raises(InputError, match="audited, original arm: no train image of dermatofibroma"):
-        training_sets.make_training_set("audited", "original", without, synthetic, 0)
-    with pytest.raises(InputError, match="unknown arm 'both'"):
-        training_sets.make_training_set("audited", "both", cohort, synthetic, 0)
+    with pytest.raises(InputError, match="all originals: no training image of dermatofibroma"):
+        audited(protocol.ORIGINALS, without, synthetic)
+    with pytest.raises(InputError, match="as published, original: no train image of dermatofibroma"):
+        training_sets.published_set("original", without, synthetic, 0)
+    with pytest.raises(InputError, match="unknown training set 'both' of the Keras CNN"):
+        audited("both", cohort, synthetic)
+    with pytest.raises(InputError, match="unknown training set 'both' as published"):
+        training_sets.published_set("both", cohort, synthetic, 0)
 
 
 def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path):
@@ -161,9 +190,9 @@ def test_one_corrupt_image_is_named_and_nothing_kept(cohort, synthetic, tmp_path
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 not an image")
     frame.loc[frame.index[frame["split"] == "train"][3], "file"] = str(bad)
-    arm = training_sets.make_training_set("audited", "original", replace(cohort, frame=frame), synthetic, 0)
+    chosen = audited(protocol.ORIGINALS, replace(cohort, frame=frame), synthetic)
     with pytest.raises(InputError, match="bad.jpg is not an image"):
-        training.train_once(arm, SMALL, 0, tmp_path / "runs")
+        training.train_once(chosen, SMALL, 0, tmp_path / "runs")
     assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file()] == []
 
 
@@ -174,15 +203,18 @@ def test_summary_and_primary_comparison():
         for code in CODES:
             frame[code] = (frame["answer"] == code).astype(float)
     right = [frame.assign(answer=frame["dx"]) for frame in frames]
-    protocols = {("audited", "original"): frames, ("audited", "combined"): right, ("as published", "combined"): right}
-    runs = {(*key, networks.PAPER): own for key, own in protocols.items()}
-    table = scores.summary(runs, 30, 0)
-    assert list(table.columns) == ["protocol", "arm", "model", "metric", "mean", "low", "high", "always_nevus", "paper"]
-    combined = table[table["arm"] == "combined"].set_index(["protocol", "metric"])
+    answers = {
+        ("audited", protocol.ORIGINALS): frames,
+        ("audited", "combined"): right,
+        ("as published", "combined"): right,
+    }
+    table = scores.summary(answers, 30, 0)
+    assert list(table.columns) == ["protocol", "training_set", "metric", "mean", "low", "high", "always_nevus", "paper"]
+    combined = table[table["training_set"] == "combined"].set_index(["protocol", "metric"])
     assert combined.loc[("audited", "accuracy"), "mean"] == 1.0 and combined.loc[("audited", "macro F1"), "mean"] == 1.0
     assert table["paper"].notna().sum() == 2 and combined.loc[("as published", "accuracy"), "paper"] == 0.86
-    every = scores.every_run({("audited", "original", networks.PAPER): frames}, [0, 1])
-    assert len(every) == 2 * (5 + 7) and set(every["seed"]) == {0, 1}
+    every = scores.every_run({("audited", protocol.ORIGINALS): frames}, [0, 1])
+    assert len(every) == 2 * (5 + 7) and set(every["seed"]) == {0, 1} and list(every.columns) == scores.RUN_COLUMNS
     primary = intervals.paired_difference(right, frames, scores.balanced_accuracy, 30, 0)
     by_hand = np.mean([1 - scores.balanced_accuracy(frame) for frame in frames])
     assert primary["difference"] == pytest.approx(by_hand) and primary["low"] > 0
@@ -216,37 +248,23 @@ def test_calibration_error_by_hand():
 def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
     steps = training_sets.ladder(cohort, synthetic, synthetic, 0)
     assert list(steps) == [name for name in training_sets.LADDER if name != training_sets.LADDER[1]]
-    ids = {name: {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
-           for name, arm in steps.items()}  # fmt: skip
+    ids = {name: {part: chosen.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
+           for name, chosen in steps.items()}  # fmt: skip
     apart, stopped, safe = (ids[name] for name in training_sets.LADDER[2:])
     assert apart["train"] == stopped["train"] and apart["test"] == stopped["test"] == apart["fit_until"]
     assert stopped["fit_until"] != apart["fit_until"] and stopped == safe
     assert steps[training_sets.LADDER[4]].rows("test")["kind"].eq("original").all()
-    originals = steps[training_sets.LADDER[2]].rows("train").query("kind == 'original'")
+    trained = [chosen.rows("train") for chosen in steps.values()]
+    for rows in trained:  # the same number of originals of each entity, the same synthetic images
+        assert rows.groupby(["kind", "dx"]).size().equals(trained[0].groupby(["kind", "dx"]).size())
+        made = rows["kind"] == "synthetic"
+        assert set(rows.loc[made, "image_id"]) == set(trained[0].loc[trained[0]["kind"] == "synthetic", "image_id"])
+    originals = trained[1].query("kind == 'original'")
     assert not set(originals["group"]) & set(steps[training_sets.LADDER[2]].rows("test")["group"])
     assert list(training_sets.ladder(cohort, synthetic, None, 0)) == [
         training_sets.LADDER[0],
         *training_sets.LADDER[2:4],
     ]
-
-
-def test_a_limit_leaves_the_tests_and_the_synthetic_images_alone(cohort, synthetic):
-    for name in (*training_sets.ARMS, "class weights", "ratio 1"):
-        whole, part = (
-            training_sets.make_training_set("audited", name, cohort, synthetic, 0, limit=limit) for limit in (0, 60)
-        )
-        assert whole.rows("test")["image_id"].tolist() == part.rows("test")["image_id"].tolist()
-        kinds = [arm.rows("train")["kind"].value_counts() for arm in (whole, part)]
-        assert kinds[0].get("synthetic", 0) == kinds[1].get("synthetic", 0) or name == "ratio 1"
-        assert name == "synthetic" or kinds[1]["original"] < kinds[0]["original"]
-    every = [
-        training_sets.make_training_set("audited", training_sets.EVERY, cohort, synthetic, 0, limit=limit)
-        for limit in (0, 60)
-    ]
-    assert every[0].rows("train")["image_id"].tolist() == every[1].rows("train")["image_id"].tolist()
-    assert len(
-        training_sets.make_training_set("as published", "original", cohort, synthetic, 0, limit=60).rows("train")
-    ) < len(cohort)
 
 
 def test_a_network_beside_readers_by_hand():
@@ -264,16 +282,13 @@ def test_a_network_beside_readers_by_hand():
 
 @pytest.mark.slow
 def test_runs_side_by_side_are_the_runs_one_by_one(cohort, synthetic, tmp_path):
-    chosen = {
-        name: training_sets.make_training_set("audited", name, cohort, synthetic, 0)
-        for name in ("original", "combined")
-    }
+    sets = {name: audited(name, cohort, synthetic) for name in (protocol.ORIGINALS, protocol.ONCE)}
     settings = replace(SMALL, precision="bf16")
-    together = training.train_all(chosen, settings, [0, 1], tmp_path / "two", workers=2)
+    together = training.train_all(sets, settings, [0, 1], tmp_path / "two", workers=2)
     columns = list(networks.encoded_codes())
-    for name, arm in chosen.items():
+    for name, chosen in sets.items():
         assert len(together[name]) == 2
-        alone = training.train_once(arm, settings, 1, tmp_path / "one")
+        alone = training.train_once(chosen, settings, 1, tmp_path / "one")
         assert np.allclose(together[name][1].predictions[columns], alone.predictions[columns], atol=0.05)
         assert together[name][1].predictions["image_id"].tolist() == alone.predictions["image_id"].tolist()
 
@@ -298,42 +313,6 @@ def test_worth_pairs_what_both_tests_share():
     change = scores.balanced_accuracy(real) - scores.balanced_accuracy(frame)
     assert table.loc[1, "difference"] == pytest.approx(change) and table.loc[1, "low"] < change < table.loc[1, "high"]
     assert table.loc[2, ["difference", "low", "high"]].tolist() == [0.0, 0.0, 0.0]
-
-
-def test_controls_have_the_combined_arms_budget(cohort, synthetic):
-    budget = len(training_sets.make_training_set("audited", "combined", cohort, synthetic, 0).rows("train"))
-    for name in training_sets.CONTROLS:
-        arm = training_sets.make_training_set("audited", name, cohort, synthetic, 0)
-        assert arm.changes["images_per_epoch"] == budget and arm.rows("train")["kind"].eq("original").all()
-    counts = (
-        training_sets.make_training_set("audited", "oversampling", cohort, synthetic, 0)
-        .rows("train")["dx"]
-        .value_counts()
-    )
-    assert counts.nunique() == 1
-    doses = {
-        ratio: training_sets.make_training_set("audited", f"ratio {ratio}", cohort, synthetic, 0)
-        for ratio in (0, 0.5, 2)
-    }
-    originals = {ratio: arm.train[0].frame["image_id"].tolist() for ratio, arm in doses.items()}
-    assert originals[0] == originals[0.5] == originals[2] and len(doses[0].train) == 1
-    sizes = [arm.rows("train")["kind"].eq("synthetic").sum() / len(originals[0]) for arm in doses.values()]
-    assert sizes == pytest.approx([0, 0.5, 2], abs=0.35)
-    with pytest.raises(InputError, match="unknown arm 'ratio 5'"):
-        training_sets.make_training_set("audited", "ratio 5", cohort, synthetic, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", networks.MODELS[1:])
-def test_residual_networks_learn_from_the_same_flow(cohort, synthetic, model):
-    small = cohort.select(image_id=cohort.frame.groupby(["dx", "split"]).head(2)["image_id"])
-    arm = training_sets.make_training_set("audited", "class weights", small, synthetic, 0)
-    result = training.train(arm, replace(SMALL, model=model, epochs=1), 0, lambda line: None)
-    assert np.allclose(result.predictions[list(CODES)].sum(axis=1), 1, atol=1e-4)
-    with pytest.raises(InputError, match="unknown classifier 'VGG'"):
-        networks.network(replace(SMALL, model="VGG"))
-    with pytest.raises(InputError, match="no weights none.h5"):
-        networks.network(replace(SMALL, model="ResNet50", weights="none.h5"))
 
 
 def test_pixels_are_decoded_once_and_read_from_disk(cohort, tmp_path):

@@ -1,4 +1,4 @@
-"""The trial in one figure: each comparison's interval beside its margin, and the verdict in a word."""
+"""The trial in figures: each comparison's interval beside its margin and its verdict, doses, learning curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from dermstudy.classification import protocol
-from dermstudy.figures import WIDTH
+from dermstudy.figures import WIDTH, intervals
 
 COLOURS = {
     protocol.HELPS: "#117733",
@@ -64,6 +64,66 @@ def forest_plot(table: pd.DataFrame) -> Figure:
     for x, text in heads:
         ax.text(x, -0.75, text, style="italic", ha="center" if x == SEEDS else "left", **style)
     ax.set_xlabel("difference of AUC (shaded: within the margin)", fontsize=7)
+    return figure
+
+
+def short(name: str) -> str:
+    """A training set's or a comparison's name for the side of a figure."""
+    return name.replace("all originals + ", "+ ").replace(", dose 1", "").replace(" against ", "\nagainst ")
+
+
+def described_plot(table: pd.DataFrame) -> Figure:
+    """Described differences with their intervals; an interval that is far wider than the differences is cut at the axis.
+
+    table: as trial.described_table gives it.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 0.6 + 0.34 * len(table)))
+    labels = table["comparison"].map(short) + np.where(table["network"] == protocol.FROZEN, "", f" ({protocol.KERAS})")
+    intervals(ax, table.assign(label=labels), "label", "difference")
+    furthest = 1.3 * table["difference"].abs().max() + 0.02
+    ends = np.clip([table["low"].min(), table["high"].max()], -2 * furthest, 2 * furthest)
+    ax.set(xlabel="difference of macro AUC", xlim=(ends[0] - 0.05 * furthest, ends[1] + 0.05 * furthest))
+    ax.tick_params(axis="y", labelsize=7)
+    return figure
+
+
+def dose_plot(measured: pd.DataFrame) -> Figure:
+    """Macro AUC of the head on frozen features by dose of synthetic images: a light dot a seed, a dark one their mean.
+
+    measured: as secondary.run_table gives it. A red line marks the 30 % subset, where it ran.
+    """
+    own = measured[(measured["network"] == protocol.FROZEN) & (measured["measure"] == protocol.MACRO_AUC)]
+    values = own.groupby("training_set")["value"].apply(list)
+    doses = {name: dose for name, dose in protocol.DOSES.items() if name in values}
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.6, 2.4))
+    for name, dose in doses.items():
+        ax.plot([dose] * len(values[name]), values[name], ".", color="#88CCEE", ms=4)
+        ax.plot(dose, np.mean(values[name]), "o", color="#332288")
+    if protocol.SUBSET in values:
+        few = np.mean(values[protocol.SUBSET])
+        ax.axhline(few, color="#CC6677", lw=1)
+        ax.annotate("30 % of the originals", (max(doses.values()), few), ha="right", va="bottom", color="#CC6677")
+    ax.set(xlabel="synthetic images for each original", ylabel="macro AUC", xticks=list(doses.values()))
+    return figure
+
+
+def learning_curves(histories: pd.DataFrame) -> Figure:
+    """Training (light) and watched loss (dark) by epoch, a panel a training set, a line a seed.
+
+    histories: protocol, training_set, seed, epoch, loss, validation_loss.
+    """
+    groups = histories.groupby(["protocol", "training_set"], sort=False)
+    figure, axes = plt.subplots(2, -(-len(groups) // 2), sharex=True, sharey=True, figsize=(WIDTH, 3.6), squeeze=False)
+    for ax in axes.flat[len(groups) :]:
+        ax.set_axis_off()
+    for ax, ((kind, name), own) in zip(axes.flat, groups, strict=False):
+        for _, curve in own.groupby("seed"):
+            ax.plot(curve["epoch"], curve["loss"], color="#88CCEE", lw=1)
+            ax.plot(curve["epoch"], curve["validation_loss"], color="#332288", lw=1)
+        ax.set_title(f"{short(name)}\n{kind}", fontsize=7)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("cross-entropy (light: training, dark: watched)", fontsize=9)
+    figure.tight_layout()
     return figure
 
 

@@ -11,13 +11,16 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import classification_report, confusion_matrix
 
-from dermstudy.classification.networks import PAPER
-from dermstudy.classification.training_sets import ARMS, PROTOCOLS
+from dermstudy.classification import protocol as trial_protocol
+from dermstudy.classification.training_sets import PROTOCOLS, PUBLISHED
 from dermstudy.entities import CODES, NAMES
 from dermstudy.intervals import clustered_bootstrap, paired_difference
 from dermstudy.published import paper
 
-Runs = dict[tuple[str, str, str], list[pd.DataFrame]]  # (protocol, arm, model) -> test predictions of each seed
+Runs = dict[
+    tuple[str, str], list[pd.DataFrame]
+]  # (protocol, training set) -> the Keras network's answers, a frame a seed
+RUN_COLUMNS = ["model", "training_set", "seed", "protocol", "metric", "value"]
 
 
 def report(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -113,35 +116,33 @@ HEADLINES = ("accuracy", "balanced accuracy")  # drawn beside the paper's
 
 
 def every_run(runs: Runs, seeds: list[int]) -> pd.DataFrame:
-    """The scores and the recall by entity of each run: columns protocol, arm, model, seed, metric, value."""
+    """The scores and the recall by entity of each run of the Keras network: RUN_COLUMNS."""
     rows = []
-    for (protocol, arm, model), predictions in runs.items():
+    for (protocol, name), predictions in runs.items():
         for seed, own in zip(seeds, predictions, strict=True):
             recall = report(own).loc[list(CODES), "recall"].rename(lambda code: f"recall {NAMES[code]}")
             for metric, value in {**scores(own), **recall.to_dict()}.items():
-                rows.append(
-                    {"protocol": protocol, "arm": arm, "model": model, "seed": seed, "metric": metric, "value": value}
-                )
-    return pd.DataFrame(rows)
+                rows.append((trial_protocol.KERAS, name, seed, protocol, metric, value))
+    return pd.DataFrame(rows, columns=RUN_COLUMNS)
 
 
 def summary(runs: Runs, repeats: int, seed: int) -> pd.DataFrame:
-    """Every metric of each arm: mean over seeds, interval, floor, and the paper's figure as published.
+    """Every metric of each training set: mean over seeds, interval, floor, and the paper's figure as published.
 
-    Columns protocol, arm, model, metric, mean, low, high, always_nevus, paper; the paper's balanced accuracy is the mean
-    of its printed recalls.
+    Columns protocol, training_set, metric, mean, low, high, always_nevus, paper; the paper's balanced accuracy is the
+    mean of its printed recalls.
     """
     rows = []
-    for (protocol, arm, model), predictions in runs.items():
+    for (protocol, name), predictions in runs.items():
         printed = {}
-        if protocol == PROTOCOLS[0] and arm in ARMS and model == PAPER:
-            printed["accuracy"] = paper.summary(arm)["accuracy"]
-            printed["balanced accuracy"] = paper.by_class(arm)["recall"].mean()
+        if protocol == PROTOCOLS[0] and name in PUBLISHED:
+            printed["accuracy"] = paper.summary(name)["accuracy"]
+            printed["balanced accuracy"] = paper.by_class(name)["recall"].mean()
         floor = floors(predictions[0])
         for metric, statistic in METRICS.items():
             low, high = clustered_bootstrap(predictions, statistic, repeats, seed)
             rows.append({
-                "protocol": protocol, "arm": arm, "model": model, "metric": metric,
+                "protocol": protocol, "training_set": name, "metric": metric,
                 "mean": float(np.mean([statistic(own) for own in predictions])), "low": low, "high": high,
                 "always_nevus": floor[metric], "paper": printed.get(metric),
             })  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training a network on a training set: one run a seed, kept by all that it depends on, several at once."""
+"""Training the Keras network on a training set: one run a seed, kept by all that it depends on, several at once."""
 
 from __future__ import annotations
 
@@ -24,35 +24,33 @@ from dermstudy.files import atomic_path, sha256_text
 from dermstudy.tensorflow_setup import import_keras, limit_threads
 
 Key = TypeVar("Key")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A trained arm's test predictions, row by row, and its learning curve."""
+    """A trained network's test predictions, row by row, and its learning curve."""
 
     predictions: pd.DataFrame  # image_id, group, kind, dx, answer, then one probability column an entity code
     history: pd.DataFrame  # epoch, loss, validation_loss
 
 
 def train(
-    arm: TrainingSet,
-    config: ClassifierConfig,
-    seed: int,
-    say: Callable[[str], None] = print,
-    cache: str | Path | None = None,
+    training_set: TrainingSet, config: ClassifierConfig, seed: int, say: Say = print, cache: str | Path | None = None
 ) -> Result:
-    """Train the network on an arm and predict its test images. The same seed gives the same weights on a CPU.
+    """Train the network and predict the set's test images. The same seed gives the same weights on a CPU.
 
     Best weights by validation loss are restored (patience as configured). Says one line an epoch. cache: a folder for
     decoded pixels, which other runs share (a temporary one by default).
     """
     if cache is None:
         with tempfile.TemporaryDirectory() as folder:
-            return train(arm, config, seed, say, folder)
+            return train(training_set, config, seed, say, folder)
     keras = import_keras()
     import tensorflow as tf
 
-    config = replace(config, **arm.changes)
+    config, started = replace(config, **training_set.changes), time.monotonic()
+    name = f"{training_set.protocol}, {training_set.name}, seed {seed}"
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     model = network(config)
@@ -61,55 +59,17 @@ def train(
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    order = encoded_codes()
-
-    def labels_of(part: str) -> np.ndarray:
-        return label_encoder().transform([by_code(code).paper_label for code in arm.rows(part)["dx"]])
-
-    def flow(part: str, shuffled: bool = False):
-        pixels, labels = Pixels(getattr(arm, part), config.side, Path(cache)), labels_of(part)
-
-        def read(rows):
-            images = tf.numpy_function(pixels.take, [rows], tf.uint8)
-            images.set_shape((None, config.side, config.side, 3))
-            return images, tf.gather(tf.constant(labels), rows)
-
-        data = tf.data.Dataset.range(len(labels))
-        if shuffled:
-            data = data.shuffle(len(labels), seed=seed)
-            data = data.repeat() if config.images_per_epoch else data
-        return data.batch(config.batch).map(read, num_parallel_calls=1).prefetch(2)
-
-    started = time.monotonic()
-    name = f"{arm.protocol}, {arm.name}, {config.model}, seed {seed}"
-
-    class Line(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if (epoch + 1) % max(1, config.epochs // 10) == 0 or epoch == 0:
-                say(
-                    f"{name}: epoch {epoch + 1}/{config.epochs}  "
-                    f"loss {logs['loss']:.3f}  validation {logs['val_loss']:.3f}  {time.monotonic() - started:.0f} s"
-                )
-
     stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=config.patience, restore_best_weights=True)
-    labels = labels_of("train")
-    counts = np.bincount(labels, minlength=len(order))
     history = model.fit(
-        flow("train", shuffled=True),
-        validation_data=flow("fit_until"),
+        _batches(training_set, "train", config, Path(cache), seed),
+        validation_data=_batches(training_set, "fit_until", config, Path(cache)),
         epochs=config.epochs,
         steps_per_epoch=-(-config.images_per_epoch // config.batch) or None,
-        class_weight={i: len(labels) / (len(order) * n) for i, n in enumerate(counts)}
-        if config.class_weights
-        else None,
         verbose=0,
         shuffle=False,
-        callbacks=[stopping, Line()],
+        callbacks=[stopping, _lines(name, config.epochs, say)],
     ).history
-    probabilities = model.predict(flow("test"), verbose=0)
-    rows = arm.rows("test")[["image_id", "group", "kind", "dx"]].copy()
-    rows["answer"] = [order[index] for index in probabilities.argmax(axis=1)]
-    rows[list(order)] = probabilities
+    rows = _answers(training_set, model.predict(_batches(training_set, "test", config, Path(cache)), verbose=0))
     curve = pd.DataFrame(
         {"epoch": range(1, len(history["loss"]) + 1), "loss": history["loss"], "validation_loss": history["val_loss"]}
     )
@@ -118,12 +78,55 @@ def train(
     return Result(rows, curve)
 
 
-def train_once(arm: TrainingSet, config: ClassifierConfig, seed: int, folder: str | Path) -> Result:
+def _batches(training_set: TrainingSet, part: str, config: ClassifierConfig, cache: Path, seed: int | None = None):
+    """A tf.data.Dataset of images and labels of "train", "fit_until" or "test"; shuffled, and repeated, by `seed`."""
+    import tensorflow as tf
+
+    pixels = Pixels(getattr(training_set, part), config.side, cache)
+    names = [by_code(code).paper_label for code in training_set.rows(part)["dx"]]
+    labels = label_encoder().transform(names)
+
+    def read(rows):
+        images = tf.numpy_function(pixels.take, [rows], tf.uint8)
+        images.set_shape((None, config.side, config.side, 3))
+        return images, tf.gather(tf.constant(labels), rows)
+
+    data = tf.data.Dataset.range(len(labels))
+    if seed is not None:
+        data = data.shuffle(len(labels), seed=seed)
+        data = data.repeat() if config.images_per_epoch else data
+    return data.batch(config.batch).map(read, num_parallel_calls=1).prefetch(2)
+
+
+def _lines(name: str, epochs: int, say: Say):
+    """A Keras callback that says about ten lines a run."""
+    keras, started = import_keras(), time.monotonic()
+
+    class Lines(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if (epoch + 1) % max(1, epochs // 10) == 0 or epoch == 0:
+                say(
+                    f"{name}: epoch {epoch + 1}/{epochs}  "
+                    f"loss {logs['loss']:.3f}  validation {logs['val_loss']:.3f}  {time.monotonic() - started:.0f} s"
+                )
+
+    return Lines()
+
+
+def _answers(training_set: TrainingSet, probabilities: np.ndarray) -> pd.DataFrame:
+    order = encoded_codes()
+    rows = training_set.rows("test")[["image_id", "group", "kind", "dx"]].copy()
+    rows["answer"] = [order[index] for index in probabilities.argmax(axis=1)]
+    rows[list(order)] = probabilities
+    return rows
+
+
+def train_once(training_set: TrainingSet, config: ClassifierConfig, seed: int, folder: str | Path) -> Result:
     """`train`, or its kept result in `folder` when the same images, configuration and seed have been run before."""
-    kept = _kept(arm, config, seed, folder)
+    kept = _kept(training_set, config, seed, folder)
     if kept.is_dir():
         return Result(pd.read_csv(kept / "predictions.csv"), pd.read_csv(kept / "history.csv"))
-    result = train(arm, config, seed, lambda line: print(line, flush=True), Path(folder) / "pixels")
+    result = train(training_set, config, seed, lambda line: print(line, flush=True), Path(folder) / "pixels")
     with atomic_path(kept) as temporary:
         temporary.mkdir()
         result.predictions.to_csv(temporary / "predictions.csv", index=False)
@@ -131,34 +134,35 @@ def train_once(arm: TrainingSet, config: ClassifierConfig, seed: int, folder: st
     return result
 
 
-def _kept(arm: TrainingSet, config: ClassifierConfig, seed: int, folder: str | Path) -> Path:
+def _kept(training_set: TrainingSet, config: ClassifierConfig, seed: int, folder: str | Path) -> Path:
     """Where the result of these images, this configuration and this seed is kept."""
-    parts = {part: arm.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
-    hashes = [[cohort.data_hash for cohort in getattr(arm, part)] for part in parts]
-    settings = asdict(replace(config, **arm.changes))
+    parts = {part: training_set.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
+    hashes = [[cohort.data_hash for cohort in getattr(training_set, part)] for part in parts]
+    settings = asdict(replace(config, **training_set.changes))
     return Path(folder) / sha256_text(json.dumps([seed, settings, parts, hashes]))[:16]
 
 
 def train_all(
-    arms: Mapping[Key, TrainingSet],
+    sets: Mapping[Key, TrainingSet],
     config: ClassifierConfig,
     seeds: Sequence[int],
     folder: str | Path,
     workers: int = 1,
 ) -> dict[Key, list[Result]]:
-    """`train_once` for every arm and seed, so that a cut run goes on where it stopped; the results by the arms' keys.
+    """`train_once` for every training set and seed, so that a cut run goes on where it stopped; results by the sets' keys.
 
     workers: runs at once, each in a process of its own with its share of the processor's threads. On two cores two such
     runs take less time than one after the other, since a batch of 32 small images keeps no two cores busy.
     """
-    jobs = [(arm, config, seed, folder) for arm in arms.values() for seed in seeds]
+    jobs = [(training_set, config, seed, folder) for training_set in sets.values() for seed in seeds]
     waiting = [job for job in jobs if not _kept(*job).is_dir()]
     if workers > 1 and len(waiting) > 1:
-        for cohorts in (part for arm in arms.values() for part in (arm.train, arm.fit_until, arm.test)):
-            Pixels(cohorts, config.side, Path(folder) / "pixels")  # decoded here, for all processes
+        for training_set in sets.values():
+            for cohorts in (training_set.train, training_set.fit_until, training_set.test):
+                Pixels(cohorts, config.side, Path(folder) / "pixels")  # decoded here, for all processes
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=limit_threads, initargs=(threads,)) as pool:
             list(pool.map(train_once, *zip(*waiting, strict=True)))
     results = iter([train_once(*job) for job in jobs])
-    return {key: [next(results) for _ in seeds] for key in arms}
+    return {key: [next(results) for _ in seeds] for key in sets}

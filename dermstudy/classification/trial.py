@@ -7,6 +7,7 @@ equivalent from every row (assay sensitivity: ICH guideline E10, section 1.5).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,30 @@ def trial_table(
     found = all(_verdict(row, True) == protocol.HELPS for _, row in controls.iterrows())
     table["verdict"] = [_verdict(row, found) for _, row in table.iterrows()]
     return table[[*COLUMNS, *FURTHER]]
+
+
+def answerable(
+    predictions: Predictions, comparisons: Sequence[Comparison] = protocol.COMPARISONS
+) -> tuple[list[Comparison], pd.DataFrame]:
+    """The comparisons whose training sets all have runs, and the others: columns comparison, role, lacks (training sets)."""
+    ran = set(predictions.runs[["network", "training_set"]].itertuples(index=False, name=None))
+    kept, left_out = [], []
+    for comparison in comparisons:
+        lacks = [name for name in comparison.training_sets if (comparison.network, name) not in ran]
+        if lacks:
+            left_out.append((comparison.name, comparison.role, "; ".join(f"{comparison.network}: {x}" for x in lacks)))
+        else:
+            kept.append(comparison)
+    return kept, pd.DataFrame(left_out, columns=["comparison", "role", "lacks"])
+
+
+def on_split(comparisons: Sequence[Comparison], split: str) -> list[Comparison]:
+    """`comparisons` on the images of another split, such as other people's; none twice."""
+    moved: dict[tuple, Comparison] = {}
+    for comparison in comparisons:
+        asked = comparison.network, comparison.coefficients, comparison.measure
+        moved.setdefault(asked, replace(comparison, splits=(split,)))
+    return list(moved.values())
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -140,6 +165,12 @@ def verdict_sentence(row: Mapping | pd.Series) -> str:
     return sentence.format(**words)
 
 
+def sentences(table: pd.DataFrame) -> list[str]:
+    """`verdict_sentence` of every row of `trial_table`, the primary comparison first, each after its role."""
+    roles = (protocol.PRIMARY, protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY)
+    return [f"{role}: {verdict_sentence(row)}" for role in roles for _, row in table[table["role"] == role].iterrows()]
+
+
 def described_table(
     predictions: Predictions,
     comparisons: Sequence[Comparison] = protocol.DESCRIBED,
@@ -186,6 +217,20 @@ def exploratory_table(
             "difference": found.difference, "low": found.low, "high": found.high,
         })  # fmt: skip
     return pd.DataFrame(rows, columns=["stratum", "images", "lesions", "entities", "difference", "low", "high"])
+
+
+def exploratory_by(
+    predictions: Predictions, comparison: Comparison, frame: pd.DataFrame, seeds: Mapping[str, int] = protocol.SEEDS
+) -> pd.DataFrame:
+    """`exploratory_table` by sex, age and site of a cohort's frame (image_id, sex, age, localization); column `by` first."""
+    known = frame.set_index("image_id")
+    age = pd.cut(
+        pd.to_numeric(known["age"], errors="coerce"), [0, 40, 60, 120], labels=["to 40", "41 to 60", "over 60"]
+    )
+    strata = {"sex": known["sex"], "age": age.astype(object), "site": known["localization"]}
+    parts = [exploratory_table(predictions, comparison, own, seeds).assign(by=name) for name, own in strata.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table[["by", *table.columns.drop("by")]]
 
 
 def _row(predictions: Predictions, comparison: Comparison, planned: int, resamples: int, seed: int) -> dict:

@@ -291,6 +291,8 @@ def open_cohort(folder: str | Path) -> Cohort:
         notes = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
         frame = pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False)
         frame["age"] = pd.to_numeric(frame["age"])
+        if "subset" in frame:
+            frame["subset"] = frame["subset"].eq("True")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} holds no saved cohort: run notebook 00_dataset again") from error
     if not Path(notes["root"]).is_dir():

@@ -75,6 +75,15 @@ def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
     return split
 
 
+def subset_of(frame: pd.DataFrame, path: str | Path | None, seed: int) -> pd.Series:
+    """The nested subset of the training lesions, bool [n]: the split file's column `subset` where it has one, else drawn."""
+    if path is not None:
+        table = pd.read_csv(path, dtype=str).set_index("image_id")
+        if "subset" in table:
+            return frame["image_id"].map(table["subset"]).eq("True")
+    return nested_subset(frame, seed)
+
+
 def published_split(frame: pd.DataFrame, seed: int, test_fraction: float = 0.2) -> pd.Series:
     """The paper's split, 80/20 by image at random (section 2.4): "train" or "test" for each row."""
     from sklearn.model_selection import train_test_split

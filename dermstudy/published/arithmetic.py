@@ -100,29 +100,41 @@ def label_encoder_order() -> tuple[str, ...]:
 
 
 def readings() -> pd.DataFrame:
-    """Each arm's accuracy as HAM10000's shares and the printed recalls give it, under both orders of the classes.
+    """Each training set's accuracy as HAM10000's shares and the printed recalls give it, under both orders of the classes.
 
-    Index: arms; columns: printed, legend, label_encoder. Accuracy is the share-weighted mean of the recalls.
+    Index: training sets; columns: printed, legend, label_encoder. Accuracy is the share-weighted mean of the recalls.
     """
     total = sum(HAM10000_IMAGES.values())
     rows = {}
-    for arm in paper.ARMS:
-        recalls = paper.by_class(arm)["recall"].to_numpy()
-        rows[arm] = {"printed": paper.summary(arm)["accuracy"]} | {
+    for training_set in paper.TRAINING_SETS:
+        recalls = paper.by_class(training_set)["recall"].to_numpy()
+        rows[training_set] = {"printed": paper.summary(training_set)["accuracy"]} | {
             name: float(sum(HAM10000_IMAGES[code] * r for code, r in zip(order, recalls, strict=True)) / total)
             for name, order in (("legend", CODES), ("label_encoder", label_encoder_order()))
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("training_set")
 
 
-def share_bounds(arm: str) -> pd.DataFrame:
-    """The least and the largest share of test images that each printed class can have had in `arm`.
+def psnr_columns() -> pd.DataFrame:
+    """Printed PSNR of Table 1 by entity beside what printed MSE gives with a peak of 255 on unit errors, and true PSNR."""
+    table = paper.table_1().drop(index="overall")
+    return pd.DataFrame(
+        {
+            "printed": table["psnr"],
+            "peak 255, unit errors": 10 * np.log10(255**2 / table["mse"]),
+            "true PSNR": 10 * np.log10(1 / table["mse"]),
+        }
+    )
+
+
+def share_bounds(training_set: str) -> pd.DataFrame:
+    """The least and the largest share of test images that each printed class can have had in `training_set`.
 
     Whatever the shares were, they add up to one, and weighted by them the printed columns must give the printed
     accuracy and weighted averages, up to rounding: bounds by linear programming (scipy). Columns low, high; index:
     class numbers as printed. Needs no assumption on which entity a number stands for.
     """
-    table, summary = paper.by_class(arm), paper.summary(arm)
+    table, summary = paper.by_class(training_set), paper.summary(training_set)
     rounding = 0.01  # of the printed column and of the printed average, half a digit each
     rows, limits = [], []
     for column, name in (("recall", "accuracy"), ("precision", "weighted precision"), ("f1", "weighted f1")):
@@ -137,7 +149,7 @@ def share_bounds(arm: str) -> pd.DataFrame:
         unit[place] = 1
         low, high = linprog(unit, **total), linprog(-unit, **total)
         if not (low.success and high.success):
-            raise InputError(f"no shares of the classes print the averages of arm {arm!r}")
+            raise InputError(f"no shares of the classes print the averages of {training_set!r}")
         bounds[number] = {"low": float(low.fun), "high": float(-high.fun)}
     return pd.DataFrame.from_dict(bounds, orient="index").rename_axis("class")
 
@@ -255,16 +267,16 @@ def _classifier() -> list[Finding]:
             "legends of Tables 2 and 3, AI columns",
             "accuracy from the printed recalls and HAM10000's class shares, in the legend's and in LabelEncoder's order",
             "; ".join(
-                f"{arm} printed {row['printed']:.2f}, legend {row['legend']:.2f}, "
+                f"{training_set} printed {row['printed']:.2f}, legend {row['legend']:.2f}, "
                 f"LabelEncoder {row['label_encoder']:.2f}"
-                for arm, row in both.iterrows()
+                for training_set, row in both.iterrows()
             ),
             f"LabelEncoder's order fits within {fit['label_encoder']:.2f}, the legend misses by up to "
             f"{fit['legend']:.2f}: class 5 is melanocytic nevi and the AI rows carry another order than the legend.",
         ),
         Finding(
             "class 5 is basal cell carcinoma",
-            "legends of Tables 2 and 3, combined arm",
+            "legends of Tables 2 and 3, combined set",
             "linear programming over all class shares that give the printed averages",
             f"class 5 holds {bounds.loc[5, 'low']:.0%} to {bounds.loc[5, 'high']:.0%} of the test images, any other "
             f"at most {bounds.drop(index=5)['high'].max():.0%}",
@@ -290,7 +302,7 @@ def _ablation() -> list[Finding]:
         Finding(
             "combining enhanced precision and recall across all classes",
             "section 3.4",
-            "recall of the combined arm against the synthetic-only arm",
+            "recall of the combined set against that of the synthetic one",
             f"synthetic-only recall is higher in {', '.join(named)}, as LabelEncoder's order names them",
             "The tables contradict the text.",
         ),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dermstudy.entities import CODES
 
-ARMS = ("combined", "original", "synthetic")
+TRAINING_SETS = ("combined", "original", "synthetic")
 
 _TABLE_1 = """
 mel     0.2186 60.1854 0.0698 115.1804 1.3630
@@ -123,18 +123,18 @@ def table_1() -> pd.DataFrame:
     )
 
 
-def by_class(arm: str) -> pd.DataFrame:
-    """Precision, recall and F1 by class number 1..7 of an arm of Table 3, or of Table 2's "dermatologist"."""
-    lines = _TABLE_2_DERMATOLOGIST.strip().splitlines() if arm == "dermatologist" else _TABLE_3[arm]
+def by_class(training_set: str) -> pd.DataFrame:
+    """Precision, recall and F1 by class number 1..7 of a training set of Table 3, or of Table 2's "dermatologist"."""
+    lines = _TABLE_2_DERMATOLOGIST.strip().splitlines() if training_set == "dermatologist" else _TABLE_3[training_set]
     rows = [line.split() for line in lines]
     return pd.DataFrame(
         [[float(v) for v in row[1:]] for row in rows], [int(row[0]) for row in rows], ["precision", "recall", "f1"]
     ).rename_axis("class")
 
 
-def summary(arm: str) -> dict[str, float | None]:
-    """Accuracy and the macro and weighted averages printed for an arm of Table 3 or the dermatologist of Table 2."""
-    accuracy, macro, weighted = _SUMMARY[arm]
+def summary(training_set: str) -> dict[str, float | None]:
+    """Accuracy and the macro and weighted averages printed for a training set of Table 3 or the dermatologist of Table 2."""
+    accuracy, macro, weighted = _SUMMARY[training_set]
     names = ("precision", "recall", "f1")
     return (
         {"accuracy": accuracy}
@@ -151,8 +151,10 @@ def table_2() -> pd.DataFrame:
 
 
 def table_3(order: tuple[str, ...] = CODES) -> pd.DataFrame:
-    """Table 3 by entity and arm, its class numbers read as `order` (the printed legend's by default)."""
-    parts = {arm: by_class(arm).set_axis(pd.Index(order, name="entity")) for arm in ARMS}
+    """Table 3 by entity and training set, its class numbers read as `order` (the printed legend's by default)."""
+    parts = {
+        training_set: by_class(training_set).set_axis(pd.Index(order, name="entity")) for training_set in TRAINING_SETS
+    }
     return pd.concat(parts, axis=1).loc[list(CODES)]
 
 

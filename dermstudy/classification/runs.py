@@ -1,0 +1,220 @@
+"""Every run of the trial that the images at hand allow: the head on frozen features, and the Keras network.
+
+docs/PROTOCOL.md names the training sets. One that asks for images which are not there is left out by name, with the
+reason: a small run answers fewer questions by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.classification import feature_sets, frozen_features, predictions, protocol, training, training_sets
+from dermstudy.classification.encoded_trial import encoded_trial
+from dermstudy.classification.encoding import Settings
+from dermstudy.classification.networks import ClassifierConfig
+from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
+from dermstudy.classification.scores import RUN_COLUMNS
+from dermstudy.data import splits
+from dermstudy.data.dataset import Cohort
+from dermstudy.data.external import External
+from dermstudy.entities import CODES
+from dermstudy.files import InputError, write_text
+
+EVERY, CAPTIONED = "all", "captioned"
+LEFT_OUT_COLUMNS = ("network", "training_set", "reason")
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the trial learns from and is asked about: originals (with `subset`), a cohort a pool, other people's images."""
+
+    originals: Cohort
+    synthetic: Mapping[str, Cohort]
+    external: External | None = None
+
+
+def gather(
+    originals: Cohort, synthetic: Mapping[str, Cohort | None], which: str = EVERY, seed: int = 0,
+    external: External | None = None,
+) -> Images:  # fmt: skip
+    """The trial's images. which: EVERY training original, or the CAPTIONED ones that lent a synthetic image its caption.
+
+    The nested subset is the cohort's own column where it has one and all originals train; else it is drawn here. Pools
+    that are None are left out. InputError for another `which`, and where no original lent a caption.
+    """
+    if which not in (EVERY, CAPTIONED):
+        raise InputError(f"ORIGINALS is {which!r}: give {EVERY!r}, or {CAPTIONED!r} for a small run")
+    pools = {pool: cohort for pool, cohort in synthetic.items() if cohort is not None}
+    frame = originals.frame
+    if which == CAPTIONED:
+        lent = frame["image_id"].isin(pools[feature_sets.WHOLE].frame["source_image_id"])
+        frame = frame[lent | (frame["split"] != "train")].reset_index(drop=True)
+        if not (frame["split"] == "train").any():
+            raise InputError(
+                "no training original lent a synthetic image its caption: pair with training lesions in 03"
+            )
+    if which == CAPTIONED or "subset" not in frame:
+        frame = frame.assign(subset=splits.nested_subset(frame, seed))
+    return Images(replace(originals, frame=frame), pools, external)
+
+
+def possible(network: str, images: Images) -> tuple[list[str], pd.DataFrame]:
+    """The training sets of `network` that `images` allow, and those that they do not, with the reason (LEFT_OUT_COLUMNS)."""
+    frames = {pool: cohort.frame for pool, cohort in images.synthetic.items()}
+    kept, left_out = [], []
+    for name in protocol.TRAINING_SETS[network]:
+        asked = protocol.ONCE if name == protocol.LONGER else name  # as many images an epoch as dose 1 has
+        try:
+            feature_sets.make_feature_set(asked, images.originals.frame, frames)
+            kept.append(name)
+        except InputError as error:
+            left_out.append((network, name, str(error)))
+    return kept, pd.DataFrame(left_out, columns=list(LEFT_OUT_COLUMNS))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one network's runs gave: their Predictions, the training sets left out, and what was written down on the way.
+
+    left_out: LEFT_OUT_COLUMNS. record: of the frozen features the penalties tried, of the Keras network the learning curves
+    (protocol, training_set, seed, epoch, loss, validation_loss).
+    """
+
+    predictions: Predictions
+    left_out: pd.DataFrame
+    record: pd.DataFrame
+
+
+def frozen_runs(
+    images: Images, settings: Settings, seeds: Sequence[int], cache: str | Path, draws: int = 0, seed: int = 0
+) -> Ran:
+    """The head on frozen features on every training set that `images` allow.
+
+    draws: how often the stronger augmentation is laid over each training original; 0 leaves that training set out.
+    """
+    names, left_out = possible(protocol.FROZEN, images)
+    if not draws and protocol.STRONGER in names:
+        names.remove(protocol.STRONGER)
+        left_out.loc[len(left_out)] = protocol.FROZEN, protocol.STRONGER, "no augmented view is encoded: give AUGMENTED"
+    trial = encoded_trial(images.originals, images.synthetic, settings, cache, draws, images.external)
+    found, penalties = frozen_features.run_trial(trial, names, seeds, seed)
+    return Ran(found, left_out, penalties)
+
+
+def keras_runs(
+    images: Images, config: ClassifierConfig, seeds: Sequence[int], folder: str | Path, workers: int = 1
+) -> Ran:
+    """The Keras network on every training set of the protocol that `images` allow."""
+    names, left_out = possible(protocol.KERAS, images)
+    external = None if images.external is None else images.external.cohort
+    chosen = {name: training_sets.audited_set(name, images.originals, images.synthetic, 0, external) for name in names}
+    kept = training.train_all(chosen, config, seeds, folder, workers)
+    shown = predicted_images(images)
+    parts = [
+        _predictions(name, number, result, chosen[name], shown)
+        for name, results in kept.items()
+        for number, result in zip(seeds, results, strict=True)
+    ]
+    return Ran(joined(parts), left_out, _histories(kept, training_sets.PROTOCOLS[1], seeds))
+
+
+def published_runs(
+    originals: Cohort, synthetic: Cohort, config: ClassifierConfig, seeds: Sequence[int], folder: str | Path,
+    workers: int = 1, seed: int = 0, test_fraction: float = 0.2,
+) -> dict[str, Ran]:  # fmt: skip
+    """The Keras network as published, by training set of Table 3.
+
+    Every set has test images of its own; `split` says original or synthetic there.
+    """
+    chosen = {
+        name: training_sets.published_set(name, originals, synthetic, seed, test_fraction)
+        for name in training_sets.PUBLISHED
+    }
+    kept = training.train_all(chosen, config, seeds, folder, workers)
+    found = {}
+    for name, results in kept.items():
+        shown = chosen[name].rows("test")
+        shown = shown.assign(split=shown["kind"])[list(IMAGE_COLUMNS)].reset_index(drop=True)
+        runs = zip(seeds, results, strict=True)
+        answers = joined([_predictions(name, number, result, chosen[name], shown) for number, result in runs])
+        nothing = pd.DataFrame(columns=list(LEFT_OUT_COLUMNS))
+        found[name] = Ran(answers, nothing, _histories({name: results}, training_sets.PROTOCOLS[0], seeds))
+    return found
+
+
+def save(folder: str | Path, frozen: Ran, keras: Ran, published: Mapping[str, Ran]) -> Path:
+    """Write what 07 is drawn from: trial.npz, published_NAME.npz, left_out.csv, penalties.csv, histories.csv."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.save(joined([frozen.predictions, keras.predictions]), folder / "trial.npz")
+    for name, ran in published.items():
+        predictions.save(ran.predictions, folder / f"published_{name}.npz")
+    tables = {
+        "left_out": [frozen.left_out, keras.left_out],
+        "penalties": [frozen.record],
+        "histories": [*(ran.record for ran in published.values()), keras.record],
+    }
+    for name, parts in tables.items():
+        whole = pd.concat(parts, ignore_index=True)
+        write_text(folder / f"{name}.csv", whole.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return folder
+
+
+def _histories(kept: Mapping[str, Sequence[training.Result]], protocol_name: str, seeds: Sequence[int]) -> pd.DataFrame:
+    curves = [
+        result.history.assign(protocol=protocol_name, training_set=name, seed=number)
+        for name, results in kept.items()
+        for number, result in zip(seeds, results, strict=True)
+    ]
+    columns = ["protocol", "training_set", "seed", "epoch", "loss", "validation_loss"]
+    return pd.concat(curves, ignore_index=True)[columns]
+
+
+def predicted_images(images: Images) -> pd.DataFrame:
+    """The images that every run of the trial predicts (IMAGE_COLUMNS): of validation and test lesions, then other people's."""
+    rows = images.originals.frame[images.originals.frame["split"] != "train"]
+    if images.external is not None:
+        rows = pd.concat([rows, images.external.cohort.frame.assign(split=frozen_features.EXTERNAL)])
+    return rows[list(IMAGE_COLUMNS)].reset_index(drop=True)
+
+
+def _predictions(name, number, result, chosen, shown: pd.DataFrame) -> Predictions:
+    rows = result.predictions.set_index("image_id").loc[shown["image_id"], list(CODES)]
+    shares = chosen.rows("train")["dx"].value_counts(normalize=True).reindex(CODES, fill_value=0).to_numpy()
+    with np.errstate(divide="ignore"):
+        logarithms = np.log(rows.to_numpy(np.float32))
+    runs = pd.DataFrame({"network": [protocol.KERAS], "training_set": [name], "seed": [number]})
+    return Predictions(shown, runs, shares[None], np.maximum(logarithms, -60)[None])
+
+
+def frames_of(found: Predictions, network: str, split: str | None = "test") -> dict[str, list[pd.DataFrame]]:
+    """A network's answers as `scores` takes them: by training set, a frame a seed.
+
+    split: of the images (None: all). Columns image_id, group, kind (original or synthetic), dx, answer, entity codes.
+    """
+    own = found.select(split=split, network=network)
+    kind = np.where(own.images["split"] == "synthetic", "synthetic", "original")
+    frames: dict[str, list[pd.DataFrame]] = {}
+    for place, run in own.runs.iterrows():
+        shares = pd.DataFrame(np.exp(own.log_probabilities[place]), columns=list(CODES))
+        frame = own.images[["image_id", "group", "dx"]].assign(kind=kind, answer=shares.idxmax(axis=1))
+        frames.setdefault(run["training_set"], []).append(pd.concat([frame, shares], axis=1))
+    return frames
+
+
+def as_run_rows(measured: pd.DataFrame) -> pd.DataFrame:
+    """`secondary.run_table` in the columns of `scores.every_run`, so that one table holds every run of 07."""
+    named = measured.rename(columns={"network": "model", "measure": "metric"}).assign(
+        protocol=training_sets.PROTOCOLS[1]
+    )
+    return named[RUN_COLUMNS]
+
+
+def on(answers: pd.DataFrame, image_ids) -> pd.DataFrame:
+    """Those rows of a network's answers whose image is among `image_ids` (None: all)."""
+    return answers if image_ids is None else answers[answers["image_id"].isin(image_ids)].reset_index(drop=True)

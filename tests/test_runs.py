@@ -1,0 +1,148 @@
+"""The trial's runs: which images, which training sets they allow, and files from which everything is drawn again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_trial import simulated
+
+from dermstudy.classification import (
+    feature_sets,
+    forest,
+    networks,
+    predictions,
+    protocol,
+    runs,
+    scores,
+    secondary,
+    training_sets,
+    trial,
+)
+from dermstudy.classification.encoding import Settings, View
+from dermstudy.data import dataset
+from dermstudy.files import InputError
+
+SMALL = networks.ClassifierConfig(side=32, filters=(4, 8, 8), epochs=1)
+SETTINGS = Settings((View(64),), ("pixels",), 6)
+
+
+@pytest.fixture(scope="module")
+def synthetic(cohort):
+    """Three training images an entity under other names, in the place of synthetic ones."""
+    chosen = cohort.frame[cohort.frame["split"] == "train"].groupby("dx").head(3)
+    made = chosen.assign(source_image_id=chosen["image_id"], image_id="synthetic_" + chosen["image_id"])
+    columns = ["image_id", "dx", "file", "caption", "source_image_id"]
+    return dataset.Cohort("synthetic", cohort.root, made[columns].reset_index(drop=True), "s")
+
+
+def test_a_small_run_trains_on_the_originals_that_lent_a_caption(cohort, synthetic):
+    pools = {feature_sets.WHOLE: synthetic, feature_sets.SECOND: None}
+    images = runs.gather(cohort, pools, runs.CAPTIONED)
+    train = images.originals.select(split="train").frame
+    assert set(train["image_id"]) == set(synthetic.frame["source_image_id"]) and list(images.synthetic) == ["generator"]
+    assert train["subset"].groupby(train["dx"]).sum().between(1, 2).all()
+    held = cohort.frame["split"] != "train"
+    assert len(images.originals) == len(train) + held.sum()
+    whole = runs.gather(replace(cohort, frame=cohort.frame.assign(subset=False)), pools)
+    assert not whole.originals.frame["subset"].any() and len(whole.originals) == len(cohort)  # the cohort's own column
+    with pytest.raises(InputError, match="ORIGINALS is 'some': give 'all', or 'captioned'"):
+        runs.gather(cohort, pools, "some")
+    elsewhere = replace(synthetic, frame=synthetic.frame.assign(source_image_id="none"))
+    with pytest.raises(InputError, match="no training original lent a synthetic image its caption"):
+        runs.gather(cohort, {feature_sets.WHOLE: elsewhere}, runs.CAPTIONED)
+
+
+def test_training_sets_that_the_images_do_not_allow_are_left_out_with_the_reason(cohort, synthetic):
+    images = runs.gather(cohort, {feature_sets.WHOLE: synthetic}, runs.CAPTIONED)
+    kept, left_out = runs.possible(protocol.FROZEN, images)
+    assert {protocol.ORIGINALS, protocol.HALF, protocol.ONCE, protocol.REPEATED, protocol.SUBSET} <= set(kept)
+    reasons = left_out.set_index("training_set")["reason"]
+    assert set(reasons.index) | set(kept) == set(protocol.TRAINING_SETS[protocol.FROZEN])
+    assert "needs synthetic images of the second generator" in reasons[protocol.SECOND]
+    assert "takes 6 synthetic images of melanoma" in reasons[protocol.TWICE]
+    kept, left_out = runs.possible(protocol.KERAS, images)
+    assert kept == list(protocol.TRAINING_SETS[protocol.KERAS]) and left_out.empty
+    kept, left_out = runs.possible(protocol.KERAS, runs.gather(cohort, {feature_sets.WHOLE: synthetic}))
+    assert kept == [protocol.ORIGINALS, protocol.REPEATED]  # too few images for dose 1 of all originals
+    assert set(left_out["training_set"]) == {protocol.ONCE, protocol.LONGER}
+
+
+@pytest.mark.slow
+def test_the_runs_are_kept_in_files_from_which_all_is_drawn_again(cohort, synthetic, tmp_path):
+    images = runs.gather(cohort, {feature_sets.WHOLE: synthetic}, runs.CAPTIONED)
+    frozen = runs.frozen_runs(images, SETTINGS, range(2), tmp_path / "features")
+    assert protocol.STRONGER in set(frozen.left_out["training_set"])
+    keras = runs.keras_runs(images, SMALL, range(2), tmp_path / "runs")
+    published = runs.published_runs(images.originals, synthetic, SMALL, range(2), tmp_path / "runs", test_fraction=0.4)
+    folder = runs.save(tmp_path / "predictions", frozen, keras, published)
+    found = predictions.load(folder / "trial.npz")
+    assert set(found.runs["network"]) == {protocol.FROZEN, protocol.KERAS} and set(found.runs["seed"]) == {0, 1}
+    held = cohort.frame[cohort.frame["split"] != "train"]
+    assert found.images["image_id"].tolist() == held["image_id"].tolist()
+    shares = images.originals.select(split="train").frame["dx"].value_counts(normalize=True)
+    prior = found.priors[(found.runs["training_set"] == protocol.REPEATED).to_numpy()]
+    np.testing.assert_allclose(prior[-1], [shares[code] for code in feature_sets.CODES])
+
+    answers = runs.frames_of(found, protocol.KERAS)
+    assert set(answers) == set(protocol.TRAINING_SETS[protocol.KERAS]) and all(
+        len(own) == 2 for own in answers.values()
+    )
+    kept = found.select(split="test", network=protocol.KERAS)
+    first = answers[protocol.ORIGINALS][0]
+    assert first["image_id"].tolist() == kept.images["image_id"].tolist() and first["kind"].eq("original").all()
+    right = kept.log_probabilities[0].argmax(axis=1) == pd.Index(feature_sets.CODES).get_indexer(kept.images["dx"])
+    assert scores.accuracy(first) == pytest.approx(right.mean())
+
+    theirs = runs.frames_of(predictions.load(folder / "published_combined.npz"), protocol.KERAS, None)
+    assert set(theirs["combined"][0]["kind"]) == {"original", "synthetic"}
+    histories = pd.read_csv(folder / "histories.csv")
+    assert set(histories["protocol"]) == set(training_sets.PROTOCOLS) and histories["loss"].notna().all()
+    rows = runs.as_run_rows(secondary.run_table(found))
+    assert list(rows.columns) == scores.RUN_COLUMNS and set(rows["model"]) == {protocol.FROZEN, protocol.KERAS}
+
+
+def test_comparisons_are_asked_where_their_runs_are_there():
+    names = {protocol.ORIGINALS: 1.0, protocol.ONCE: 1.0, protocol.REPEATED: 1.0}
+    asked, lacking = trial.answerable(simulated(names))
+    assert [own.name for own in asked] == [
+        "synthetic against repeated originals", "rare entities alone", "validation and test lesions pooled"
+    ]  # fmt: skip
+    lacks = lacking.set_index("comparison")["lacks"]
+    assert lacks["all originals against the 30 % subset"] == f"{protocol.FROZEN}: {protocol.SUBSET}"
+    moved = trial.on_split(asked, "external")
+    assert [own.name for own in moved] == [own.name for own in asked[:2]]  # the pooled one asks the same there
+    assert all(own.splits == ("external",) for own in moved)
+
+
+def test_figures_of_the_trial_hold_what_ran(tmp_path):
+    names = {
+        protocol.ORIGINALS: 1.0,
+        protocol.HALF: 1.0,
+        protocol.ONCE: 1.5,
+        protocol.REPEATED: 1.0,
+        protocol.SUBSET: 0.5,
+    }
+    found = simulated(names)
+    (axes,) = forest.dose_plot(secondary.run_table(found)).axes
+    assert axes.get_xticks().tolist() == [0.0, 0.5, 1.0] and len(axes.texts) == 1  # no dose 2; the subset's line
+    told, _ = trial.answerable(found, protocol.DESCRIBED)
+    table = trial.described_table(found, told)
+    table.loc[0, ["low", "high"]] = [-40.0, 40.0]
+    (axes,) = forest.described_plot(table).axes
+    assert len(axes.get_yticklabels()) == len(told) and max(map(abs, axes.get_xlim())) < 2
+    histories = pd.DataFrame({
+        "protocol": ["audited"] * 4, "training_set": [protocol.ONCE] * 2 + [protocol.LONGER] * 2, "seed": 0,
+        "epoch": [1, 2, 1, 2], "loss": 1.0, "validation_loss": 1.0,
+    })  # fmt: skip
+    figure = forest.learning_curves(histories)
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2]
+    table = trial.trial_table(found, trial.answerable(found)[0], {protocol.FROZEN: 6}, 50)
+    said = trial.sentences(table)
+    assert said[0].startswith("primary: ") and said[1].startswith("positive control: ") and len(said) == len(table)
+    by = trial.exploratory_by(found, told[0], pd.DataFrame({
+        "image_id": found.images["image_id"], "sex": "female", "age": 50, "localization": "back",
+    }))  # fmt: skip
+    assert list(by["by"]) == ["sex", "age", "site"] and by["difference"].nunique() == 1
