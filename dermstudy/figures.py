@@ -212,6 +212,26 @@ def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
     return figure
 
 
+def colour_differences(table: pd.DataFrame) -> Figure:
+    """Synthetic less real L, a and b by entity with intervals, a panel a channel; table: as colour.colour_table gives it."""
+    titles = {"L": "lightness", "a": "a, green to red", "b": "b, blue to yellow"}
+    figure, axes = plt.subplots(1, 3, sharey=True, figsize=(WIDTH, 2.4))
+    for ax, (channel, title) in zip(axes, titles.items(), strict=True):
+        own = table[table["channel"] == channel]
+        intervals(ax, own.assign(label=own["entity"].map(NAMES)), "label", "difference")
+        ax.set(title=title)
+    axes[1].set_xlabel("synthetic less real, CIELAB")
+    return figure
+
+
+def fid_by_n(curve: pd.DataFrame) -> Figure:
+    """FID of real against real by the number of images, with the range of the draws; curve: quality.fid_curve."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.6, 2.6))
+    seaborn.lineplot(curve, x="n", y="value", marker="o", color="#332288", errorbar=("pi", 100), ax=ax)
+    ax.set(xlabel="images on each side", ylabel="FID of real against real", xscale="log", ylim=(0, None))
+    return figure
+
+
 def matrix(table: pd.DataFrame, title: str) -> Figure:
     """Distances between entities [k, k] as a heat map: dark is near. Index and columns are entity codes."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.55))

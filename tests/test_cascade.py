@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dermstudy.data import dataset
+from dermstudy.data import dataset, storage
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError
 from dermstudy.phantom import cohort as phantom
@@ -72,3 +72,39 @@ def test_each_stage_is_fed_with_perfect_input_and_with_what_was_painted(cohort):
     assert kid[cascade.REAL, cascade.BICUBIC] > floor and kid[cascade.PAINTED, cascade.BICUBIC] > floor
     assert (table["low"] < table["high"]).all()
     assert len(cascade.table(parts, None, captions, Perfect(large, 1), 4, features)) == 3
+
+
+def test_the_base_model_stands_beside_a_floor_at_its_own_side(cohort):
+    parts = cascade.sides(cohort, 14)
+    perfect = parts.enlarged.images(16)
+    rows = cascade.base_rows(parts, perfect, features)
+    assert rows["input"].tolist() == ["real images at 16 pixels", "painted images at 16 pixels"]
+    assert rows["kid"][0] == rows["kid"][1]
+    worse = cascade.base_rows(parts, np.full_like(perfect, 120), features)
+    assert worse["kid"][1] > rows["kid"][1]
+
+
+def test_enlarged_images_go_through_the_originals_storage(cohort, tmp_path):
+    parts = cascade.sides(cohort, 14)
+    captions, large = ["skin"] * 14, parts.enlarged.images(64)
+    plain = cascade.table(parts, None, captions, Perfect(large, 1), 4, features)
+    coarse = storage.Storage(tables=((90,) * 64, (90,) * 64), subsampling=2)
+    stored = cascade.table(parts, None, captions, Perfect(large, 1), 4, features, storage=coarse)
+    assert plain["kid"][0] == stored["kid"][0] and (plain["kid"][1:] != stored["kid"][1:]).all()
+
+
+class Painter:
+    """Stands for a base model: an image's grey is its seed's."""
+
+    def set_progress_bar_config(self, **options):
+        pass
+
+    def __call__(self, captions, guidance_scale, num_inference_steps, seeds):
+        return np.stack([np.full((16, 16, 3), seed % 251, np.uint8) for seed in seeds])
+
+
+def test_every_caption_is_painted_once_by_its_own_seed(cohort):
+    frame = cohort.frame.assign(caption="skin").head(9)
+    images = cascade.painted(Painter(), frame, 4, 1.0, batch=4)
+    again = cascade.painted(Painter(), frame.iloc[::-1], 4, 1.0, batch=2)
+    assert images.shape == (9, 16, 16, 3) and np.array_equal(images, again[::-1])

@@ -360,3 +360,50 @@ def test_frozen_values_on_the_phantom(encoded):
     _, _, values = encoded
     assert metrics.fid(values["nv"], values["mel"]) == pytest.approx(FROZEN["fid"], rel=0.01)
     assert metrics.kid(values["nv"], values["mel"]) == pytest.approx(FROZEN["kid"], rel=0.01)
+
+
+def test_places_and_distances_above_the_floor_by_hand():
+    rows = [
+        {"entity": entity, "n": 5, "metric": metric, "value": value, "floor": 1.0}
+        for entity, value in (("mel", 9.0), ("nv", 4.0), ("overall", 6.0))
+        for metric in ("kid", "fid")
+    ]
+    table = quality.above_floors({"one": pd.DataFrame(rows), "two": pd.DataFrame(rows).assign(value=3.0)})
+    own = table.set_index(["encoder", "entity"])
+    assert own.loc[("one", "melanoma"), ["kid", "floor", "excess"]].tolist() == [9.0, 1.0, 8.0]
+    assert own.loc[("two", "overall"), "excess"] == 2.0 and len(table) == 6
+    excess = pd.DataFrame({"one": {"melanoma": 8.0, "melanocytic nevus": 3.0}})
+    found = quality.places(pd.Series({"mel": 0.2, "nv": 0.5, "overall": 0.3}), excess)
+    assert list(found.index) == list(CODES)
+    assert found.loc["nv", "here, SSIM"] == 1 and found.loc["mel", "here, KID above its floor, one"] == 2
+
+
+def test_the_closest_pairs_are_named(cohort):
+    found = pd.DataFrame({
+        "training": [3, 1, 2], "held_out": [0, 4, 5], "training_distance": [1.0, 2.0, 3.0],
+        "held_out_distance": [2.0, 2.0, 2.0], "ratio": [0.5, 1.0, 0.2],
+    })  # fmt: skip
+    named = quality.closest_pairs(found, cohort, cohort.select(dx="nv"), count=2)
+    ids, nevi = cohort.frame["image_id"], cohort.select(dx="nv").frame["image_id"]
+    assert named["image_id"].tolist() == [ids[2], ids[0]] and named["held_out"].tolist() == [5, 0]
+    assert named["nearest_in_training"].tolist() == [nevi[2], nevi[3]]
+    ratios = pd.concat({("e", "synthetic"): found}, names=["encoder", "images"]).reset_index(["encoder", "images"])
+    assert quality.memorisation(ratios).loc[("e", "synthetic"), "min"] == 0.2
+
+
+def test_both_sides_have_no_more_than_is_asked(cohort):
+    sides = quality.sides(cohort, 3, seed=1)
+    assert set(sides) == {"train", "test"} and sides["train"].frame["split"].eq("train").all()
+    assert sides["train"].frame["dx"].value_counts().max() == 6
+    assert quality.sides(cohort, 3, seed=1)["test"].frame.equals(sides["test"].frame)
+
+
+@pytest.mark.slow
+def test_the_second_encoder_is_kept_and_finds_the_copied_image(cohort, tmp_path):
+    lite = encoders.lite_encoder()
+    train, test = (cohort.select(split=split) for split in ("train", "test"))
+    copied = train.select(image_id=train.frame["image_id"].head(2))
+    found = encoders.closest({"synthetic": copied}, train, test, tmp_path, [lite], side=64)
+    table = found[lite.name, "synthetic"]
+    assert table["training"].tolist() == [0, 1] and table["ratio"].max() < 0.01
+    assert [path.name.startswith(lite.name) for path in tmp_path.iterdir()] == [True]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dermstudy.data import dataset
+from dermstudy.data.storage import PNG, Storage
 from dermstudy.diffusion import sample
 from dermstudy.evaluation import metrics
 from dermstudy.files import InputError
@@ -77,12 +78,13 @@ def table(
     steps: int | str,
     encode: Encode,
     seed: int = 0,
+    storage: Storage = PNG,
 ) -> pd.DataFrame:
     """One row a way to an image of the upsampler's side: input, enlarged_by, n, kid, low, high.
 
     painted: the base model's images uint8 [n, 64, 64, 3] for `captions`, those of parts.enlarged; None leaves them out.
     The first row is the floor: the real images that the small ones were reduced from. encode: images uint8
-    [n, h, w, 3] to features [n, d].
+    [n, h, w, 3] to features [n, d]. storage: what enlarged images go through before, that of the real ones.
     """
     side, low_side = upsampler.side, (upsampler.pixels.config.low_side if upsampler.pixels else 64)
     real = _encoded(parts.compared.images(side), encode)
@@ -97,8 +99,48 @@ def table(
                 large = sample.bicubic(small, side)
             else:
                 large = sample.enlarged(upsampler, small, list(captions), seeds, steps)
-            rows.append({"input": name, "enlarged_by": way} | against(_encoded(large, encode), real))
+            rows.append({"input": name, "enlarged_by": way} | against(_encoded(storage.stored(large), encode), real))
     return pd.DataFrame(rows)
+
+
+def painted(
+    base, frame: pd.DataFrame, steps: int | str, scale: float, seed: int = 0, batch: int = 16, **options
+) -> np.ndarray:
+    """One image of the base model for each caption of `frame` (image_id, caption), uint8 [n, side, side, 3]."""
+    captions, seeds, parts = frame["caption"].tolist(), sample.seeds_for(frame["image_id"], seed), []
+    base.set_progress_bar_config(disable=True)
+    for start in range(0, len(frame), batch):
+        part = slice(start, start + batch)
+        parts.append(
+            base(captions[part], guidance_scale=scale, num_inference_steps=steps, seeds=seeds[part], **options)
+        )
+    return np.concatenate(parts)
+
+
+def whole_table(
+    parts: Sides, base, upsampler, steps: tuple[int | str, int | str], scale: float, encode: Encode, seed: int = 0,
+    storage: Storage = PNG,
+) -> pd.DataFrame:  # fmt: skip
+    """`base_rows` and `table` of a generator: what each stage loses, at the base model's size and at the upsampler's."""
+    small = painted(base, parts.enlarged.frame, steps[0], scale, seed)
+    upsampler.set_progress_bar_config(disable=True)
+    captions = parts.enlarged.frame["caption"].tolist()
+    rows = table(parts, small, captions, upsampler, steps[1], encode, seed, storage)
+    return pd.concat([base_rows(parts, small, encode), rows], ignore_index=True)
+
+
+def base_rows(parts: Sides, images: np.ndarray, encode: Encode) -> pd.DataFrame:
+    """`table`'s columns for the base model alone, at its own side: the floor, then `images` painted for its captions."""
+    side = images.shape[1]
+    real = _encoded(parts.compared.images(side), encode)
+    floor = against(_encoded(parts.enlarged.images(side), encode), real)
+    made = against(_encoded(images, encode), real)
+    return pd.DataFrame(
+        [
+            {"input": f"real images at {side} pixels", "enlarged_by": NONE} | floor,
+            {"input": f"painted images at {side} pixels", "enlarged_by": NONE} | made,
+        ]
+    )
 
 
 def _encoded(images: np.ndarray, encode: Encode, batch: int = 16) -> np.ndarray:

@@ -6,12 +6,13 @@ scikit-image (D65, 2 degrees); the interval resamples images, real ones by whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from skimage.color import rgb2lab
 
+from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.intervals import quantiles
@@ -31,6 +32,16 @@ def colours(images: np.ndarray) -> np.ndarray:
         lab = rgb2lab(image[cut[0], cut[1]]).reshape(-1, 3)
         rows.append(np.concatenate([lab.mean(axis=0), lab.std(axis=0)]))
     return np.array(rows).reshape(-1, 6)
+
+
+def colours_of(synthetic: Cohort, real: Cohort, shades: Sequence[np.ndarray], seed: int = 0) -> pd.DataFrame:
+    """`colour_table` of two cohorts whose images have the colours `shades`, [n, 6] each."""
+    own, known = (
+        {code: shade[(side.frame["dx"] == code).to_numpy()] for code in CODES}
+        for side, shade in zip((synthetic, real), shades, strict=True)
+    )
+    lesions = {code: real.select(dx=code).frame["group"].to_numpy() for code in CODES}
+    return colour_table(own, known, lesions, seed=seed)
 
 
 def colour_table(

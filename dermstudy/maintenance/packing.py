@@ -134,7 +134,8 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     guidance, compared = tables["mini_guidance"], tables["mini_recipes"]
     chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
     overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
-    closest = tables["quality_memorisation"].query("encoder == 'reference'").set_index("images")["min"]
+    closest = tables["quality_memorisation"].query("encoder == @encoders.LITE").set_index("images")["min"]
+    named = tables["quality_fidelity"].query("network == @fidelity.CHOOSER").set_index("entity").loc["overall"]
     fields = {
         "data_hash": notes["data_hash"][:16],
         "split_sha256": sha256_file(folder / "split.csv")[:16],
@@ -154,7 +155,7 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "steps": _markdown(tables["mini_steps"].set_index(["sampler", "steps"]), 3),
         "upsampler_steps": _markdown(tables["mini_upsampler_steps"].set_index(["sampler", "steps"]), 3),
         "margin": f"{1 + MARGIN:g}",
-        "reason": _reason(guidance, chosen, tables["quality_fidelity"].set_index("entity").loc["overall"]),
+        "reason": _reason(guidance, chosen, named),
         "kid_64": f"{chosen['kid']:.0f}",
         "kid_256": f"{overall['value']:.0f}",
         "missed": _missed(tables["quality_audited"]),
@@ -163,8 +164,8 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
         "defaults": f"guidance scale {sampling['GUIDANCE_SCALE']:g}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps "
         f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
         "quality": _markdown(_quality(tables["quality_audited"]), 2),
-        "fidelity": _markdown(tables["quality_fidelity"].set_index("entity").rename(index=NAMES), 2),
-        "closest_reference": f"{closest['synthetic']:.2f}",
+        "fidelity": _markdown(tables["quality_fidelity"].set_index(["network", "entity"]), 2),
+        "closest_lite": f"{closest['synthetic']:.2f}",
         "closest_real": f"{closest['real, validation']:.2f}",
         "memorisation": _markdown(tables["quality_memorisation"].set_index(["encoder", "images"]), 3),
         "bicubic": _markdown(tables["upsample_against_bicubic"].set_index("enlargement"), 4),

@@ -25,7 +25,7 @@ from dermstudy.maintenance import interface, packing, pages
 from dermstudy.runner import findings
 
 LARGEST_CLONE = 150_000_000  # bytes of a clone of depth 1, its history and its files
-BLOCK = re.compile(r"<!-- dermstudy findings (\S+) -->\n(.+?)\n<!-- end -->", re.S)
+BLOCK = re.compile(r"<!-- dermstudy findings (\S+)( --headlines)? -->\n(.+?)\n<!-- end -->", re.S)
 EMPTY_PLACE = re.compile(r"\{\w+\}|\bnan\b")  # of a template that was not filled in
 SCHEMAS = {
     "vendor.citation-file-format": ["CITATION.cff"],
@@ -75,11 +75,12 @@ def links(root: Path) -> str:
 def numbers(root: Path) -> str:
     """The pages' generated blocks are those of the tables, docs/API.md that of the sources, and versions agree."""
     count = 0
-    for page in sorted(root.glob("*.md")):
-        for results, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+    for page in (*sorted(root.glob("*.md")), *sorted(root.glob("results/*/README.md"))):
+        for results, headlines, block in BLOCK.findall(page.read_text(encoding="utf-8")):
             count += 1
-            if block.strip() != findings.markdown(workspace.Workspace(root / results)).strip():
-                raise Fault(f"the table of {results} in {page.name} is not that of `dermstudy findings {results}`")
+            if block.strip() != findings.markdown(workspace.Workspace(root / results), bool(headlines)).strip():
+                said = f"`dermstudy findings {results}{headlines}`"
+                raise Fault(f"the table of {results} in {page.name} is not that of {said}")
     if not count:
         raise Fault("no page shows a table of findings")
     if (root / interface.PAGE).read_text(encoding="utf-8") != interface.page(root):

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from transformers import GPT2Tokenizer
 
 from dermstudy.data import dataset, near_duplicates, splits
-from dermstudy.diffusion import sample, schedules
+from dermstudy.data.storage import storage_of
+from dermstudy.diffusion import schedules
 from dermstudy.diffusion.glide import GlideUpsamplePipeline
 from dermstudy.evaluation import cascade, encoders
 from dermstudy.files import atomic_path
@@ -35,38 +35,15 @@ def opened(path: Path, tokenizer):
     return pipeline
 
 
-def painted(base, rows: pd.DataFrame, steps: int, scale: float, interval: tuple[float, float]) -> np.ndarray:
-    """One image for each row's caption, uint8 [n, 64, 64, 3]."""
-    captions, seeds = rows["caption"].tolist(), sample.seeds_for(rows["image_id"], 0)
-    parts = []
-    for start in range(0, len(rows), 16):
-        part = slice(start, start + 16)
-        parts.append(
-            base(
-                captions[part], guidance_scale=scale, num_inference_steps=steps, seeds=seeds[part],
-                guidance_interval=interval,
-            )
-        )  # fmt: skip
-    return np.concatenate(parts)
-
-
 def stage_table(pipeline, parts: cascade.Sides, steps: int, scale: float, interval: tuple[float, float]):
     """The rows of one pipeline: a cascade table without painted images, or the base's own KID at its side."""
     captions = parts.enlarged.frame["caption"].tolist()
     if isinstance(pipeline, GlideUpsamplePipeline):
-        return cascade.table(parts, None, captions, pipeline, steps, encoders.fid_inception_features)
-    real = features(parts.compared.images(pipeline.side))
-    images = painted(pipeline, parts.enlarged.frame, steps, scale, interval)
-    floor = cascade.against(features(parts.enlarged.images(pipeline.side)), real)
-    row = {"input": "captions", "enlarged_by": cascade.NONE, "guidance_scale": scale}
-    rows = [row | {"input": "real images"} | floor, row | cascade.against(features(images), real)]
-    return pd.DataFrame(rows)
-
-
-def features(images: np.ndarray) -> np.ndarray:
-    """FID-Inception's features in batches that fit the memory."""
-    parts = np.array_split(images, -(-len(images) // 16))
-    return np.concatenate([encoders.fid_inception_features(part) for part in parts])
+        return cascade.table(
+            parts, None, captions, pipeline, steps, encoders.fid_inception_features, 0, storage_of(parts.compared)
+        )
+    images = cascade.painted(pipeline, parts.enlarged.frame, steps, scale, guidance_interval=interval)
+    return cascade.base_rows(parts, images, encoders.fid_inception_features).assign(guidance_scale=scale)
 
 
 def validation_cohort(data: str, split: str) -> dataset.Cohort:
@@ -114,7 +91,13 @@ def _act(options: argparse.Namespace) -> None:
             with atomic_path(options.images) as temporary, open(temporary, "wb") as stream:
                 np.save(
                     stream,
-                    painted(pipeline, parts.enlarged.frame.head(28), steps, options.scale, tuple(options.interval)),
+                    cascade.painted(
+                        pipeline,
+                        parts.enlarged.frame.head(28),
+                        steps,
+                        options.scale,
+                        guidance_interval=tuple(options.interval),
+                    ),
                 )
 
 

@@ -1,0 +1,75 @@
+"""The worst synthetic images by each measure, with the reason: what a table of means does not show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from dermstudy.entities import NAMES
+
+FAR, COPY, NAMED, COLOUR, TWIN = (
+    "farthest from any real image",
+    "nearest to a training image",
+    "taken for another entity",
+    "colour least like its entity's",
+    "most like another synthetic one",
+)
+COLUMNS = ["measure", "place", "image_id", "entity", "why"]
+
+
+def worst(
+    frame: pd.DataFrame,
+    nearest: pd.DataFrame,
+    vectors: np.ndarray,
+    taken_for: pd.Series,
+    colour: pd.DataFrame,
+    each: int = 7,
+) -> pd.DataFrame:
+    """`each` images a measure, the worst first: COLUMNS, one image once a measure.
+
+    frame: image_id and dx of synthetic images; nearest: `metrics.nearest` of them; vectors [n, d]: their features;
+    taken_for: `fidelity.wrongly_named`; colour: `colour_distance`. A measure may have fewer images, or none.
+    """
+    twin, likeness = _twins(vectors, frame["dx"].to_numpy())
+    ids = frame["image_id"].to_numpy()
+    twins = [f"cosine {value:.3f} to {ids[other]}" for other, value in zip(twin, likeness, strict=True)]
+    measures = {
+        FAR: (-nearest["held_out_distance"], [f"distance {value:.1f}" for value in nearest["held_out_distance"]]),
+        COPY: (nearest["ratio"], [f"ratio {value:.2f}" for value in nearest["ratio"]]),
+        NAMED: (pd.Series(np.where(taken_for != "", 0.0, np.nan)), list(taken_for)),
+        COLOUR: (-colour["distance"], list(colour["why"])),
+        TWIN: (pd.Series(-likeness), twins),
+    }  # fmt: skip
+    rows = []
+    for measure, (order, why) in measures.items():
+        chosen = order.reset_index(drop=True).dropna().sort_values(kind="stable").index[:each]
+        for place, index in enumerate(chosen, start=1):
+            rows.append((measure, place, ids[index], NAMES[frame["dx"].iloc[index]], why[index]))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def colour_distance(synthetic: np.ndarray, dx: pd.Series, real: np.ndarray, real_dx: pd.Series) -> pd.DataFrame:
+    """How far each synthetic image's mean L, a, b lies from its entity's real images, in their spreads: distance, why.
+
+    synthetic, real: `colour.colours` [n, 6].
+    """
+    rows = []
+    for own, code in zip(synthetic, dx, strict=True):
+        known = real[(real_dx == code).to_numpy(), :3]
+        z = (own[:3] - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
+        channel = int(np.abs(z).argmax())
+        rows.append((float(np.sqrt((z**2).mean())), f"{'Lab'[channel]} {z[channel]:+.1f} spreads"))
+    return pd.DataFrame(rows, columns=["distance", "why"])
+
+
+def _twins(vectors: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most alike other image of the same entity of each, and the cosine between them (-1 for one without another)."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    place, likeness = np.zeros(len(unit), int), np.full(len(unit), -1.0)
+    for code in np.unique(dx):
+        own = np.flatnonzero(dx == code)
+        if len(own) > 1:
+            cosine = unit[own] @ unit[own].T
+            np.fill_diagonal(cosine, -2)
+            place[own], likeness[own] = own[cosine.argmax(axis=1)], cosine.max(axis=1)
+    return place, likeness
