@@ -97,6 +97,7 @@ def _add_report(commands) -> None:
 
     found = commands.add_parser("findings", help="the paper, its rerun and the audit in one table (Markdown)")
     found.add_argument("results", nargs="?", default="results/demo", help="a results folder (default: results/demo)")
+    found.add_argument("--headlines", action="store_true", help="the few rows of a first page")
     found.set_defaults(act=_findings)
 
     words = commands.add_parser("reword", help="mended words into executed notebooks whose code is unchanged")
@@ -239,7 +240,7 @@ def _findings(options: argparse.Namespace) -> None:
     from dermstudy import workspace
     from dermstudy.runner import findings
 
-    print(findings.markdown(workspace.Workspace(workspace.from_root(options.results))))
+    print(findings.markdown(workspace.Workspace(workspace.from_root(options.results)), options.headlines))
 
 
 def _reword(options: argparse.Namespace) -> None:
