@@ -179,6 +179,18 @@ def commit() -> str:
     return head + ("+changes" if changed else "")
 
 
+def last_commit(path: str) -> str:
+    """The commit that last touched a file of the checkout, with "+changes" where it differs since; "unknown" without one."""
+    try:
+        git = ["git", "-C", str(project_root())]
+        options = dict(capture_output=True, text=True, check=True)
+        touched = subprocess.run([*git, "log", "-1", "--format=%H", "--", path], **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", path], **options).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return (touched or "unknown") + ("+changes" if changed else "")
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions by distribution name (all of the study's main packages by default)."""
     return {name: importlib.metadata.version(name) for name in packages or PACKAGES}

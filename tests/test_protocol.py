@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,9 @@ def table_of(head: str) -> list[list[str]]:
     """The cells of the page's table whose first line starts with `head`."""
     lines = PAGE[PAGE.index(f"| {head} |") :].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+RUNS = [path.parent for path in sorted(ROOT.glob("results/*/tables/trial.csv"))]
 
 
 # Words and constants
@@ -197,3 +202,34 @@ def test_the_command_writes_tables_and_page(tmp_path, capsys):
     assert "no place <!-- power -->" in capsys.readouterr().err
     with pytest.raises(InputError, match="no place"):
         power.filled("", {"power": ""})
+
+
+# Committed runs
+
+
+@pytest.mark.parametrize("tables", RUNS, ids=lambda path: path.parent.name)
+def test_a_committed_trial_asks_what_the_protocol_asks(tables):
+    """The whole of it on real images; on the phantom those whose training sets its images allow."""
+    rows = pd.read_csv(tables / "trial.csv").set_index("comparison")
+    known = {comparison.name: comparison for comparison in protocol.COMPARISONS}
+    if tables.parent.name == "ham10000":
+        assert list(rows.index) == list(known)
+    assert set(rows.index) <= set(known) and rows.index.is_unique
+    for name, row in rows.iterrows():
+        comparison = known[name]
+        assert (row["role"], row["network"], row["measure"], row["margin"]) == (
+            comparison.role, comparison.network, comparison.measure, comparison.margin
+        )  # fmt: skip
+        assert row["verdict"] in protocol.VERDICTS
+
+
+@pytest.mark.parametrize("tables", RUNS, ids=lambda path: path.parent.name)
+def test_the_protocol_is_older_than_the_run(tables):
+    notes = json.loads((tables.parent / "manifest.json").read_text(encoding="utf-8"))
+    if "protocol" not in notes:
+        pytest.skip("the run is older than the manifest's line on the protocol")
+    fixed, ran = notes["protocol"]["commit"], notes["tables"]["trial"]["commit"]
+    asked = subprocess.run(["git", "merge-base", "--is-ancestor", fixed, ran], cwd=ROOT, capture_output=True, text=True)
+    if asked.returncode == 128:
+        pytest.skip("this clone does not hold both commits")
+    assert asked.returncode == 0 and fixed != ran

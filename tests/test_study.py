@@ -55,6 +55,7 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert list(manifest["notebooks"]) == STEMS
     assert manifest["profile"] == "smoke" and manifest["packages"]["torch"]
     assert len(manifest["data_hash"]) == 64
+    assert manifest["protocol"] == {"page": study.PROTOCOL, "commit": workspace.last_commit(study.PROTOCOL)}
     assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
     made = {"commit": workspace.commit(), "processor": processor.instruction_set()}
     assert all(entry | made == entry and entry["source"] for entry in manifest["notebooks"].values())

@@ -20,10 +20,11 @@ from dermstudy.processor import described, instruction_set
 from dermstudy.runner.executed import cleaned
 from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
-from dermstudy.workspace import Workspace, commit, open_workspace, project_root, shown, versions
+from dermstudy.workspace import Workspace, commit, last_commit, open_workspace, project_root, shown, versions
 
 STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
 OUTSIDE = {"running", "failed", "notes", STATE}  # in the artifacts folder, but no notebook's artifact
+PROTOCOL = "docs/PROTOCOL.md"  # of the trial: a run names the commit that it was fixed by
 ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
@@ -157,6 +158,7 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
         "profile": profile,
         "commit": commit(),
         "processor": instruction_set(),
+        "protocol": {"page": PROTOCOL, "commit": last_commit(PROTOCOL)},
         "data_hash": _data_hash(space),
         "seconds": round(seconds, 1),
     }
