@@ -1,0 +1,115 @@
+"""One part of a notebook's work as a command of its own, for a workflow engine: `python -m dermstudy.runner.task`.
+
+    python -m dermstudy.runner.task ham10000 encode --pool originals --view 0
+    python -m dermstudy.runner.task ham10000 train --set "all originals" --seed 3
+
+A task leaves its result where notebooks 06 and 07 look for it, by all that it depends on, and does nothing where it is
+there already. Tasks take no lock of the results folder: any number of them may run beside each other, on any machine that
+sees the folder. They take their parameters from the profile, as the notebooks do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dermstudy import workspace
+from dermstudy.classification import encoding, feature_sets, networks, protocol, runs, shipped_head, training
+from dermstudy.classification import training_sets as sets
+from dermstudy.classification.frozen_features import EXTERNAL
+from dermstudy.data import dataset
+from dermstudy.data.dataset import Cohort
+from dermstudy.data.external import load_external
+from dermstudy.files import InputError
+from dermstudy.runner.profiles import declared_parameters, load_profile, notebooks, resolve
+from dermstudy.workspace import Workspace
+
+NOTEBOOK = "07_ablation"
+POOLS = {feature_sets.WHOLE: "", feature_sets.SECOND: "SECOND_SYNTHETIC", feature_sets.OWN: "SUBSET_SYNTHETIC"}
+AS_PUBLISHED = {f"as published, {name}": name for name in sets.PUBLISHED}
+SETS = (*protocol.TRAINING_SETS[protocol.KERAS], *AS_PUBLISHED)
+
+
+def parameters(profile: str, results: str, data: str | None = None) -> dict:
+    """The parameters of notebook 07 under a profile, its own defaults where the profile is silent."""
+    (notebook,) = (path for path in notebooks() if path.stem == NOTEBOOK)
+    return declared_parameters(notebook) | resolve(load_profile(profile), results, data)[NOTEBOOK]
+
+
+def images(space: Workspace, own: dict) -> runs.Images:
+    """What the trial learns from, as notebook 07 opens it."""
+    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
+    pools = {feature_sets.WHOLE: dataset.open_synthetic(space.need("synthetic", made_by="03_sample"))}
+    for pool, name in POOLS.items():
+        if name and own[name]:
+            pools[pool] = dataset.open_synthetic(workspace.from_root(own[name]))
+    others = load_external(own["EXTERNAL"], cohort, space.out("features")) if own["EXTERNAL"] else None
+    return runs.gather(cohort, pools, own["ORIGINALS"], own["SEED"], others)
+
+
+def encode(space: Workspace, own: dict, pool: str, view: int) -> None:
+    """One view of every image of a pool, kept in artifacts/features; InputError for a pool or view that is not there."""
+    gathered, settings = images(space, own), shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
+    cohorts: dict[str, Cohort] = {feature_sets.ORIGINALS: gathered.originals, **gathered.synthetic}
+    if gathered.external is not None:
+        cohorts[EXTERNAL] = gathered.external.cohort
+    if pool not in cohorts:
+        raise InputError(f"no pool {pool!r} in this profile: it has {', '.join(cohorts)}")
+    if view not in range(len(settings.views)):
+        raise InputError(f"no view {view}: the head of {own['HEAD']} has views 0 to {len(settings.views) - 1}")
+    encoding.encode(cohorts[pool], space.out("features"), settings.views[view])
+
+
+def train(space: Workspace, own: dict, name: str, seed: int) -> None:
+    """One run of the paper's network, kept in artifacts/classifier; InputError for a training set that is not one of SETS."""
+    if name not in SETS:
+        raise InputError(f"unknown training set {name!r}: choose {'; '.join(SETS)}")
+    gathered = images(space, own)
+    if name in AS_PUBLISHED:
+        other = own["PUBLISHED_SYNTHETIC"]
+        saw_all = (
+            dataset.open_synthetic(workspace.from_root(other)) if other else gathered.synthetic[feature_sets.WHOLE]
+        )
+        chosen = sets.published_set(AS_PUBLISHED[name], gathered.originals, saw_all, own["SEED"], own["TEST_FRACTION"])
+    else:
+        others = None if gathered.external is None else gathered.external.cohort
+        chosen = sets.audited_set(name, gathered.originals, gathered.synthetic, 0, others)
+    training.train_once(chosen, config_of(own), seed, space.out("classifier"))
+
+
+def config_of(own: dict) -> networks.ClassifierConfig:
+    """The paper's network as notebook 07 builds it."""
+    given = "side", "filters", "epochs", "batch", "patience", "rotation", "shift", "zoom", "precision"
+    values = {name: own[name.upper()] for name in given}
+    return networks.ClassifierConfig(**values | {"filters": tuple(values["filters"])})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m dermstudy.runner.task", description=__doc__.splitlines()[0])
+    parser.add_argument("profile")
+    parser.add_argument("task", choices=("encode", "train"))
+    parser.add_argument("--pool", default=feature_sets.ORIGINALS, help="encode: originals or a generator's images")
+    parser.add_argument("--view", type=int, default=0, help="encode: which view of the head's settings")
+    parser.add_argument(
+        "--set", default=protocol.ORIGINALS, help="train: a training set of the protocol, or as published"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="train: the run's seed")
+    parser.add_argument("--results", help="results folder; results/PROFILE by default")
+    parser.add_argument("--data", help="a folder in the HAM10000 layout")
+    options = parser.parse_args(arguments)
+    results = options.results or f"results/{options.profile}"
+    try:
+        own, space = parameters(options.profile, results, options.data), workspace.open_workspace(results)
+        if options.task == "encode":
+            encode(space, own, options.pool, options.view)
+        else:
+            train(space, own, options.set, options.seed)
+    except InputError as error:
+        print(f"dermstudy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The study as tasks: the workflow's plan, and two tasks that leave what the notebooks look for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from dermstudy import workspace
+from dermstudy.classification import protocol, training, training_sets
+from dermstudy.data import dataset
+from dermstudy.files import InputError
+from dermstudy.runner import task
+
+SNAKEFILE = ROOT / "workflow" / "Snakefile"
+
+
+def snakemake(*arguments: str, folder) -> str:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(folder), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def results(cohort, tmp_path_factory):
+    """A results folder as notebook 03 leaves it: the phantom, and its own training images in place of synthetic ones."""
+    root = tmp_path_factory.mktemp("workflow") / "results"
+    space = workspace.Workspace(root)
+    dataset.save_cohort(cohort, space.out("cohort"))
+    chosen = cohort.frame[cohort.frame["split"] == "train"].groupby("dx").head(3)
+    folder = space.out("synthetic")
+    folder.mkdir(parents=True)
+    made = chosen.assign(
+        source_image_id=chosen["image_id"], image_id="synthetic_" + chosen["image_id"], seed=range(len(chosen))
+    )
+    made["file"] = made["image_id"] + ".jpg"
+    for old, new in zip(chosen["file"], made["file"], strict=True):
+        shutil.copy(cohort.root / old, folder / new)
+    made[list(dataset.SYNTHETIC_COLUMNS)].to_csv(folder / "index.csv", index=False)
+    (root / "03_sample.ipynb").write_text("{}")
+    return root
+
+
+def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path):
+    planned = snakemake("-n", "--cores", "1", "--config", "profile=smoke", f"results={tmp_path}/r", folder=tmp_path)
+    counts = dict(re.findall(r"^(notebook|encode|train)\s+(\d+)", planned, re.M))
+    sets = len(protocol.TRAINING_SETS[protocol.KERAS]) + len(training_sets.PUBLISHED)
+    assert counts == {"notebook": "10", "encode": "4", "train": str(2 * sets)}
+
+
+@pytest.mark.slow
+def test_two_tasks_leave_what_the_notebook_reads(results, tmp_path):
+    done = [f"{results}/artifacts/notes/tasks/{name}" for name in ("encode-generator-0", "train-all-originals-1")]
+    options = ["--cores", "2", "--config", "profile=smoke", f"results={results}", "--allowed-rules", "encode", "train"]
+    snakemake(*done, *options, folder=tmp_path)
+    space, own = workspace.Workspace(results), task.parameters("smoke", str(results))
+    (features,) = space.out("features").glob("*.npy")
+    gathered = task.images(space, own)
+    assert len(np.load(features)) == len(gathered.synthetic["generator"])
+    chosen = training_sets.audited_set(protocol.ORIGINALS, gathered.originals, gathered.synthetic)
+    config = task.config_of(own)
+    assert training._kept(chosen, config, 1, space.out("classifier")).is_dir()
+    again = snakemake(*done, *options, folder=tmp_path)
+    assert "Nothing to be done" in again
+
+
+def test_a_task_that_cannot_be_done_says_so_in_a_line(results, capsys):
+    own, space = task.parameters("smoke", str(results)), workspace.Workspace(results)
+    with pytest.raises(InputError, match="no pool 'second generator' in this profile: it has originals, generator"):
+        task.encode(space, own, "second generator", 0)
+    with pytest.raises(InputError, match="no view 7"):
+        task.encode(space, own, "originals", 7)
+    assert task.main(["smoke", "train", "--set", "both", "--results", str(results)]) == 2
+    assert "unknown training set 'both'" in capsys.readouterr().err
+    assert task.main(["nothing", "train"]) == 2
