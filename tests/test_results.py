@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
 import nbformat
 import pytest
 from conftest import ROOT
 
-from dermstudy.runner import fingerprints
+from dermstudy import workspace
+from dermstudy.runner import fingerprints, openings
 
 LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
 WHOLE = ("demo", "ham10000")  # results in which every notebook has run
@@ -76,7 +78,30 @@ def git(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def _prose(notebook) -> list[str]:
-    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return [
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and openings.TAG not in cell.metadata.get("tags", [])
+    ]
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_notebooks_open_with_what_their_tables_say(folder):
+    space = workspace.Workspace(folder)
+    told = 0
+    for path in sorted(folder.glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        said, own = (
+            openings.sentence(path.stem, space),
+            [c for c in cells if openings.TAG in c.metadata.get("tags", [])],
+        )
+        assert len(own) == bool(said), path.name
+        if said:
+            told += 1
+            assert cells[1] is own[0] and own[0].source.startswith(f"**Finding.** {said}")
+            figure = re.search(r"!\[.+\]\((.+)\)\Z", own[0].source, re.S)
+            assert figure and (folder / figure[1]).is_file(), path.name
+    assert told
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)

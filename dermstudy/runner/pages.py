@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from dermstudy.files import InputError
+from dermstudy.runner.openings import TAG
 from dermstudy.workspace import Workspace, shown
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -87,6 +88,8 @@ def read(path: Path, space: Workspace, notes: dict) -> Page:
     question, finding = (first_sentence(_said(content, word)) for word in ("Question", "Finding"))
     figures = _describe_figures(content, stem, space, saved)
     for cell in content.cells:
+        if TAG in cell.metadata.get("tags", []):
+            cell.source = cell.source.partition("\n\n![")[0]  # its figure stands further down, with number and caption
         if cell.cell_type == "code":
             cell.metadata["report"] = {"summary": _summary(cell, notes.get("profile", ""))}
     body, _ = _exporter().from_notebook_node(content)

@@ -19,6 +19,7 @@ from dermstudy.files import InputError, sha256_text, write_text
 from dermstudy.processor import described, instruction_set
 from dermstudy.runner.executed import cleaned
 from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
+from dermstudy.runner.openings import opened
 from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, commit, last_commit, open_workspace, project_root, shown, versions
 
@@ -158,11 +159,11 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
         "profile": profile,
         "commit": commit(),
         "processor": instruction_set(),
-        "protocol": {"page": PROTOCOL, "commit": last_commit(PROTOCOL)},
         "data_hash": _data_hash(space),
         "seconds": round(seconds, 1),
     }
-    nbformat.write(cleaned(nbformat.read(running, as_version=4), stamp), running)
+    executed = cleaned(nbformat.read(running, as_version=4), stamp)
+    nbformat.write(opened(executed, notebook.stem, space), running)
     os.replace(running, target)
     failed.unlink(missing_ok=True)
     print(f"[{notebook.stem}] {_clock(seconds)}", flush=True)
@@ -273,6 +274,7 @@ def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) 
         "description": profile.description,
         "commit": commit(),
         "processor": instruction_set(),
+        "protocol": {"page": PROTOCOL, "commit": last_commit(PROTOCOL)},
         "data_hash": _data_hash(space),
         "python": platform.python_version(),
         "platform": described(),

@@ -6,6 +6,7 @@ import nbformat
 
 from dermstudy.files import InputError, atomic_path
 from dermstudy.runner.fingerprints import source_hash
+from dermstudy.runner.openings import opened
 from dermstudy.runner.profiles import notebooks
 from dermstudy.workspace import Workspace, shown
 
@@ -13,7 +14,7 @@ INJECTED = "injected-parameters"  # papermill's tag of the cell in which the pro
 
 
 def refresh(space: Workspace) -> list[str]:
-    """Give each executed notebook in `space` the prose of its source; the names of those that changed.
+    """Give each executed notebook in `space` the prose of its source and its finding; the names of those that changed.
 
     InputError where a notebook's code, or a room that it imports, is no longer what was run.
     """
@@ -35,8 +36,9 @@ def refresh(space: Workspace) -> list[str]:
                 cells += injected
         for place, cell in enumerate(cells):
             cell.id = f"{place:08x}"
-        if [cell.source for cell in cells] != [cell.source for cell in executed.cells]:
-            executed.cells = cells
+        before = [cell.source for cell in executed.cells]
+        executed.cells = cells
+        if [cell.source for cell in opened(executed, source.stem, space).cells] != before:
             with atomic_path(path) as temporary:
                 nbformat.write(executed, temporary)
             changed.append(source.stem)

@@ -1,0 +1,191 @@
+"""How an executed notebook opens: its finding in a sentence, read from its own tables, and the figure that shows it.
+
+The sentence is put into the executed notebook as a cell of its own, so that two profiles say what each of them found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import nbformat
+import pandas as pd
+
+from dermstudy.classification import protocol, trial
+from dermstudy.evaluation import cascade, fidelity
+from dermstudy.files import atomic_path
+from dermstudy.workspace import Workspace
+
+TAG = "finding"  # of the cell
+FIGURES = {
+    "00_dataset": "montage",
+    "01_finetune": "finetune_loss",
+    "02_upsample": "upsample_loss",
+    "03_sample": "synthetic_grid",
+    "04_metrics": "quality_floor",
+    "05_dermatologist_study": "reader_intervals",
+    "06_cnn_classifier": "classifier_summary",
+    "07_ablation": "trial",
+    "08_textual_inversion": "inversion",
+    "09_which_parts": "which_parts",
+}
+
+
+def sentence(stem: str, space: Workspace) -> str:
+    """The finding of notebook `stem` from the tables in `space`; "" where they are older than this sentence, or missing."""
+    try:
+        return SENTENCES[stem](lambda name: pd.read_csv(space.tables / f"{name}.csv"))
+    except (OSError, KeyError, IndexError, ValueError, AttributeError):
+        return ""
+
+
+def opened(notebook, stem: str, space: Workspace):
+    """The executed notebook with its finding after the first cell, in place of an earlier one."""
+    notebook.cells = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
+    said = sentence(stem, space)
+    if said:
+        figure = FIGURES[stem]
+        picture = f"\n\n![{said}](figures/{figure}.png)" if (space.figures / f"{figure}.png").is_file() else ""
+        cell = nbformat.v4.new_markdown_cell(f"**Finding.** {said}{picture}", metadata={"tags": [TAG]})
+        cell.id = f"finding-{stem[:2]}"
+        notebook.cells.insert(1, cell)
+    return notebook
+
+
+def reopen(space: Workspace) -> list[str]:
+    """Give every executed notebook in `space` the opening that its tables say today; the names of those that changed."""
+    changed = []
+    for path in sorted(space.root.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        before = [cell.source for cell in notebook.cells]
+        if [cell.source for cell in opened(notebook, path.stem, space).cells] != before:
+            with atomic_path(path) as temporary:
+                nbformat.write(notebook, temporary)
+            changed.append(path.stem)
+    return changed
+
+
+Read = Callable[[str], pd.DataFrame]
+
+
+def _dataset(read: Read) -> str:
+    leak = read("leak").set_index(["protocol", "entity"])
+    published, audited = leak.loc["as published", "all"], leak.loc["audited", "all"]
+    return (
+        f"Dealt at random as published, {published['leaked']:.0f} of {published['test_images']:.0f} test images "
+        f"({published['share']:.0%}) have an image of their own lesion in training; dealt by lesion, {audited['leaked']:.0f} of "
+        f"{audited['test_images']:.0f}."
+    )
+
+
+def _finetune(read: Read) -> str:
+    return "The base model's " + _loss(read("finetune_log"))
+
+
+def _upsample(read: Read) -> str:
+    rows = read("upsample_against_bicubic").set_index("enlargement")
+    better = "closer to" if rows.loc["upsampler", "mse"] < rows.loc["bicubic", "mse"] else "farther from"
+    return (
+        f"The upsampler's {_loss(read('upsample_log'))[:-1]}; pixel by pixel its images lie {better} the real ones than bicubic "
+        f"enlargement's (PSNR {rows.loc['upsampler', 'psnr']:.1f} and {rows.loc['bicubic', 'psnr']:.1f} dB), which says nothing "
+        "of texture: see the stages in 04."
+    )
+
+
+def _loss(log: pd.DataFrame) -> str:
+    first, best = log.iloc[0], log.loc[log["validation_loss"].idxmin()]
+    if best["step"] == first["step"]:
+        return f"loss on held-out lesions does not fall below the {best['validation_loss']:.4f} of step {best['step']:.0f}."
+    return (
+        f"loss on held-out lesions is {best['validation_loss']:.4f} at its lowest, after {best['step']:.0f} of "
+        f"{log['step'].max():.0f} steps, beside {first['validation_loss']:.4f} after {first['step']:.0f}."
+    )
+
+
+def _sample(read: Read) -> str:
+    made = read("synthetic")["synthetic_images"]
+    each = f"{made.min()} of each entity" if made.nunique() == 1 else f"{made.min()} to {made.max()} an entity"
+    return f"{made.sum()} synthetic images, {each}, each from the caption of a real one and a seed of its own."
+
+
+def _metrics(read: Read) -> str:
+    overall = read("quality_audited").query("entity == 'overall'").set_index("metric")
+    kid, recall = overall.loc["kid"], overall.loc["recall"]
+    named = read("quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
+    stages = read("quality_cascade").set_index(["input", "enlarged_by"])["kid"]
+    lost = stages[cascade.REAL, cascade.UPSAMPLER]
+    return (
+        f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}), real training lesions at "
+        f"{kid['floor']:z.0f}; they hold {recall['value']:.0%} of the real variety where real ones hold {recall['floor']:.0%}; "
+        f"an independent network names {named['synthetic']:.0%} of them as asked and {named['real']:.0%} of real ones; the "
+        f"upsampler alone, fed with real images, is at {lost:.0f}."
+    )
+
+
+def _reader(read: Read) -> str:
+    told = read("reader_intervals").set_index("what")
+    source, made, real = (
+        told.loc[name] for name in ("source, all images", "entity, AI images", "entity, original images")
+    )
+    return (
+        f"The paper's reader told synthetic from original in {source['right']:.0f} of {source['of']:.0f} images "
+        f"({source['share']:.2f}, {source['low']:.2f} to {source['high']:.2f}), and named the entity of {made['share']:.0%} "
+        f"of the synthetic ones but of {real['share']:.0%} of the originals."
+    )
+
+
+def _classifier(read: Read) -> str:
+    rows = read("classifier_summary").query("metric == 'balanced accuracy'").set_index("protocol")
+    published, audited = (
+        f"{rows.loc[name, 'mean']:.2f} ({rows.loc[name, 'low']:.2f} to {rows.loc[name, 'high']:.2f})"
+        for name in ("as published", "audited")
+    )
+    return f"The paper's network reaches a balanced accuracy of {published} as published and of {audited} audited."
+
+
+def _trial(read: Read) -> str:
+    table = read("trial")
+    return trial.verdict_sentence(table[table["role"] == protocol.PRIMARY].iloc[0])
+
+
+def _inversion(read: Read) -> str:
+    rows = read("inversion").set_index("trial")
+    taught = rows.drop(index=[name for name in rows.index if name == "unadapted" or name.startswith("all weights")])
+    best = taught["kid"].idxmin()
+    return "Of learned vectors the best, " + _taught(rows, best) + _named(read("inversion_by_entity"), best)
+
+
+def _parts(read: Read) -> str:
+    rows = read("which_parts").set_index("trial")
+    best = rows.drop(index="unadapted")["kid"].idxmin()
+    return "Of the ways to train, the nearest is " + _taught(rows, best) + _named(read("which_parts_by_entity"), best)
+
+
+def _taught(rows: pd.DataFrame, best: str) -> str:
+    row = rows.loc[best]
+    shown = "" if row["gain_low"] > 0 else ", an interval that holds zero"
+    return (
+        f"{best}: KID {row['kid']:.0f} beside {rows.loc['unadapted', 'kid']:.0f} of the unadapted model and a floor of "
+        f"{row['floor']:z.0f} (gain {row['gain']:.0f}, {row['gain_low']:.0f} to {row['gain_high']:.0f}{shown})"
+    )
+
+
+def _named(rows: pd.DataFrame, best: str) -> str:
+    from dermstudy.entities import NAMES
+
+    own = rows[rows["trial"] == best]
+    said = " and ".join(f"{row.named:.0f} of {row.n:.0f} of {NAMES[row.entity]}" for row in own.itertuples())
+    return f"; a network names as asked {said}."
+
+
+SENTENCES: dict[str, Callable[[Read], str]] = {
+    "00_dataset": _dataset,
+    "01_finetune": _finetune,
+    "02_upsample": _upsample,
+    "03_sample": _sample,
+    "04_metrics": _metrics,
+    "05_dermatologist_study": _reader,
+    "06_cnn_classifier": _classifier,
+    "07_ablation": _trial,
+    "08_textual_inversion": _inversion,
+    "09_which_parts": _parts,
+}

@@ -1,0 +1,66 @@
+"""An executed notebook opens with its finding: a sentence from its tables, and the figure that shows it."""
+
+from __future__ import annotations
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from dermstudy.runner import openings, pages
+from dermstudy.workspace import Workspace
+
+
+@pytest.fixture
+def space(tmp_path):
+    """A results folder with two tables and a figure."""
+    own = Workspace(tmp_path)
+    for folder in (own.tables, own.figures):
+        folder.mkdir()
+    rows = [("as published", "all", 160, 42, 0.2625), ("audited", "all", 204, 0, 0.0), ("audited", "mel", 28, 0, 0.0)]
+    leak = pd.DataFrame(rows, columns=["protocol", "entity", "test_images", "leaked", "share"])
+    own.save_table(leak, "leak")
+    own.save_table(pd.DataFrame({"step": [10, 20, 30], "validation_loss": [0.5, 0.3, 0.4]}), "finetune_log")
+    (own.figures / "montage.png").write_bytes(b"png")
+    return own
+
+
+def test_sentences_are_read_from_the_tables(space):
+    assert openings.sentence("00_dataset", space) == (
+        "Dealt at random as published, 42 of 160 test images (26%) have an image of their own lesion in training; dealt by "
+        "lesion, 0 of 204."
+    )
+    assert "is 0.3000 at its lowest, after 20 of 30 steps, beside 0.5000 after 10" in openings.sentence(
+        "01_finetune", space
+    )
+    assert openings.sentence("04_metrics", space) == ""  # its tables are not there
+    space.save_table(pd.DataFrame({"step": [10, 20], "validation_loss": [0.5, 0.6]}), "finetune_log")
+    assert "does not fall below the 0.5000 of step 10" in openings.sentence("01_finetune", space)
+
+
+def test_every_notebook_has_a_sentence_and_a_figure_that_it_saves():
+    stems = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    assert list(openings.SENTENCES) == stems and list(openings.FIGURES) == stems
+    for stem, figure in openings.FIGURES.items():
+        assert f'"{figure}"' in "".join(
+            cell.source for cell in nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4).cells
+        ), stem
+
+
+def test_the_finding_follows_the_first_cell_and_is_replaced(space):
+    notebook = new_notebook(cells=[new_markdown_cell("# 00 · Title"), new_code_cell("1")])
+    once = openings.opened(notebook, "00_dataset", space)
+    assert [cell.cell_type for cell in once.cells] == ["markdown", "markdown", "code"]
+    said = openings.sentence("00_dataset", space)
+    assert once.cells[1].source == f"**Finding.** {said}\n\n![{said}](figures/montage.png)"
+    nbformat.validate(once)
+    nbformat.write(once, space.root / "00_dataset.ipynb")
+    assert openings.reopen(space) == []
+    space.save_table(pd.read_csv(space.tables / "leak.csv").assign(leaked=1, share=np.float64(0.01)), "leak")
+    assert openings.reopen(space) == ["00_dataset"]
+    cells = nbformat.read(space.root / "00_dataset.ipynb", as_version=4).cells
+    assert len(cells) == 3 and "dealt by lesion, 1 of 204" in cells[1].source
+    page = pages.read(space.root / "00_dataset.ipynb", space, {"notebooks": {}})
+    assert page.finding.startswith("Dealt at random") and "figures/montage.png" not in page.article
