@@ -34,7 +34,7 @@ def test_the_table_reads_what_the_notebooks_wrote():
     assert network["the paper"] == "0.86" and "always nevus" in network["audited"]
     family = found[found.index.str.startswith(("Positive control: ", "Family: ", "Sensitivity: "))]
     assert len(family) == len(trial) - 1 and len(findings.table(DEMO, headlines=True)) <= 10
-    given = found["audited"].str.contains(r"\(.+ to .+\)")
+    given = (found["audited"] + found["as published, rerun"]).str.contains(r"\([^)]+ to [^)]+\)")
     assert (given == (found["interval over"] != findings.NONE)).all()  # a row with an interval says what it is over
 
 

@@ -101,7 +101,7 @@ def repacked(root, old, new):
         ("links", end_of_readme("\n[more](docs/DATA.md#more)\n"), "links to docs/DATA.md#more: no such heading"),
         ("links", end_of_readme("\nSee `docs/MORE.md`.\n"), "names docs/MORE.md, which is not there"),
         ("links", end_of_readme("\n[out](../secret.md)\n"), "lies outside the repository"),
-        ("numbers", other_finding, "is not that of `dermstudy findings results/ham10000`"),
+        ("numbers", other_finding, "is not that of `dermstudy findings results/ham10000 --headlines`"),
         ("numbers", lambda root: put(root / "CITATION.cff", "\nversion: ", "\nversion: 9"), "versions differ"),
         ("numbers", lambda root: put(root / ".zenodo.json", '"version": "', '"version": "9'), "versions differ"),
         ("numbers", lambda root: put(root / "docs" / "API.md", "(", "(other, "), "docs/API.md is not today's"),

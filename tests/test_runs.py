@@ -133,6 +133,10 @@ def test_figures_of_the_trial_hold_what_ran(tmp_path):
     table.loc[0, ["low", "high"]] = [-40.0, 40.0]
     (axes,) = forest.described_plot(table).axes
     assert len(axes.get_yticklabels()) == len(told) and max(map(abs, axes.get_xlim())) < 2
+    measured = secondary.secondary_table(found, told, {protocol.FROZEN: 6}, 20)
+    parts = secondary.artefact_table(measured)
+    assert len(parts) == len(told)
+    np.testing.assert_allclose(parts["by argmax"], parts["moved by the prior"] + parts["the rest"], atol=1e-9)
     histories = pd.DataFrame({
         "protocol": ["audited"] * 4, "training_set": [protocol.ONCE] * 2 + [protocol.LONGER] * 2, "seed": 0,
         "epoch": [1, 2, 1, 2], "loss": 1.0, "validation_loss": 1.0,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dermstudy import workspace
 from dermstudy.classification import feature_sets, frozen_features, predictions, protocol, training, training_sets
 from dermstudy.classification.encoded_trial import encoded_trial
 from dermstudy.classification.encoding import Settings
@@ -20,7 +21,7 @@ from dermstudy.classification.networks import ClassifierConfig
 from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
 from dermstudy.classification.scores import RUN_COLUMNS
 from dermstudy.data import splits
-from dermstudy.data.dataset import Cohort
+from dermstudy.data.dataset import Cohort, open_synthetic
 from dermstudy.data.external import External
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, write_text
@@ -36,6 +37,19 @@ class Images:
     originals: Cohort
     synthetic: Mapping[str, Cohort]
     external: External | None = None
+
+    def counts(self) -> pd.DataFrame:
+        """Images by entity code: training originals, each pool's synthetic images, validation and test originals."""
+        columns = {"training originals": self.originals.select(split="train")}
+        columns |= {f"synthetic, {pool}": cohort for pool, cohort in self.synthetic.items()}
+        columns |= {f"{split} originals": self.originals.select(split=split) for split in ("validation", "test")}
+        table = pd.DataFrame({name: cohort.frame["dx"].value_counts() for name, cohort in columns.items()})
+        return table.reindex(CODES).fillna(0).astype(int)
+
+
+def made_by_another(folder: str) -> Cohort | None:
+    """Another generator's images, from a folder of the project or elsewhere; None where none is named."""
+    return open_synthetic(workspace.from_root(folder)) if folder else None
 
 
 def gather(

@@ -51,6 +51,15 @@ def secondary_table(
     return pd.DataFrame(rows, columns=columns)
 
 
+def artefact_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """What the prior alone moved, for a reader: comparison, network, and differences by argmax, moved by the prior, the rest,
+    prior-corrected. measured: as `secondary_table` gives it."""
+    names = {ARGMAX: "by argmax", ARTEFACT: "moved by the prior", REMAINDER: "the rest", CORRECTED: "prior-corrected"}
+    own = measured[measured["measure"].isin(names)]
+    table = own.pivot_table(index=["comparison", "network"], columns="measure", values="difference", sort=False)
+    return table[list(names)].rename(columns=names).rename_axis(columns=None).reset_index()
+
+
 def run_table(predictions: Predictions, split: str = "test") -> pd.DataFrame:
     """Every measure of every run: columns network, training_set, seed, measure, value. A failed run has NaN."""
     rows = []

@@ -40,9 +40,7 @@ def images(space: Workspace, own: dict) -> runs.Images:
     """What the trial learns from, as notebook 07 opens it."""
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
     pools = {feature_sets.WHOLE: dataset.open_synthetic(space.need("synthetic", made_by="03_sample"))}
-    for pool, name in POOLS.items():
-        if name and own[name]:
-            pools[pool] = dataset.open_synthetic(workspace.from_root(own[name]))
+    pools |= {pool: runs.made_by_another(own[name]) for pool, name in POOLS.items() if name}
     others = load_external(own["EXTERNAL"], cohort, space.out("features")) if own["EXTERNAL"] else None
     return runs.gather(cohort, pools, own["ORIGINALS"], own["SEED"], others)
 
