@@ -20,6 +20,7 @@ from dermstudy import figures, workspace
 from dermstudy.data import dataset, splits
 from dermstudy.diffusion import glide, sample, schedules
 from dermstudy.entities import CODES, NAMES, PROMPTS
+from dermstudy.evaluation import encoders, fidelity
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 from dermstudy.maintenance import candidates
 
@@ -134,8 +135,8 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
     guidance, compared = tables["mini_guidance"], tables["mini_recipes"]
     chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
     overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
-    closest = tables["quality_memorisation"].query("encoder == @encoders.LITE").set_index("images")["min"]
-    named = tables["quality_fidelity"].query("network == @fidelity.CHOOSER").set_index("entity").loc["overall"]
+    closest = tables["quality_memorisation"].set_index(["encoder", "images"])["min"][encoders.LITE]
+    named = tables["quality_fidelity"].set_index(["network", "entity"]).loc[fidelity.CHOOSER, "overall"]
     fields = {
         "data_hash": notes["data_hash"][:16],
         "split_sha256": sha256_file(folder / "split.csv")[:16],
