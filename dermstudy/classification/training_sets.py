@@ -114,7 +114,7 @@ def ladder(
     stopped = replace(third, name=LADDER[3], fit_until=[originals.select(split="validation")])
     steps = {LADDER[0]: replace(first, protocol="ladder", name=LADDER[0]), LADDER[2]: third, LADDER[3]: stopped}
     if safe is not None:
-        other = safe.select(source_image_id=third.train[1].frame["source_image_id"])
+        other = safe.select(image_id=kept)  # a caption may have been lent more than once
         steps[LADDER[4]] = replace(stopped, name=LADDER[4], train=[apart, other])
     return {name: _checked(chosen) for name, chosen in steps.items()}
 

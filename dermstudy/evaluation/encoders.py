@@ -76,7 +76,7 @@ def fid_encoder() -> Encoder:
 
 
 def lite_encoder() -> Encoder:
-    """EfficientNet-Lite0's pooled features [n, 1280]: the second opinion, which had no part in any choice of this study."""
+    """EfficientNet-Lite0's pooled features [n, 1280]: the second opinion, which had no part in choosing a generator."""
     identity = sha256_text(f"{pretrained.WEIGHTS_SHA256} {code_hash(pretrained.pooled_features)}")
     return Encoder(LITE, pretrained.pooled_features, identity)
 

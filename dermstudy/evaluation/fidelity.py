@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dermstudy.entities import CODES, NAMES
+from dermstudy.entities import NAMES
 from dermstudy.evaluation.features import Features
 from dermstudy.evaluation.quality import condition_fidelity
 
@@ -62,12 +62,3 @@ def wrongly_named(answers: Mapping[str, np.ndarray], asked: pd.Series) -> pd.Ser
     wrong = frame.ne(asked.to_numpy(), axis=0).all(axis=1)
     words = frame.apply(lambda row: " and ".join(dict.fromkeys(NAMES[code] for code in row)), axis=1)
     return words.where(wrong, "")
-
-
-def entities_of(features: Mapping[str, Features]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors [n, d] and entity codes [n] of `encoders.by_entity`, in the paper's order."""
-    present = [code for code in CODES if code in features]
-    return (
-        np.concatenate([features[code].values for code in present]),
-        np.concatenate([features[code].entity for code in present]),
-    )

@@ -83,7 +83,7 @@ def open_data(folder: str | Path) -> Cohort:
     frame = cohort.frame
     frame["group"] = near_duplicates.join_groups(frame, near_duplicates.confirmed_pairs(frame))
     frame["split"] = splits.apply_split(frame, path)
-    frame["subset"] = frame["image_id"].map(pd.read_csv(path).set_index("image_id")["subset"]).astype(bool)
+    frame["subset"] = splits.subset_of(frame, path, splits.HAM10000_SEED)
     return cohort
 
 
