@@ -130,10 +130,17 @@ def intervals(ax, table, label: str, value: str) -> None:
     ax.set_ylim(-0.5, rows[label].nunique() - 0.5)
 
 
-def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = None, ax: Axes | None = None) -> Axes:
+def confusion(
+    matrix: np.ndarray,
+    labels: Sequence[str],
+    title: str | None = None,
+    ax: Axes | None = None,
+    undetermined: bool = False,
+) -> Axes:
     """Draw a confusion matrix: rows are the true labels, columns the predicted, as in Figures S1 and S2.
 
     matrix: counts [k, k]; the shade is the row's share, so that rare classes read as well as common ones.
+    undetermined: cells off the diagonal are one completion among several, and grey for it.
     Letters grow with a figure that is wider than the page, so that they can be read once it is reduced to WIDTH.
     """
     matrix = np.asarray(matrix)
@@ -158,6 +165,12 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str | None = Non
         ax=ax,
         annot_kws={"fontsize": size},
     )
+    if undetermined:
+        for row, column in zip(*np.nonzero(~np.eye(len(matrix), dtype=bool)), strict=True):
+            ax.add_patch(plt.Rectangle((column, row), 1, 1, facecolor="0.93", edgecolor="white", lw=0.5))
+        for place, text in enumerate(ax.texts):
+            if place // len(matrix) != place % len(matrix):
+                text.set_color("0.6")
     ax.set_xlabel("predicted", fontsize=max(9.0, size))
     ax.set_ylabel("true", fontsize=max(9.0, size))
     ax.set_xticklabels(labels, rotation=45, ha="right")
@@ -221,6 +234,52 @@ def colour_differences(table: pd.DataFrame) -> Figure:
         intervals(ax, own.assign(label=own["entity"].map(NAMES)), "label", "difference")
         ax.set(title=title)
     axes[1].set_xlabel("synthetic less real, CIELAB")
+    return figure
+
+
+def loss_curves(log: pd.DataFrame) -> Figure:
+    """Training and held-out loss by step from zero, the axes uncut, and a line at the step whose weights are kept.
+
+    log: step, loss, validation_loss, as finetune.train gives it; step 0, before training, has no training loss.
+    """
+    figure, ax = plt.subplots()
+    trained = log[log["loss"].notna()]
+    ax.plot(trained["step"], trained["loss"], color="#88CCEE", marker=".", label="training, mean since the last record")
+    ax.plot(log["step"], log["validation_loss"], color="#332288", marker="o", markersize=3, label="held-out lesions")
+    ax.axvline(log.loc[log["validation_loss"].idxmin(), "step"], color="#999933", lw=1, ls="--", label="kept")
+    ax.set(xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def loss_bands(log: pd.DataFrame) -> Figure:
+    """Held-out loss by step for each quarter of the timesteps, axes uncut; log: as for `loss_curves`."""
+    bands = log.filter(regex=r"^validation_\d")
+    figure, ax = plt.subplots()
+    for colour, (name, own) in zip(seaborn.color_palette("crest", len(bands.columns)), bands.items(), strict=True):
+        label = "timesteps " + name.removeprefix("validation_").replace("_", " to ")
+        ax.plot(log["step"], own, color=colour, marker="o", markersize=3, label=label)
+    ax.set(xlabel="step", ylabel="held-out loss", xlim=(0, None), ylim=(0, None))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+    return figure
+
+
+def training_hours(log: pd.DataFrame, sittings: pd.DataFrame) -> Figure:
+    """What hours of training bought: the loss, and KID on validation lesions after each sitting, beside real images'.
+
+    log: hours, loss; sittings: hours, kid, low, high, floor, as weights.training_hours gives them for one network.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
+    axes[0].plot(log["hours"], log["loss"], color="#88CCEE")
+    axes[0].set(ylabel="training loss", ylim=(0, None))
+    axes[1].vlines(sittings["hours"], sittings["low"], sittings["high"], color="#88CCEE", lw=3)
+    axes[1].plot(sittings["hours"], sittings["kid"], "o-", color="#332288", label="after a sitting")
+    axes[1].axhline(sittings["floor"].iloc[-1], color="#CC6677", lw=1, label="real images")
+    axes[1].set(ylabel="KID x 1,000, validation lesions")
+    axes[1].legend()
+    for ax in axes:
+        ax.set(xlabel="hours on one core", xlim=(0, None))
+    figure.tight_layout()
     return figure
 
 

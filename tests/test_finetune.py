@@ -47,7 +47,7 @@ def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, c
         model, images, CAPTIONS, config(steps=60, validate_every=20, ema_decay=0.9, balanced=True, augment=True),
         tmp_path, validation=(images, CAPTIONS), entities=CAPTIONS,
     )  # fmt: skip
-    assert log["step"].tolist() == [20, 40, 60]
+    assert log["step"].tolist() == [0, 20, 40, 60] and log["loss"].isna().tolist() == [True, False, False, False]
     assert log["validation_loss"].iloc[-1] < 0.6 * log["validation_loss"].iloc[0]
     assert log.filter(regex=r"validation_\d").shape[1] == finetune.BANDS
     best = log["validation_loss"].min()
@@ -57,8 +57,20 @@ def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, c
     assert not model.unet.training
 
 
+def test_weights_that_training_does_not_help_stay_as_they_came(tokenizer, images, tmp_path, capsys):
+    """At a learning rate that ruins them, and without a single step: the record of step 0 is the best."""
+    for name, changes in (("ruined", {"learning_rate": 1.0}), ("none", {"steps": 0})):
+        model = glide.build("tiny-base", tokenizer, "v_prediction", 0)
+        before = {key: value.clone() for key, value in model.unet.state_dict().items()}
+        log = finetune.train(model, images, CAPTIONS, config(**changes), tmp_path / name, validation=(images, CAPTIONS))
+        assert log["step"].iloc[0] == 0 and log["validation_loss"].idxmin() == 0
+        assert "kept the weights of step 0" in capsys.readouterr().out
+        assert all(torch.equal(value, before[key]) for key, value in model.unet.state_dict().items())
+    assert len(log) == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "number"), [("tiny-base", 3), ("tiny-upsampler", 4)])
+@pytest.mark.parametrize(("preset", "number"), [("tiny-base", 5), ("tiny-upsampler", 6)])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, preset, number, capsys):
     """Killed with signal 9 half-way through the writing of weights, and started again."""
     whole = in_processes.train(tmp_path / "whole", preset)

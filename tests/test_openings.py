@@ -35,9 +35,11 @@ def test_sentences_are_read_from_the_tables(space):
     assert "is 0.3000 at its lowest, after 20 of 30 steps, beside 0.5000 after 10" in openings.sentence(
         "01_finetune", space
     )
+    space.save_table(pd.DataFrame({"step": [0, 10], "validation_loss": [0.5, 0.3]}), "finetune_log")
+    assert "after 10 of 10 steps, beside 0.5000 before training" in openings.sentence("01_finetune", space)
     assert openings.sentence("04_metrics", space) == ""  # its tables are not there
     space.save_table(pd.DataFrame({"step": [10, 20], "validation_loss": [0.5, 0.6]}), "finetune_log")
-    assert "does not fall below the 0.5000 of step 10" in openings.sentence("01_finetune", space)
+    assert "does not fall below its 0.5000 after 10" in openings.sentence("01_finetune", space)
 
 
 def test_every_notebook_has_a_sentence_and_a_figure_that_it_saves():

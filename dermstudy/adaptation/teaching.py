@@ -223,6 +223,12 @@ def judged(
     return pd.DataFrame(rows)
 
 
+def named_rightly(reference_folder: Path, real: Mapping[str, np.ndarray]) -> float:
+    """The share of real images, uint8 by entity, that the reference classifier names rightly, the mean of the entities."""
+    shares = [(reference_classifier.named(reference_folder, own) == code).mean() for code, own in real.items()]
+    return float(np.mean(shares))
+
+
 def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
     own = Features(real, np.asarray(lesions), np.full(len(real), code))
     return float(quality.kid_matrix({code: own}, seed).loc[code, code])

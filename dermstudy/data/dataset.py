@@ -25,6 +25,7 @@ METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_me
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
 SYNTHETIC_TABLES = ("index.csv", "metadata.csv")  # of notebook 03, and of a set to pass on
 SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+ARCHIVE = "https://api.isic-archive.com/images/?query=isic_id:NAME"  # a real image, by its name
 NO_AGE = ("", "unknown", "NA", "nan")
 SMALLEST = 64  # pixels of a picture's shorter side: GLIDE's base model paints as many
 THREADS = 4
@@ -241,6 +242,13 @@ def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 CAPTION_STYLES = ("entity", "metadata")
+
+
+def where_to_see(frame: pd.DataFrame) -> str:
+    """Real images that a run does not draw (DRAW_REAL): their names, a line an entity, and where the archive shows them."""
+    named = {NAMES[code]: own["image_id"] for code, own in frame.groupby("dx", sort=False)}
+    lines = [f"{entity}: {', '.join(names)}" for entity, names in named.items()]
+    return "\n".join([f"real images are drawn in your own run only; each is at {ARCHIVE}", *lines])
 
 
 def captions(frame: pd.DataFrame, style: str = "entity", seed: int = 0) -> pd.Series:

@@ -85,113 +85,160 @@ def train(
     images: uint8 [n, side, side, 3] at the model's side, with one caption each. low_side: for the upsampler, the side
     to which images are reduced as its condition. entities: one name an image, which `balanced` deals evenly. The log
     has one row a record: step, loss (mean since the last record), validation loss over all timesteps and by band of
-    timesteps, seconds. After every record the state is saved in `folder`, from which the same call goes on. The
-    weights left in the pipeline are the averaged ones where ema_decay is set, of the record with the lowest
-    validation loss.
+    timesteps, seconds. With `validation` the first record is that of step 0, the weights as they came, without a
+    training loss; no step at all is a run too. After every record the state is saved in `folder`, from which the same
+    call goes on. The weights left in the pipeline are the averaged ones where ema_decay is set, of the record with the
+    lowest validation loss: those of step 0 where training did not help.
     Under `torchrun` the processes share each batch and the first one validates, saves and prints.
     Raises InputError for sizes, captions or settings that do not fit.
     """
     _check(pipeline, images, captions, config, low_side, entities)
-    folder = Path(folder)
-    accelerator = Accelerator()
-    own = _share(config, accelerator)
-    modules = {"unet": pipeline.unet, "text": pipeline.text_encoder}
-    trained = {name: module for name, module in modules.items() if config.trains in ("all", name)}
-    if config.trains == "tokens":
-        trained = {"tokens": pipeline.text_encoder.token_embedding}
-    elif config.trains == "lora":
-        trained = {"unet": pipeline.unet}
-        if not getattr(pipeline.unet, "peft_config", None):
-            torch.manual_seed(config.seed)
-            targets = list(LORA_TARGETS)
-            pipeline.unet.add_adapter(
-                LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets)
-            )
-    for name, module in [*modules.items(), *trained.items()]:
-        for key, parameter in module.named_parameters():
-            parameter.requires_grad_(name in trained and (config.trains != "lora" or "lora_" in key))
-        module.to(memory_format=torch.contiguous_format)
-        module.train(name in trained)
-    if config.gradient_checkpointing:
-        pipeline.unet.enable_gradient_checkpointing()
-    pipeline.to(accelerator.device)
-    parameters = [p for module in trained.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    average = EMAModel(parameters, decay=config.ema_decay, use_ema_warmup=True) if config.ema_decay else None
-    ids, mask = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
-    strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
-    record = config.validate_every or max(1, config.steps // 10)
-    read = [str(ids.tolist())] if config.trains == "tokens" else []  # learned tokens depend on how captions are cut up
-    origin = origin_of(modules, images, [*captions, *read])
-    state = load_state(folder, config, origin, parameters, optimizer, average, accelerator)
-    denoiser = accelerator.prepare(Denoiser(pipeline.unet, pipeline.text_encoder))
-    log, step, best = state["log"], state["step"], state["best"]
-    losses, started = [], time.monotonic() - (log[-1]["seconds"] if log else 0.0)
-    while step < config.steps:
-        chosen = draw(len(images), config, step, strata)
-        batch = make_batch(images[chosen], config, step, pipeline.scheduler, low_side, pipeline.pixels)
-        batch.rows = torch.where(batch.dropped, len(captions), torch.as_tensor(chosen))
-        torch.manual_seed(seed_of(config.seed, step, 1, accelerator.process_index))  # dropout
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=accelerator.device)
-        for place, part in enumerate(own):
-            last = place == len(own) - 1
-            with (
-                contextlib.nullcontext() if last else accelerator.no_sync(denoiser),
-                _autocast(config, accelerator.device),
-            ):
-                some = batch.part(part, accelerator.device)
-                rows = batch.rows[part]
-                values = diffusion_loss(
-                    denoiser,
-                    pipeline.scheduler,
-                    some,
-                    ids[rows].to(total.device),
-                    mask[rows].to(total.device),
-                    config,
-                    pipeline.pixels,
+    run = _Run(pipeline, config, Path(folder), low_side, validation, preview)
+    run.start(images, captions, entities)
+    if run.step == 0 and not run.log and validation is not None:
+        run.record([])
+    losses: list[float] = []
+    while run.step < config.steps:
+        losses.append(run.train_step())
+        if run.step % run.every == 0 or run.step == config.steps:
+            run.record(losses)
+            losses = []
+    return run.finish()
+
+
+class _Run:
+    """One call of `train`: what trains, how, and what has been recorded."""
+
+    def __init__(self, pipeline, config: TrainingConfig, folder: Path, low_side: int, validation, preview):
+        self.pipeline, self.config, self.folder, self.low_side = pipeline, config, folder, low_side
+        self.validation, self.preview = validation, preview
+        self.accelerator = Accelerator()
+        self.every = config.validate_every or max(1, config.steps // 10)
+        self.modules = {"unet": pipeline.unet, "text": pipeline.text_encoder}
+        self.trained = self._what_trains()
+
+    def _what_trains(self) -> dict[str, nn.Module]:
+        """The modules that train, by name, with gradients where they train alone."""
+        config, pipeline = self.config, self.pipeline
+        trained = {name: module for name, module in self.modules.items() if config.trains in ("all", name)}
+        if config.trains == "tokens":
+            trained = {"tokens": pipeline.text_encoder.token_embedding}
+        elif config.trains == "lora":
+            trained = {"unet": pipeline.unet}
+            if not getattr(pipeline.unet, "peft_config", None):
+                torch.manual_seed(config.seed)
+                targets = list(LORA_TARGETS)
+                pipeline.unet.add_adapter(
+                    LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets)
                 )
-                loss = values.sum() * accelerator.num_processes / config.batch
-            accelerator.backward(loss)
+        for name, module in [*self.modules.items(), *trained.items()]:
+            for key, parameter in module.named_parameters():
+                parameter.requires_grad_(name in trained and (config.trains != "lora" or "lora_" in key))
+            module.to(memory_format=torch.contiguous_format)
+            module.train(name in trained)
+        if config.gradient_checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()
+        pipeline.to(self.accelerator.device)
+        return trained
+
+    def start(self, images: np.ndarray, captions: list[str], entities: Sequence[str] | None) -> None:
+        """Take up the data, and the state that an earlier call of the same run left."""
+        config, pipeline = self.config, self.pipeline
+        self.images, self.captions = images, captions
+        self.parameters = [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.average = (
+            EMAModel(self.parameters, decay=config.ema_decay, use_ema_warmup=True) if config.ema_decay else None
+        )
+        self.tokens = tokenize(pipeline.tokenizer, list(captions) + [""], pipeline.text_encoder.config.length)
+        self.strata = pd.factorize(np.asarray(entities))[0] if config.balanced else None
+        # Learned tokens depend on how captions are cut up.
+        read = [str(self.tokens[0].tolist())] if config.trains == "tokens" else []
+        self.origin = origin_of(self.modules, images, [*captions, *read])
+        state = load_state(
+            self.folder, config, self.origin, self.parameters, self.optimizer, self.average, self.accelerator
+        )
+        self.denoiser = self.accelerator.prepare(Denoiser(pipeline.unet, pipeline.text_encoder))
+        self.log, self.step, self.best = state["log"], state["step"], state["best"]
+        self.started = time.monotonic() - (self.log[-1]["seconds"] if self.log else 0.0)
+        self.shares = _share(config, self.accelerator)
+
+    def train_step(self) -> float:
+        """One update; the mean loss of the batch over all processes."""
+        config, device = self.config, self.accelerator.device
+        chosen = draw(len(self.images), config, self.step, self.strata)
+        batch = make_batch(
+            self.images[chosen], config, self.step, self.pipeline.scheduler, self.low_side, self.pipeline.pixels
+        )
+        batch.rows = torch.where(batch.dropped, len(self.captions), torch.as_tensor(chosen))
+        torch.manual_seed(seed_of(config.seed, self.step, 1, self.accelerator.process_index))  # dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device)
+        for place, part in enumerate(self.shares):
+            last = place == len(self.shares) - 1
+            together = contextlib.nullcontext() if last else self.accelerator.no_sync(self.denoiser)
+            with together, _autocast(config, device):
+                loss = self._loss(batch.part(part, device), batch.rows[part])
+            self.accelerator.backward(loss)
             total += loss.detach()
         if config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        optimizer.step()
-        if average is not None:
-            average.step(parameters)
-        losses.append(accelerator.reduce(total, "mean").item())
-        if not math.isfinite(losses[-1]):
-            raise InputError(f"the loss is not finite at step {step}: lower the learning rate {config.learning_rate}")
-        step += 1
-        if step % record == 0 or step == config.steps:
-            if accelerator.is_main_process:
-                row = {"step": step, "loss": float(np.mean(losses))}
-                with _averaged(average, parameters), _evaluating(trained):
-                    if validation is not None:
-                        row |= validation_loss(pipeline, *validation, low_side, config)
-                    if row.get("validation_loss", row["loss"]) < best["loss"]:
-                        best = {"loss": row.get("validation_loss", row["loss"]), "step": step}
-                        save_tensors(folder / "best.safetensors", named(trained))
-                    if preview is not None:
-                        preview(step, pipeline)
-                pipeline.unet.to(memory_format=torch.contiguous_format)
-                log.append(row | {"seconds": round(time.monotonic() - started, 1)})
-                print(_line(log[-1], config.steps), flush=True)
-                save_state(folder, config, origin, step, log, best, parameters, optimizer, average)
-            losses = []
-            accelerator.wait_for_everyone()
-    tensors = load_file(folder / "best.safetensors")
-    for name, module in trained.items():
-        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
-    if config.gradient_checkpointing:
-        pipeline.unet.disable_gradient_checkpointing()
-    for module in modules.values():
-        module.eval().requires_grad_(False)
-    kept = read_notes(folder)["best"]
-    accelerator.print(f"kept the weights of step {kept['step']} (loss {kept['loss']:.4f})", flush=True)
-    return pd.DataFrame(read_notes(folder)["log"])
+            torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.step(self.parameters)
+        loss = self.accelerator.reduce(total, "mean").item()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is not finite at step {self.step}: lower the learning rate {config.learning_rate}"
+            )
+        self.step += 1
+        return loss
+
+    def _loss(self, some: Batch, rows: torch.Tensor) -> torch.Tensor:
+        """What a part of a batch adds to its mean loss."""
+        ids, mask = (values[rows].to(self.accelerator.device) for values in self.tokens)
+        pipeline = self.pipeline
+        values = diffusion_loss(self.denoiser, pipeline.scheduler, some, ids, mask, self.config, pipeline.pixels)
+        return values.sum() * self.accelerator.num_processes / self.config.batch
+
+    def record(self, losses: list[float]) -> None:
+        """A row of the log, the best weights and the state: written by the first process while the others wait."""
+        if self.accelerator.is_main_process:
+            row = {"step": self.step, "loss": float(np.mean(losses)) if losses else math.nan}
+            with _averaged(self.average, self.parameters), _evaluating(self.trained):
+                if self.validation is not None:
+                    row |= validation_loss(self.pipeline, *self.validation, self.low_side, self.config)
+                reached = row.get("validation_loss", row["loss"])
+                if reached < self.best["loss"]:
+                    self.best = {"loss": reached, "step": self.step}
+                    save_tensors(self.folder / "best.safetensors", named(self.trained))
+                if self.preview is not None:
+                    self.preview(self.step, self.pipeline)
+            self.pipeline.unet.to(memory_format=torch.contiguous_format)
+            self.log.append(row | {"seconds": round(time.monotonic() - self.started, 1)})
+            print(_line(self.log[-1], self.config.steps), flush=True)
+            save_state(
+                self.folder, self.config, self.origin, self.step, self.log, self.best,
+                self.parameters, self.optimizer, self.average,
+            )  # fmt: skip
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> pd.DataFrame:
+        """The best weights put in place, nothing left to train; the log."""
+        tensors = load_file(self.folder / "best.safetensors")
+        for name, module in self.trained.items():
+            own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            module.load_state_dict(own)
+        if self.config.gradient_checkpointing:
+            self.pipeline.unet.disable_gradient_checkpointing()
+        for module in self.modules.values():
+            module.eval().requires_grad_(False)
+        notes = read_notes(self.folder)
+        kept = notes["best"]
+        self.accelerator.print(f"kept the weights of step {kept['step']} (loss {kept['loss']:.4f})", flush=True)
+        return pd.DataFrame(notes["log"])
 
 
 def trained_count(pipeline, trains: str) -> int:
@@ -367,4 +414,5 @@ class _evaluating:
 
 def _line(row: dict, steps: int) -> str:
     held_out = f", validation {row['validation_loss']:.4f}" if "validation_loss" in row else ""
-    return f"step {row['step']:>6}/{steps}  loss {row['loss']:.4f}{held_out}  {row['seconds']:.0f} s"
+    loss = f"  loss {row['loss']:.4f}" if math.isfinite(row["loss"]) else "  before training"
+    return f"step {row['step']:>6}/{steps}{loss}{held_out}  {row['seconds']:.0f} s"

@@ -93,11 +93,12 @@ def _upsample(read: Read) -> str:
 
 def _loss(log: pd.DataFrame) -> str:
     first, best = log.iloc[0], log.loc[log["validation_loss"].idxmin()]
+    before = "before training" if first["step"] == 0 else f"after {first['step']:.0f}"
     if best["step"] == first["step"]:
-        return f"loss on held-out lesions does not fall below the {best['validation_loss']:.4f} of step {best['step']:.0f}."
+        return f"loss on held-out lesions does not fall below its {best['validation_loss']:.4f} {before}."
     return (
         f"loss on held-out lesions is {best['validation_loss']:.4f} at its lowest, after {best['step']:.0f} of "
-        f"{log['step'].max():.0f} steps, beside {first['validation_loss']:.4f} after {first['step']:.0f}."
+        f"{log['step'].max():.0f} steps, beside {first['validation_loss']:.4f} {before}."
     )
 
 
