@@ -206,22 +206,27 @@ def is_plot(figure: Figure) -> bool:
 
 
 def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
-    """KID, FID and recall by entity with interval and real-vs-real floor; crosses are `printed`, the paper's FID.
+    """KID and recall by entity with interval and real-vs-real floor; FID too where the table has it by entity.
 
-    audited: entity, metric, value, low, high, floor, as quality.audited gives them.
+    audited: entity, metric, value, low, high, floor, as quality.audited gives them; printed: the paper's FID by entity, as
+    crosses; n: images an entity on each side.
     """
-    figure, axes = plt.subplots(1, 3, sharey=True, figsize=(WIDTH, 2.9))
     order = list(CODES)[::-1]
     names = [NAMES[code] for code in order]
-    titles = {"kid": "KID x 1,000", "fid": f"FID at n = {n}", "recall": "recall"}
+    by_entity = audited[audited["entity"].isin(order)]
+    titles = {"kid": f"KID x 1,000, n = {n}", "fid": f"FID, n = {n}", "recall": f"recall, n = {n}"}
+    titles = {metric: title for metric, title in titles.items() if metric in set(by_entity["metric"])}
+    figure, axes = plt.subplots(1, len(titles), sharey=True, figsize=(WIDTH, 2.9))
     for ax, (metric, title) in zip(axes, titles.items(), strict=True):
-        own = audited[audited["metric"] == metric].set_index("entity").loc[order]
-        ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3)
+        own = by_entity[by_entity["metric"] == metric].set_index("entity").loc[order]
+        ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3, label="middle 95 % of subsamples")
         ax.plot(own["value"], names, "o", color="#332288", label="synthetic")
         ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
+        if metric == "fid":
+            ax.plot(printed.loc[order], names, "x", color="#999933", label="paper (own n)")
         ax.set(title=title)
-    axes[1].plot(printed.loc[order], names, "x", color="#999933", label="paper (own n)")
-    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    handles, labels = axes[list(titles).index("fid") if "fid" in titles else 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4)
     return figure
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dermstudy.diffusion import architecture, batches, checkpoints, finetune, glide
+from dermstudy.diffusion import architecture, batches, checkpoints, finetune, glide, losses
 from dermstudy.files import InputError
 
 CAPTIONS = ["melanoma", "dermatofibroma"] * 4
@@ -49,9 +49,9 @@ def test_the_loss_falls_and_the_best_weights_stay(tokenizer, images, tmp_path, c
     )  # fmt: skip
     assert log["step"].tolist() == [0, 20, 40, 60] and log["loss"].isna().tolist() == [True, False, False, False]
     assert log["validation_loss"].iloc[-1] < 0.6 * log["validation_loss"].iloc[0]
-    assert log.filter(regex=r"validation_\d").shape[1] == finetune.BANDS
+    assert log.filter(regex=r"validation_\d").shape[1] == losses.BANDS
     best = log["validation_loss"].min()
-    again = finetune.validation_loss(model, images, CAPTIONS, 0, config())
+    again = losses.validation_loss(model, images, CAPTIONS, 0, config())
     assert math.isclose(again["validation_loss"], best, rel_tol=1e-5)
     assert "kept the weights of step" in capsys.readouterr().out
     assert not model.unet.training
@@ -177,15 +177,15 @@ def test_every_timestep_is_drawn(tokenizer):
 def test_the_loss_by_hand(tokenizer):
     """Untrained, the network predicts zero: the noise loss is the mean square of the noise itself."""
     model = glide.build("tiny-base", tokenizer)
-    denoise = finetune.Denoiser(model.unet, model.text_encoder)
+    denoise = losses.Denoiser(model.unet, model.text_encoder)
     ids, mask = architecture.tokenize(tokenizer, CAPTIONS[:4], 32)
     noise, timesteps = torch.randn(4, 3, 64, 64), torch.tensor([10, 300, 600, 990])
     batch = batches.Batch(torch.zeros(4, 3, 64, 64), noise, timesteps)
-    loss = finetune.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config())
+    loss = losses.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config())
     assert torch.allclose(loss, noise.square().mean(dim=(1, 2, 3)))
     velocity = glide.build("tiny-base", tokenizer, "v_prediction")
-    denoise = finetune.Denoiser(velocity.unet, velocity.text_encoder)
-    loss = finetune.diffusion_loss(denoise, velocity.scheduler, batch, ids, mask, config())
+    denoise = losses.Denoiser(velocity.unet, velocity.text_encoder)
+    loss = losses.diffusion_loss(denoise, velocity.scheduler, batch, ids, mask, config())
     signal = velocity.scheduler.alphas_cumprod[timesteps]
     weight = torch.clamp(5 * (1 - signal), max=1)  # min(1, 5 / (SNR + 1))
     assert torch.allclose(loss, weight * signal * noise.square().mean(dim=(1, 2, 3)), rtol=1e-4)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dermstudy.diffusion import architecture, finetune, folded, glide, schedules
+from dermstudy.diffusion import architecture, finetune, folded, glide, losses, schedules
 from dermstudy.diffusion.identity import identity
 from dermstudy.files import InputError
-from dermstudy.maintenance import folded_weights, long_training
+from dermstudy.maintenance import folded_weights, long_training, stage_kid, taught_text
 
 BASE = folded.FoldedPreset(16, 2, 0, (16, 32), 1, (1,), 16, 16, 1, 2, 8, 0.0, 1.6, 80.0, 0.01)
 UPSAMPLER = replace(BASE, side=32, low_side=8)
@@ -36,7 +37,8 @@ def pictures():
     large = random.integers(0, 256, (6, 32, 32, 3), np.uint8)
     small = large.reshape(6, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
     captions = [CAPTIONS * (long_training.CAPTION_VARIANTS // 2)] * 6
-    return long_training.Pictures(large, small, captions, np.full(6, 1 / 6), (np.zeros(3), np.ones(3)))
+    entities, labels = pd.Series(["mel", "df"] * 3), np.array([[0, 0, 0], [1, 0, 0]] * 3)
+    return long_training.Pictures(large, small, captions, entities, labels, (np.zeros(3), np.ones(3)))
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -242,6 +244,44 @@ def test_folded_models_are_fine_tuned_like_any_other(preset, pictures, tokenizer
             finetune.train(whole, images, captions, config, tmp_path / "other", low_side=4)
 
 
+def test_what_a_caption_tells_is_nothing_to_an_untrained_model(cohort, tokenizer):
+    """Its answer is zero for every caption; one that hears captions of noise does worse with the right ones or better."""
+    few = cohort.select(image_id=cohort.frame["image_id"].iloc[::5].tolist())
+    pipeline = glide.build(BASE, tokenizer)
+    assert stage_kid.caption_gain(pipeline, few) == 0.0
+    torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.3)
+    assert abs(stage_kid.caption_gain(pipeline, few)) > 1e-6
+
+
+def test_entities_are_drawn_as_asked():
+    entities = pd.Series(["nv"] * 90 + ["df"] * 10)
+    shares = {balance: long_training.draw_weights(entities, balance)[90:].sum() for balance in (0.0, 0.5, 1.0)}
+    assert shares == pytest.approx({0.0: 0.1, 0.5: 0.25, 1.0: 0.5})
+
+
+@pytest.mark.slow
+def test_a_taught_encoder_tells_its_captions_apart(tokenizer):
+    """Entities lie SPREAD apart and the mean stays; an encoder that was not taught has them nearer."""
+    names = ["melanoma", "dermatofibroma"]
+    texts = [f"a dermatoscopic image of {name} on the {place}" for name in names for place in ("back", "face")] * 8
+    labels = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]] * 8)
+    ids, mask = architecture.tokenize(tokenizer, texts, BASE.text_length)
+    torch.manual_seed(0)
+    encoder = architecture.text_encoder_from(BASE, len(tokenizer))
+
+    def means():
+        with torch.inference_mode():
+            pooled = encoder(ids, mask)[1]
+        return torch.stack([pooled[labels[:, 0] == entity].mean(dim=0) for entity in (0, 1)])
+
+    before = means()
+    assert taught_text.teach(encoder, ids, mask, labels, steps=150, batch=16) > 0.95
+    after = means()
+    assert (after[0] - after[1]).norm() / 2 == pytest.approx(taught_text.SPREAD, rel=0.2)
+    assert (before[0] - before[1]).norm() < 0.5 * (after[0] - after[1]).norm()
+    assert (after.mean(dim=0) - before.mean(dim=0)).norm() < 0.2 * taught_text.SPREAD
+
+
 def test_averaged_weights_become_a_pipeline_that_predicts_the_same(pictures, tokenizer, tmp_path):
     recipe = long_training.Recipe("tiny-upsampler", 3, batch=2, warmup_steps=1, crop=16)
     long_training.run(tmp_path / "run", recipe, pictures, tokenizer)
@@ -257,7 +297,7 @@ def test_averaged_weights_become_a_pipeline_that_predicts_the_same(pictures, tok
     with torch.inference_mode():
         expected = model.model.eval()(noisy, data.sigma, ids, mask, data.condition)
         entered = torch.cat([noisy / (1 + data.sigma.view(-1, 1, 1, 1) ** 2).sqrt(), data.condition], 1)
-        said = finetune.Denoiser(pipeline.unet, pipeline.text_encoder)(entered, folded.time_of(data.sigma), ids, mask)
+        said = losses.Denoiser(pipeline.unet, pipeline.text_encoder)(entered, folded.time_of(data.sigma), ids, mask)
     assert torch.allclose(said, -expected, atol=1e-5) and expected.abs().max() > 1e-3
     assert torch.allclose(pipeline.pixels.mix, torch.tensor(scale["mix"]))
 

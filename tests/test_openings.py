@@ -38,6 +38,10 @@ def test_sentences_are_read_from_the_tables(space):
     space.save_table(pd.DataFrame({"step": [0, 10], "validation_loss": [0.5, 0.3]}), "finetune_log")
     assert "after 10 of 10 steps, beside 0.5000 before training" in openings.sentence("01_finetune", space)
     assert openings.sentence("04_metrics", space) == ""  # its tables are not there
+    space.save_table(pd.DataFrame({"step": [0], "validation_loss": [0.5]}), "finetune_log")
+    assert "weights are taken as they came; their loss on held-out lesions is 0.5000." in openings.sentence(
+        "01_finetune", space
+    )
     space.save_table(pd.DataFrame({"step": [10, 20], "validation_loss": [0.5, 0.6]}), "finetune_log")
     assert "does not fall below its 0.5000 after 10" in openings.sentence("01_finetune", space)
 
@@ -45,10 +49,10 @@ def test_sentences_are_read_from_the_tables(space):
 def test_every_notebook_has_a_sentence_and_a_figure_that_it_saves():
     stems = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     assert list(openings.SENTENCES) == stems and list(openings.FIGURES) == stems
-    for stem, figure in openings.FIGURES.items():
-        assert f'"{figure}"' in "".join(
-            cell.source for cell in nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4).cells
-        ), stem
+    for stem, names in openings.FIGURES.items():
+        cells = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4).cells
+        source = "".join(cell.source for cell in cells)
+        assert names and all(f'"{figure}"' in source for figure in names), stem
 
 
 def test_the_finding_follows_the_first_cell_and_is_replaced(space):

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from transformers import GPT2Tokenizer
 
+from dermstudy.diffusion import glide, weights
+from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
-from dermstudy.files import sha256_file
-from dermstudy.maintenance import sittings
+from dermstudy.files import InputError, sha256_file
+from dermstudy.maintenance import folded_weights, sittings
 
 COMMITTED = ROOT / sittings.OUT
+AVERAGE = "short-0000030.safetensors"
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """Averaged weights of an upsampler as long_training writes them: of no training."""
+    tokenizer = GPT2Tokenizer.from_pretrained(COMMITTED / "base" / "tokenizer", local_files_only=True)
+    pipeline = glide.build(FOLDED_PRESETS["mini-upsampler"], tokenizer, seed=3)
+    folder = folded_weights.save_half(pipeline, tmp_path_factory.mktemp("averaged") / "upsampler")
+    return {name: value.half().contiguous() for name, value in folded_weights.averages_of(folder).items()}
 
 
 @pytest.fixture
-def training(tmp_path):
+def out(tmp_path):
+    """A folder of weights of which the tokenizer is there."""
+    shutil.copytree(COMMITTED / "base" / "tokenizer", tmp_path / "out" / "base" / "tokenizer")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def training(tmp_path, averaged):
     """A training's folder: a state, its inputs and an average, of an upsampler after 30 steps."""
     folder = tmp_path / "training"
     folder.mkdir()
@@ -30,7 +51,7 @@ def training(tmp_path):
     notes = {"step": 30, "log": log, "recipe": recipe, "scale": {}}
     save_file({"w": torch.ones(2)}, folder / "state.safetensors", {"dermstudy": json.dumps(notes)})
     own = {"recipe": recipe, "scale": {}}
-    save_file({"w": torch.ones(2).half()}, folder / "short-0000030.safetensors", {"dermstudy": json.dumps(own)})
+    save_file(averaged, folder / AVERAGE, {"dermstudy": json.dumps(own)})
     (folder / "inputs.json").write_text(json.dumps({"data_hash": "d", "split": "s"}))
     return folder
 
@@ -48,27 +69,38 @@ def measured(tmp_path):
     return path
 
 
-def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, tmp_path):
-    out, average = tmp_path / "out", training / "short-0000030.safetensors"
-    command = [str(training), str(average), "--kid", str(measured), "--out", str(out)]
+def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out, averaged):
+    command = [str(training), str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
     assert sittings.main(command) == 0 and sittings.main(command) == 0
-    log = pd.read_csv(out / sittings.LOG)
+    log = pd.read_csv(out / "tables" / weights.SITTINGS)
     assert log["sitting"].tolist() == [1, 2] and list(log.columns) == list(sittings.COLUMNS)
     last = log.iloc[-1]
-    assert (last["model"], last["kid"], last["floor"], last["images"], last["hours"]) == (
-        "upsampler",
-        22.0,
-        3.0,
-        480,
-        0.025,
-    )
-    assert last["weights_sha256"] == sha256_file(out / "upsampler.safetensors")
-    assert torch.equal(load_file(out / "upsampler.safetensors")["w"], load_file(average)["w"])
+    found = last["model"], last["kid"], last["floor"], last["images"], last["hours"]
+    assert found == ("upsampler", 22.0, 3.0, 480, 0.025)
+    assert last["weights_sha256"] == sha256_file(out / "upsampler" / sittings.UNET)
+    assert weights.lineage(out)["upsampler"] == {
+        "earlier": [], "recipe": {"preset": "mini-upsampler"}, "average": "short-0000030",
+    }  # fmt: skip
+    records, own = weights.training_hours(out / "upsampler")
+    assert records["hours"].tolist() == [0.0167, 0.025] and own["kid"].tolist() == [22.0, 22.0]
+    again = folded_weights.averages_of(out / "upsampler")
+    assert again.keys() == averaged.keys() and all(torch.equal(again[key], averaged[key].float()) for key in again)
 
 
-def test_what_does_not_belong_together_is_refused_in_a_line(training, measured, tmp_path, capsys):
-    out, average = tmp_path / "out", training / "short-0000030.safetensors"
-    other = training / "short-0000020.safetensors"
+def test_what_went_before_counts(training, measured, out, tmp_path):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(training, earlier)
+    command = [str(training), str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
+    assert sittings.main([*command, "--earlier", str(earlier), "20"]) == 0
+    last = pd.read_csv(out / "tables" / weights.SITTINGS).iloc[-1]
+    assert (last["steps"], last["images"], last["hours"]) == (50, 800, 0.042)
+    assert weights.lineage(out)["upsampler"]["earlier"] == [{"recipe": {"preset": "mini-upsampler"}, "step": 20}]
+    records, _ = weights.training_hours(out / "upsampler")
+    assert records["step"].tolist() == [20, 40, 50] and records["hours"].is_monotonic_increasing
+
+
+def test_what_does_not_belong_together_is_refused_in_a_line(training, measured, out, tmp_path, capsys):
+    average, other = training / AVERAGE, training / "short-0000020.safetensors"
     notes = {"recipe": {"preset": "mini-base"}, "scale": {}}
     save_file({"w": torch.ones(1)}, other, {"dermstudy": json.dumps(notes)})
     for path, kid, said in (
@@ -79,12 +111,23 @@ def test_what_does_not_belong_together_is_refused_in_a_line(training, measured, 
     ):
         assert sittings.main([str(training), str(path), "--kid", str(kid), "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
-    assert not out.exists()
+    assert [path.name for path in out.iterdir()] == ["base"]
+    assert weights.training_hours(out / "base") is None and weights.lineage(out) == {}
 
 
-@pytest.mark.skipif(not (COMMITTED / sittings.LOG).is_file(), reason="no sitting is committed")
+def test_only_folded_pipelines_lead_back_to_averages(tmp_path):
+    tokenizer = GPT2Tokenizer.from_pretrained(COMMITTED / "base" / "tokenizer", local_files_only=True)
+    glide.build("tiny-base", tokenizer).save_pretrained(tmp_path / "tiny")
+    with pytest.raises(InputError, match="no pipeline of folded networks"):
+        folded_weights.averages_of(tmp_path / "tiny")
+    with pytest.raises(InputError, match="holds no pipeline"):
+        folded_weights.averages_of(tmp_path)
+
+
 def test_the_committed_weights_are_those_of_the_last_sittings():
-    log = pd.read_csv(COMMITTED / sittings.LOG)
+    log = pd.read_csv(COMMITTED / "tables" / weights.SITTINGS)
+    assert set(log["model"]) == {"base", "upsampler"}
     for model, own in log.groupby("model"):
-        assert own["weights_sha256"].iloc[-1] == sha256_file(COMMITTED / f"{model}.safetensors")
+        assert own["weights_sha256"].iloc[-1] == sha256_file(COMMITTED / model / sittings.UNET)
         assert own["sitting"].tolist() == list(range(1, len(own) + 1)) and own["images"].is_monotonic_increasing
+        assert own["split"].iloc[-1] == sha256_file(ROOT / "weights" / "ham10000-split.csv")

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from huggingface_hub import ModelCard
 
 from dermstudy import cli, processor, workspace
 from dermstudy.data import dataset
-from dermstudy.diffusion import glide
+from dermstudy.diffusion import glide, weights
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
-from dermstudy.maintenance import candidates, packing, samplers
+from dermstudy.maintenance import packing, samplers
 from dermstudy.readers import kit, workbook
 from dermstudy.runner import executed, fingerprints, parallel, profiles, study
 
@@ -356,11 +357,9 @@ def test_unknown_parameters_are_errors(own, message):
 def test_a_profile_changes_the_one_it_extends():
     base, twin = (profiles.load_profile(name) for name in ("ham10000", "published-twin"))
     assert twin.shared == base.shared and twin.own["04_metrics"] == base.own["04_metrics"]
-    assert twin.own["01_finetune"] == base.own["01_finetune"] | {"TRAIN_ON": "all"}
-    without = profiles.load_profile("ham10000-without")
-    started = profiles.load_profile("ham10000-from-nothing").own["01_finetune"]
-    shorter = {"STEPS": 2400, "HALF_SIDE_STEPS": 1600}
-    assert without.own["01_finetune"] == started | {"LEAVE_OUT": ["mel", "bcc"]} | shorter
+    assert twin.own["01_finetune"] == base.own["01_finetune"] | {
+        "TRAIN_ON": "all", "START": "results/published-twin/weights/base",
+    }  # fmt: skip
 
 
 def test_a_profile_that_extends_nothing_known_is_named(tmp_path, monkeypatch):
@@ -389,9 +388,6 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
     ("command", "arguments"),
     [
         (parallel, ["01", "smoke", "--results"]),
-        (samplers, ["samplers", "--results"]),
-        (samplers, ["pack", "mini", "--results"]),
-        (candidates, []),
     ],
 )
 def test_no_command_writes_to_the_results_of_a_run(tmp_path, capsys, command, arguments):
@@ -429,38 +425,38 @@ def test_notebooks_are_sources_with_the_papers_values():
 
 
 @pytest.mark.walk
-def test_glide_mini_is_chosen_and_packed_from_a_walk(smoke, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(samplers, "SCALES", (1.0, 2.0))
-    monkeypatch.setattr(samplers, "STEPS", (("dpm-solver", "2"), ("dpm-solver", "3")))
-    monkeypatch.setattr(samplers, "UPSAMPLER_STEPS", (("ancestral", "3"), ("dpm-solver", "2")))
-    space = workspace.open_workspace(smoke)
-    samplers.choose_samplers(space, count=14, reference_steps=5, ancestral=4)
-    assert pd.read_csv(space.tables / "mini_guidance.csv")["guidance_scale"].tolist() == [1.0, 2.0]
-    steps = pd.read_csv(space.tables / "mini_steps.csv").set_index("sampler")
-    assert steps.loc["ancestral", "ratio"] == 1.0 and len(steps) == 3
-    assert pd.read_csv(space.tables / "mini_upsampler_steps.csv")["sampler"].iloc[-1] == "bicubic"
-    out = tmp_path / "glide-mini"
-    with pytest.raises(InputError, match="mini_recipes.csv is missing"):
-        packing.pack(space, out)
-    assert not out.exists()
-    recipe = {"candidate": ["baseline"], "parameters": [4.5], "steps": [80], "seconds": [40.0], "error": [0.1]}
-    space.save_table(pd.DataFrame(recipe), "mini_recipes")
-    assert samplers.main(["pack", str(out), "--results", str(smoke)]) == 0
-    assert "MB" in capsys.readouterr().out and packing.verify(out) > 10
-    text = (out / "README.md").read_text()
-    assert "{" not in text and "vascular lesion" in text
-    assert glide.load(out / "upsampler", glide.GlideUpsamplePipeline).unet.config.sample_size == 256
-    assert samplers.main(["pack", str(out), "--results", str(tmp_path / "empty")]) == 2
-    assert "from nothing, steps 12" in text and len(json.loads((out / "lineage.json").read_text())) == 1
-    manifest = json.loads((space.root / "manifest.json").read_text())
-    manifest["notebooks"]["01_finetune"]["parameters"]["START"] = str(out / "base")
-    walk = tmp_path / "walk"
-    shutil.copytree(space.root, walk, symlinks=True)
-    (walk / "manifest.json").write_text(json.dumps(manifest))
-    packing.pack(workspace.open_workspace(walk), out)  # the same run once more
-    assert len(json.loads((out / "lineage.json").read_text())) == 1
-    manifest["notebooks"]["01_finetune"]["commit"] = "another"
-    (walk / "manifest.json").write_text(json.dumps(manifest))
-    packing.pack(workspace.open_workspace(walk), out)
-    assert packing.verify(out) > 10 and (out / "tables" / "finetune_log_run1.csv").is_file()
-    assert "run 2, on from there: steps 12" in (out / "README.md").read_text()
+def test_a_card_takes_up_what_a_walk_measured_of_its_weights(smoke, tmp_path, monkeypatch):
+    """A folder of the walk's own weights gets the tables of its 04; one of other weights or settings does not."""
+    space, folder = workspace.open_workspace(smoke), tmp_path / "glide-mini"
+    shutil.copytree(ROOT / "weights" / "glide-mini-next", folder)
+    with pytest.raises(InputError, match="samplers.csv is missing"):
+        packing.pack(folder)
+    same = {"n": 70, "kid": 40.0, "low": 30.0, "high": 50.0, "precision": 0.5, "recall": 0.1}
+    monkeypatch.setattr(samplers, "_measure", lambda *_: lambda setting: vars(setting) | same)
+    compared = samplers.compare(None, None, None, None, None)
+    compared.to_csv(folder / "tables" / samplers.TABLE, index=False)
+    frame = dataset.open_cohort(space.artifacts / "cohort").frame
+    samplers.image_counts(frame).to_csv(folder / "tables" / "images.csv")
+    chosen = weights.lineage(folder) | {"sampling": samplers.sampling_of(compared)}
+    (folder / weights.LINEAGE).write_text(json.dumps(chosen))
+    with pytest.raises(InputError, match="was sampled with another"):
+        packing.pack(folder, space)
+    used = json.loads((space.root / "manifest.json").read_text())["notebooks"]["03_sample"]["parameters"]
+    lineage = weights.lineage(folder)
+    sampling = {name: used[name] for name in lineage["sampling"]}
+    (folder / weights.LINEAGE).write_text(json.dumps(lineage | {"sampling": sampling}))
+    with pytest.raises(InputError, match="holds other weights than"):
+        packing.pack(folder, space)
+    for stage in ("base", "upsampler"):
+        shutil.rmtree(folder / stage)
+        shutil.copytree(space.artifacts / f"glide_{stage}", folder / stage)
+    packing.pack(folder, space)
+    text = (folder / "README.md").read_text()
+    assert packing.verify(folder) > 20 and "{" not in text and "By notebook 04" in text
+    card = ModelCard.load(folder / "README.md")
+    overall = pd.read_csv(space.tables / "quality_audited.csv").query("entity == 'overall'").set_index("metric")
+    measured = {result.metric_type: result for result in card.data.eval_results}
+    assert set(measured) == set(packing.HUB_METRICS)
+    for metric, found in measured.items():
+        assert found.dataset_split == "test"
+        assert found.metric_value == pytest.approx(overall.loc[metric, "value"], abs=5e-4)

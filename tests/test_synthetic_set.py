@@ -178,13 +178,12 @@ def test_weights_say_what_they_are(tmp_path):
     assert re.fullmatch("glide-mini [0-9a-f]{10}", described.name)
     assert described.name == weights.name_of(MINI) and described.licence == "cc-by-nc-4.0"
     assert any(text.startswith("**Not for diagnosis") for text in described.warnings)
-    used = json.loads((MINI / "manifest.json").read_text())["notebooks"]["03_sample"]["parameters"]
-    assert described.sampling == {name: used[name] for name in weights.SAMPLING}
+    assert described.sampling == weights.lineage(MINI)["sampling"] and set(described.sampling) == set(weights.SAMPLING)
     with pytest.raises(InputError, match="no weights in"):
         weights.describe(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert weights.describe(tmp_path).licence == "" and weights.describe(tmp_path).warnings == ()
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "lineage.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read"):
         weights.describe(tmp_path)
 

@@ -44,8 +44,6 @@ PRESETS = {
     # name                      side in chan multipliers         n  attention    head  text: w  l  h  n  betas             dropout
     "openai-base":       Preset(64,  3, 192, (1, 2, 3, 4),       3, (32, 16, 8), 64, 512, 16, 8, 128, "squaredcos_cap_v2", 0.1),
     "openai-upsampler":  Preset(256, 6, 192, (1, 1, 2, 2, 4, 4), 2, (32, 16, 8), 64, 512, 16, 8, 128, "linear",            0.1),
-    "mini-base":         Preset(64,  3, 32,  (1, 2, 2, 4),       1, (8,),        32, 128, 4,  4, 32,  "squaredcos_cap_v2", 0.0),
-    "mini-upsampler":    Preset(256, 6, 16,  (1, 1, 2, 2, 4),    1, (),          16, 64,  2,  2, 32,  "linear",            0.0),
     "tiny-base":         Preset(64,  3, 8,   (1, 2, 2, 2),       1, (8,),        8,  32,  1,  2, 32,  "squaredcos_cap_v2", 0.0),
     "tiny-upsampler":    Preset(256, 6, 8,   (1, 1, 2, 2),       1, (),          8,  32,  1,  2, 32,  "linear",            0.0),
 }  # fmt: skip

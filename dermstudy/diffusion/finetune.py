@@ -19,27 +19,24 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel, compute_snr
+from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional
 
 from dermstudy.diffusion.architecture import tokenize
-from dermstudy.diffusion.batches import Batch, data_of, draw, generator_of, make_batch, seed_of
+from dermstudy.diffusion.batches import Batch, draw, make_batch, seed_of
 from dermstudy.diffusion.checkpoints import load_state, named, origin_of, read_notes, save_state, save_tensors
 from dermstudy.diffusion.glide import PRECISIONS, GlideUpsamplePipeline
-from dermstudy.diffusion.pixels import to_float
+from dermstudy.diffusion.losses import Denoiser, autocast, diffusion_loss, validation_loss
 from dermstudy.diffusion.schedules import sampler_from
 from dermstudy.diffusion.sides import check_side
 from dermstudy.files import InputError, atomic_path
-from dermstudy.processor import bf16_products
 
 # tokens: those that inversion.extend added; lora: low-rank additions to the U-Net (Hu et al., arXiv 2106.09685)
 TRAINS = ("all", "unet", "text", "tokens", "lora")
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "time_emb_proj")
-BANDS = 4  # the validation loss is kept for as many equal bands of the 1,000 timesteps
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ class _Run:
         for place, part in enumerate(self.shares):
             last = place == len(self.shares) - 1
             together = contextlib.nullcontext() if last else self.accelerator.no_sync(self.denoiser)
-            with together, _autocast(config, device):
+            with together, autocast(config, device):
                 loss = self._loss(batch.part(part, device), batch.rows[part])
             self.accelerator.backward(loss)
             total += loss.detach()
@@ -251,77 +248,6 @@ def trained_count(pipeline, trains: str) -> int:
     return sum(value.numel() for name, own in parts.items() if trains in ("all", name) for value in own)
 
 
-class Denoiser(nn.Module):
-    """The text encoder and the U-Net as one module, so that a distributed wrapper sees each step whole."""
-
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module):
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-        channels = unet.config.out_channels
-        self.data = 3 if channels == 6 else channels  # OpenAI's say three more, where the variance lies in its range
-
-    def forward(self, entered, timesteps, ids, mask) -> torch.Tensor:
-        """The prediction for noisy data [n, c, h, w], with what stands beside them, times [n] and tokens [n, length]."""
-        hidden, pooled = self.text_encoder(ids, mask)
-        output = self.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample
-        return output[:, : self.data]
-
-
-def diffusion_loss(denoise, scheduler, batch: Batch, ids, mask, config: TrainingConfig, folded=None) -> torch.Tensor:
-    """The training loss of each image, [n]: squared error of noise or velocity.
-
-    denoise: a Denoiser; ids and mask: the captions' tokens, each [n, length]; folded: the pipeline's FoldedPixels, for
-    whose data every velocity counts alike.
-    """
-    noisy = scheduler.add_noise(batch.pixels, batch.noise, batch.timesteps)
-    entered = noisy if batch.low is None else torch.cat([noisy, batch.low], dim=1)
-    times = folded.times(scheduler, batch.timesteps) if folded else batch.timesteps
-    output = denoise(entered, times, ids, mask)
-    if folded:
-        target, weight = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps), 1.0
-    elif scheduler.config.prediction_type == "v_prediction":
-        target = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps)
-        snr = compute_snr(scheduler, batch.timesteps)
-        weight = torch.clamp(config.snr_gamma / (snr + 1), max=1.0)
-    else:
-        target, weight = batch.noise, torch.ones_like(batch.pixels[:, 0, 0, 0])
-    return functional.mse_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3)) * weight
-
-
-@torch.no_grad()
-def validation_loss(pipeline, images, captions, low_side: int, config: TrainingConfig, draws=2, each=16) -> dict:
-    """Loss on held-out images with fixed noise, over all timesteps and by equal band of timesteps."""
-    ids, mask = tokenize(pipeline.tokenizer, list(captions), pipeline.text_encoder.config.length)
-    total, device = pipeline.scheduler.config.num_train_timesteps, pipeline.device
-    denoise = Denoiser(pipeline.unet, pipeline.text_encoder)
-    values, bands = [], []
-    for turn in range(draws):
-        for start in range(0, len(images), each):
-            part = slice(start, start + each)
-            pixels = to_float(images[part])
-            data, seen = data_of(pixels, low_side, pipeline.pixels)
-            noise = torch.randn(data.shape, generator=generator_of(config.seed, start, 2 + turn))
-            # Equally spaced over all images, so that each band holds its share however few the images are.
-            place = torch.arange(start, start + len(pixels)) * draws + turn
-            timesteps = (place * total) // (len(images) * draws)
-            batch = Batch(data, noise, timesteps, seen)
-            with _autocast(config, device):
-                loss = diffusion_loss(
-                    denoise,
-                    pipeline.scheduler,
-                    batch.part(slice(None), device),
-                    ids[part].to(device),
-                    mask[part].to(device),
-                    config,
-                    pipeline.pixels,
-                )
-            values += loss.tolist()
-            bands += (timesteps * BANDS // total).tolist()
-    frame = pd.Series(values).groupby(bands).mean()
-    row = {"validation_loss": float(np.mean(values))}
-    return row | {f"validation_{b * total // BANDS}_{(b + 1) * total // BANDS - 1}": float(v) for b, v in frame.items()}
-
-
 def preview_to(folder: str | Path, prompts: Sequence[str], steps: int = 20) -> Callable[[int, object], None]:
     """A `preview` for `train`: after each record, one image a prompt (seed 0, no guidance), side by side as a PNG."""
 
@@ -348,11 +274,6 @@ def _share(config: TrainingConfig, accelerator: Accelerator) -> list[slice]:
     size = config.batch // count
     start, micro = accelerator.process_index * size, config.micro_batch or size
     return [slice(at, min(at + micro, start + size)) for at in range(start, start + size, micro)]
-
-
-def _autocast(config: TrainingConfig, device: torch.device):
-    able = device.type != "cpu" or bf16_products()
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and able)
 
 
 def _check(pipeline, images, captions, config, low_side, entities) -> None:

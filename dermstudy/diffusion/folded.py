@@ -56,7 +56,7 @@ class FoldedPreset:
 # fmt: off
 FOLDED_PRESETS = {
     # name                         side fold low widths               n  attention head text: w l  h  n   log sigma  sigma
-    "mini-base":      FoldedPreset(64,  2,   0,  (64, 128, 192),      1, (1, 2),  32,  128, 4, 4, 32, 0.0, 1.6,  120.0, 0.01),
+    "mini-base":      FoldedPreset(64,  2,   0,  (64, 128, 192),      1, (1, 2),  32,  128, 4, 4, 32, 0.8, 1.6,  120.0, 0.01),
     "mini-upsampler": FoldedPreset(256, 2,   64, (32, 48, 64, 96),   1, (),      32,  64,  2, 2, 32, -0.4, 1.3, 20.0, 0.02),
 }  # fmt: skip
 # fmt: on

@@ -18,7 +18,15 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import GPT2Tokenizer
 
 from dermstudy.diffusion.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
-from dermstudy.diffusion.folded import FoldedPixels, FoldedPreset, fold, folded_schedule, folded_unet, sigmas_of
+from dermstudy.diffusion.folded import (
+    FOLDED_PRESETS,
+    FoldedPixels,
+    FoldedPreset,
+    fold,
+    folded_schedule,
+    folded_unet,
+    sigmas_of,
+)
 from dermstudy.diffusion.pixels import enlarge, to_float, to_uint8
 from dermstudy.diffusion.schedules import respaced_timesteps, scheduler_from
 from dermstudy.diffusion.sides import set_side
@@ -27,6 +35,15 @@ from dermstudy.processor import bf16_products
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EVERYWHERE = (0.0, float("inf"))
+
+
+def interval_of(bounds: Sequence[float]) -> tuple[float, float]:
+    """A guidance interval from a parameter: its two bounds, or everywhere where it is empty; InputError for another."""
+    if not bounds:
+        return EVERYWHERE
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1]:
+        raise InputError(f"a guidance interval of {list(bounds)}: give the least and the largest noise, or nothing")
+    return float(bounds[0]), float(bounds[1])
 
 
 class _Glide(DiffusionPipeline):
@@ -284,14 +301,16 @@ def build(
     seed: int = 0,
     side: int | None = None,
 ) -> _Glide:
-    """An untrained pipeline of `preset` (a name in PRESETS, or sizes), its weights drawn from `seed`.
+    """An untrained pipeline of `preset` (a name in PRESETS or FOLDED_PRESETS, or sizes), its weights drawn from `seed`.
 
+    prediction: "epsilon" or "v_prediction"; folded networks always predict the velocity.
     side: pixels of its images in place of the preset's; the same weights, with attention at the same levels. InputError
     for an unknown preset and for a side that the levels do not divide.
     """
-    if isinstance(preset, str) and preset not in PRESETS:
-        raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    sizes = PRESETS[preset] if isinstance(preset, str) else preset
+    known = PRESETS | FOLDED_PRESETS
+    if isinstance(preset, str) and preset not in known:
+        raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(known)}")
+    sizes = known[preset] if isinstance(preset, str) else preset
     folded = isinstance(sizes, FoldedPreset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

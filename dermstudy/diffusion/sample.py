@@ -90,11 +90,12 @@ def synthesise(
     batch: int = 16,
     recipe: str = "",
     storage: Storage = PNG,
+    guidance_interval: tuple[float, float] = glide.EVERYWHERE,
 ) -> Path:
     """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
 
     Each image is a file at the upsampler's side, stored as `storage` says, with its caption as a text file beside it, and a
-    line of index.csv.
+    line of index.csv. guidance_interval: the noise at which guidance acts, as GlidePipeline takes it.
     A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `recipe` and this
     code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `torchrun` the
     processes share the images. Prints a line a batch.
@@ -104,7 +105,8 @@ def synthesise(
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
     made_by = [code_hash(sys.modules[__name__]), *(identity(pipeline) for pipeline in (base, upsampler)), recipe]
     shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
-    asked = [*made_by, seed, guidance_scale, base_steps, upsample_steps, asdict(storage), shown]
+    guidance = {"guidance_scale": guidance_scale, "guidance_interval": tuple(guidance_interval)}
+    asked = [*made_by, seed, guidance, base_steps, upsample_steps, asdict(storage), shown]
     settings = sha256_text(json.dumps(asked, default=str))
     if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:
         print(f"{len(names)} of {len(names)} images are there, from the same models and settings")
@@ -127,7 +129,7 @@ def synthesise(
         columns=COLUMNS,
     )
     own = index.iloc[processes.process_index :: processes.num_processes]
-    _paint(base, upsampler, own, part, guidance_scale, base_steps, upsample_steps, batch, storage)
+    _paint(base, upsampler, own, part, guidance, base_steps, upsample_steps, batch, storage)
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_text(part / MADE_BY, settings)
@@ -137,7 +139,7 @@ def synthesise(
 
 
 def _paint(
-    base, upsampler, rows: pd.DataFrame, part: Path, guidance_scale: float, base_steps, upsample_steps, batch: int,
+    base, upsampler, rows: pd.DataFrame, part: Path, guidance: dict, base_steps, upsample_steps, batch: int,
     storage: Storage,
 ) -> None:  # fmt: skip
     """Those images of `rows` that `part` lacks, with their captions."""
@@ -148,7 +150,7 @@ def _paint(
     for start in range(0, len(missing), batch):
         some = missing.iloc[start : start + batch]
         captions, seeds = some["caption"].tolist(), some["seed"].tolist()
-        small = base(captions, guidance_scale=guidance_scale, num_inference_steps=base_steps, seeds=seeds)
+        small = base(captions, num_inference_steps=base_steps, seeds=seeds, **guidance)
         large = enlarged(upsampler, small, captions, seeds, upsample_steps)
         for image, row in zip(large, some.itertuples(), strict=True):
             write_text(part / f"{row.image_id}.txt", row.caption + "\n")

@@ -90,7 +90,11 @@ def open_generator(folder: str | Path) -> Generator:
         model.set_progress_bar_config(disable=True)
 
     def paint(captions: list[str], seeds: list[int]) -> np.ndarray:
-        options = {"guidance_scale": used["GUIDANCE_SCALE"], "num_inference_steps": used["BASE_STEPS"]}
+        options = {
+            "guidance_scale": used["GUIDANCE_SCALE"],
+            "guidance_interval": glide.interval_of(used["GUIDANCE_INTERVAL"]),
+            "num_inference_steps": used["BASE_STEPS"],
+        }
         small = base(captions, seeds=seeds, **options)
         return sample.enlarged(upsampler, small, captions, seeds, used["UPSAMPLE_STEPS"])
 

@@ -10,13 +10,25 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from dermstudy.files import InputError, content_hash, sha256_text
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.S)
-# What the weights that ship were measured with; a folder that says otherwise in its manifest is taken at its word.
-SAMPLING = {"GUIDANCE_SCALE": 3.0, "SAMPLER": "dpm-solver", "BASE_STEPS": "10", "UPSAMPLE_STEPS": "4"}
+LINEAGE = (
+    "lineage.json"  # in a folder of weights: the recipe of each network, and the settings that it was measured with
+)
+SITTINGS = "sittings.csv"  # in its tables/: a line a sitting of training
+LOG = "training_{}.csv"  # in its tables/: the training of "base" or "upsampler"
+# What the weights that ship were measured with; a folder that says otherwise in its lineage is taken at its word.
+SAMPLING = {
+    "GUIDANCE_SCALE": 3.0,
+    "GUIDANCE_INTERVAL": [],
+    "SAMPLER": "dpm-solver",
+    "BASE_STEPS": "20",
+    "UPSAMPLE_STEPS": "8",
+}
 
 
 @dataclass(frozen=True)
@@ -32,24 +44,41 @@ class Weights:
 
 
 def describe(folder: str | Path) -> Weights:
-    """What `folder` says of itself in README.md and manifest.json, where it has them.
+    """What `folder` says of itself in README.md and lineage.json, where it has them.
 
-    InputError where the folder is missing, holds no weights, or has a card or a manifest that cannot be read.
+    InputError where the folder is missing, holds no weights, or has a card or a lineage that cannot be read.
     """
     folder = Path(folder)
     if not any(folder.rglob("*.safetensors")):
         raise InputError(f"no weights in {folder}: give a folder with base/ and upsampler/, such as weights/glide-mini")
-    card, manifest = folder / "README.md", folder / "manifest.json"
-    sampling = dict(SAMPLING)
+    card = folder / "README.md"
     try:
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         licence = str(front_matter(text).get("license", ""))
-        if manifest.is_file():
-            used = json.loads(manifest.read_text(encoding="utf-8"))["notebooks"]["03_sample"]["parameters"]
-            sampling |= {name: used[name] for name in SAMPLING if name in used}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{folder}: its card or manifest cannot be read ({' '.join(str(error).split())})") from error
+        sampling = SAMPLING | lineage(folder).get("sampling", {})
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(f"{folder}: its card or lineage cannot be read ({' '.join(str(error).split())})") from error
     return Weights(name_of(folder), licence, warnings_of(text), sampling)
+
+
+def lineage(folder: str | Path) -> dict:
+    """What lineage.json of a folder of weights holds; nothing where there is none."""
+    path = Path(folder) / LINEAGE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def training_hours(stage: str | Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The log of the training that the weights in `stage` (…/base or …/upsampler) come from, and its sittings.
+
+    Columns step, images, loss, learning_rate, hours; and sitting, images, hours, kid, low, high, floor among others.
+    None where none came with them.
+    """
+    stage = Path(stage)
+    log, lines = (stage.parent / "tables" / name for name in (LOG.format(stage.name), SITTINGS))
+    if not (log.is_file() and lines.is_file()):
+        return None
+    sittings = pd.read_csv(lines)
+    return pd.read_csv(log), sittings[sittings["model"] == stage.name].reset_index(drop=True)
 
 
 def name_of(folder: str | Path) -> str:

@@ -119,10 +119,13 @@ def painted(
 
 def whole_table(
     parts: Sides, base, upsampler, steps: tuple[int | str, int | str], scale: float, encode: Encode, seed: int = 0,
-    storage: Storage = PNG,
+    storage: Storage = PNG, **options,
 ) -> pd.DataFrame:  # fmt: skip
-    """`base_rows` and `table` of a generator: what each stage loses, at the base model's size and at the upsampler's."""
-    small = painted(base, parts.enlarged.frame, steps[0], scale, seed)
+    """`base_rows` and `table` of a generator: what each stage loses, at the base model's size and at the upsampler's.
+
+    options: what else the base model is called with, such as guidance_interval.
+    """
+    small = painted(base, parts.enlarged.frame, steps[0], scale, seed, **options)
     upsampler.set_progress_bar_config(disable=True)
     captions = parts.enlarged.frame["caption"].tolist()
     rows = table(parts, small, captions, upsampler, steps[1], encode, seed, storage)

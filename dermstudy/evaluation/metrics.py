@@ -7,6 +7,8 @@ TensorFlow compute them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -198,7 +200,10 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return tensorflow.image.ssim_multiscale(*pairs, max_val=255).numpy()
 
 
-def feature_metrics(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """KID (times 1,000), FID, precision and recall of two feature sets of equal size."""
-    precision, recall = precision_recall(generated, real)
-    return {"kid": kid(generated, real), "fid": fid(generated, real), "precision": precision, "recall": recall}
+def feature_metrics(
+    generated: np.ndarray, real: np.ndarray, names: Sequence[str] = ("kid", "fid", "precision", "recall")
+) -> dict[str, float]:
+    """Those of `names` among KID (times 1,000), FID, precision and recall of two feature sets of equal size."""
+    values = dict(zip(("precision", "recall"), precision_recall(generated, real), strict=True))
+    values |= {name: metric(generated, real) for name, metric in (("kid", kid), ("fid", fid)) if name in names}
+    return {name: values[name] for name in names}

@@ -172,7 +172,8 @@ def audited(
     way; `others`, for KID, compares an entity's test lesions with training lesions of all other entities, what a generator
     scores that ignores the caption's word. The rows "overall" pool the entities in the same numbers on all sides: n of
     each, or up to `most` where half of an entity's images are more than n. Intervals show the spread of half-size
-    subsamples, not of new lesions.
+    subsamples, not of new lesions. FID is left out for entities at fewer than UNBIASED_FID images, where it mostly
+    measures their number; the pooled row has it beside its floor.
     Raises InputError where an entity has fewer than `n` images on one side.
     """
     _both_sides(test, synthetic)
@@ -182,7 +183,9 @@ def audited(
         code: max(n, largest_n(most, {code: synthetic[code]}, {code: train[code]}, {code: test[code]}))
         for code in codes
     }
-    values = {(entity, name): [] for entity in (*codes, "overall") for name in FEATURE_METRICS}
+    alone = [name for name in FEATURE_METRICS if name != "fid" or n >= UNBIASED_FID]
+    wanted = dict.fromkeys(codes, alone) | {"overall": list(FEATURE_METRICS)}
+    values = {(entity, name): [] for entity, names in wanted.items() for name in names}
     floors = {key: [] for key in values}
     others: dict[str, list[float]] = {code: [] for code in codes}
     for repeat in range(repeats):
@@ -194,9 +197,9 @@ def audited(
             random = np.random.default_rng([seed, CODES.index(code), repeat, 1])
             others[code].append(kid(rest[random.permutation(len(rest))[:n]], drawn[code][1]))
         for entity, (made, real, reference) in (drawn | {"overall": overall}).items():
-            for name, value in feature_metrics(made, real).items():
+            for name, value in feature_metrics(made, real, wanted[entity]).items():
                 values[entity, name].append(value)
-            for name, value in feature_metrics(reference, real).items():
+            for name, value in feature_metrics(reference, real, wanted[entity]).items():
                 floors[entity, name].append(value)
     sizes = dict.fromkeys(codes, n) | {"overall": sum(each.values())}
     return _audited_rows(values, floors, others, sizes)
@@ -289,10 +292,10 @@ def diversity(
 
 
 def diversity_of(synthetic: Cohort, real: Cohort, n: int, seed: int = 0) -> pd.DataFrame:
-    """`diversity` of the first `n` images an entity at 256 pixels, real ones of different lesions."""
+    """`diversity` of the first `n` images an entity at 256 pixels, by at most as many pairs, real ones of different lesions."""
     apart = replace(real, frame=real.frame.drop_duplicates("group"))
     pixels = [{code: side.select(dx=code).images(256)[:n] for code in CODES} for side in (synthetic, apart)]
-    return diversity(*pixels, seed=seed)
+    return diversity(*pixels, pairs=min(20, n), seed=seed)
 
 
 def kid_matrix(parts: dict[str, Features], seed: int = 0, repeats: int = 10) -> pd.DataFrame:

@@ -43,6 +43,27 @@ def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):
     return pipeline
 
 
+def averages_of(folder: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of averaged weights that `pipeline_from` made the pipeline in `folder` from: the way back.
+
+    InputError where the folder is no pipeline of folded networks.
+    """
+    folder = Path(folder)
+    kinds = {"GlidePipeline": glide.GlidePipeline, "GlideUpsamplePipeline": glide.GlideUpsamplePipeline}
+    try:
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds no pipeline: give a folder such as weights/glide-mini/base") from error
+    pipeline = glide.load(folder, kinds[kind])
+    if pipeline.pixels is None:
+        raise InputError(f"{folder} is no pipeline of folded networks: a long training cannot start from it")
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    tensors = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.named_parameters()}
+    for name in ("conv_out.weight", "conv_out.bias"):
+        tensors[f"unet.{name}"] = -tensors[f"unet.{name}"]
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
 def save_half(pipeline, folder: str | Path) -> Path:
     """Write `pipeline` with both networks as fp16, which halves its size; it opens as float32 and computes in that."""
     with atomic_path(folder) as temporary:

@@ -172,7 +172,7 @@ def _needs(case: str, kind: str) -> bool:
 def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     import torch
 
-    from dermstudy.diffusion import batches, convert, finetune, schedules
+    from dermstudy.diffusion import batches, convert, finetune, losses, schedules
 
     precision = torch.bfloat16 if side.endswith("bf16") else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -186,7 +186,7 @@ def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
     if case == "training step":
         model = pipeline("base")
         model.unet.train()
-        denoise = finetune.Denoiser(model.unet, model.text_encoder)
+        denoise = losses.Denoiser(model.unet, model.text_encoder)
         optimizer = torch.optim.AdamW(denoise.parameters(), lr=1e-5)
         ids, mask = (part.to(device) for part in finetune.tokenize(tokenizer, [PROMPT] * 4, 128))
         config = finetune.TrainingConfig(steps=1)
@@ -196,7 +196,7 @@ def _ours(case: str, side: str, batch: int) -> Callable[[], object]:
             timesteps = torch.randint(0, 1000, (4,), device=device)
             batch = batches.Batch(pixels, torch.randn_like(pixels), timesteps)
             with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
-                loss = finetune.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config).mean()
+                loss = losses.diffusion_loss(denoise, model.scheduler, batch, ids, mask, config).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,11 @@ from dermstudy.diffusion.folded import (
     training_target,
 )
 from dermstudy.diffusion.pixels import to_float
-from dermstudy.files import InputError, atomic_path, sha256_file, write_text
+from dermstudy.entities import CODES
+from dermstudy.files import InputError, atomic_path, sha256_file, sha256_text, write_text
 from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.folded_weights import averages_of
+from dermstudy.maintenance.taught_text import labels_of, teach
 from dermstudy.processor import bf16_products
 
 CAPTION_VARIANTS = 8  # templates an image is captioned by
@@ -68,6 +71,8 @@ class Recipe:
     )
     limit: int = 0  # the first so many steps alone, of the same schedule; 0 for all
     seed: int = 0
+    balance: float = 0.5  # images are drawn by their entity's frequency to the power of 1 - balance: 1 is evenly
+    taught_text: bool = False  # the text encoder first learns to tell its captions apart
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,18 @@ class Pictures:
     large: np.ndarray | None
     small: np.ndarray
     captions: list[list[str]]  # CAPTION_VARIANTS an image
-    weights: np.ndarray  # how often an image is drawn, adding up to one
+    entities: pd.Series  # code of each image
+    labels: np.ndarray  # what each image's captions tell, as taught_text.labels_of gives it
     colour: tuple[np.ndarray, np.ndarray]  # mean and spread of each channel, in -1..1
 
 
-def square_root_weights(entities: pd.Series) -> np.ndarray:
-    """Draws by the square root of an entity's frequency, evenly within it: [n], adding up to one."""
+def draw_weights(entities: pd.Series, balance: float) -> np.ndarray:
+    """How often each image is drawn, [n], adding up to one: by its entity's frequency to the power of 1 - balance.
+
+    balance: 0 as often as they come, 0.5 by the square root, 1 every entity equally often.
+    """
     counts = entities.map(entities.value_counts())
-    weights = 1 / np.sqrt(counts.to_numpy(float))
+    weights = counts.to_numpy(float) ** -balance
     return weights / weights.sum()
 
 
@@ -92,7 +101,8 @@ def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool) -> Pictures:
     """The images of `cohort` at 64 and, for an upsampler, 256 pixels, kept in `cache` as uncompressed arrays."""
     arrays = {}
     for side in (64, 256) if large else (64,):
-        path = cache / f"{cohort.data_hash[:16]}-{len(cohort)}-{side}.npy"
+        names = sha256_text(" ".join(cohort.frame["image_id"]))
+        path = cache / f"{cohort.data_hash[:16]}-{names[:16]}-{side}.npy"
         if not path.is_file():
             with atomic_path(path) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, cohort.images(side))
@@ -101,7 +111,7 @@ def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool) -> Pictures:
     captions = [list(texts) for texts in zip(*frames, strict=True)]
     values = arrays[64].reshape(-1, 3) / 127.5 - 1
     colour = values.mean(axis=0), values.std(axis=0)
-    return Pictures(arrays.get(256), arrays[64], captions, square_root_weights(cohort.frame["dx"]), colour)
+    return Pictures(arrays.get(256), arrays[64], captions, cohort.frame["dx"], labels_of(cohort.frame), colour)
 
 
 # Batches
@@ -136,7 +146,7 @@ def turned_crops(images: np.ndarray, chosen: np.ndarray, top, left, side: int, f
 def make_step(pictures: Pictures, recipe: Recipe, preset: FoldedPreset, scale: dict, step: int) -> Step:
     """The batch of `step`, a function of the recipe's seed and the step alone."""
     random = np.random.default_rng([recipe.seed, step])
-    chosen = random.choice(len(pictures.small), recipe.batch, p=pictures.weights)
+    chosen = random.choice(len(pictures.small), recipe.batch, p=draw_weights(pictures.entities, recipe.balance))
     flags = random.random((recipe.batch, 3)) < 0.5
     variant = random.integers(0, CAPTION_VARIANTS, recipe.batch)
     rows = np.where(random.random(recipe.batch) < recipe.caption_dropout, -1, chosen * CAPTION_VARIANTS + variant)
@@ -224,11 +234,16 @@ class Run:
         self.model = FoldedDenoiser(folded_unet(preset), text).to(memory_format=memory_format())
         self.tokenizer, self.step, self.log = tokenizer, 0, []
         if start is not None:
-            self.model.load_state_dict({k: v.float() for k, v in load_file(start).items()})
+            tensors = averages_of(start) if Path(start).is_dir() else load_file(start)
+            self.model.load_state_dict({k: v.float() for k, v in tensors.items()})
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
+        self.begin_averages()
+
+    def begin_averages(self) -> None:
+        """Averages that hold the weights as they are."""
         self.averages = {name: [p.detach().clone() for p in self.parameters] for name in AVERAGES}
 
     @property
@@ -287,7 +302,9 @@ class Run:
         with safe_open(self.state_file, "pt") as stream:
             notes = json.loads(stream.metadata()["dermstudy"])
         open_to_change = {"steps": 0, "limit": 0, "decay_share": 0}
-        if notes["recipe"] | open_to_change != asdict(self.recipe) | open_to_change or notes["scale"] != self.scale:
+        defaults = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+        saved = defaults | notes["recipe"]  # a setting that is newer than the state had its default then
+        if saved | open_to_change != asdict(self.recipe) | open_to_change or notes["scale"] != self.scale:
             raise InputError(f"{self.state_file} is of another recipe or of other images: choose another folder")
         tensors = load_file(self.state_file)
         names = [name for name, _ in self.model.named_parameters()]
@@ -323,9 +340,14 @@ def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path
     if preset.low_side:
         pictures = padded(pictures)
     own = Run(folder, recipe, tokenizer, scale, start)
-    own.restore()
     flat = [caption for texts in pictures.captions for caption in texts] + [""]
     ids, mask = tokenize(tokenizer, flat, preset.text_length)
+    if recipe.taught_text and not own.state_file.is_file():
+        labels = np.repeat(pictures.labels, CAPTION_VARIANTS, axis=0)
+        named = teach(own.model.text_encoder, ids[:-1], mask[:-1], labels, seed=recipe.seed)
+        own.begin_averages()
+        print(f"the text encoder names the entity of {named:.0%} of captions", flush=True)
+    own.restore()
     print(
         f"{recipe.preset}: {sum(p.numel() for p in own.parameters) / 1e6:.2f} million parameters, {len(pictures.small)} images",
         flush=True,
@@ -357,11 +379,23 @@ def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path
     write_text(folder / "log.json", json.dumps(own.log, indent=1))
 
 
-def training_cohort(data: str, split: str) -> dataset.Cohort:
-    """The training images of a folder in HAM10000's layout, by a split file."""
+def training_cohort(data: str, split: str, lesions: str = "train", leave_out: Sequence[str] = ()) -> dataset.Cohort:
+    """The images of a folder in HAM10000's layout that train, by a split file.
+
+    lesions: "train" for training lesions, "subset" for the nested part of them, "all" for a twin that also sees test
+    lesions, as published. leave_out: codes of entities that are not trained on. InputError for an unknown one.
+    """
     cohort = dataset.load_folder(data)
     cohort.frame["split"] = splits.apply_split(cohort.frame, split)
-    return cohort.select(split="train")
+    unknown = set(leave_out) - set(CODES)
+    if unknown:
+        raise InputError(f"no entity {min(unknown)!r} to leave out: choose among {', '.join(CODES)}")
+    if lesions == "subset":
+        cohort.frame["subset"] = splits.subset_of(cohort.frame, split, 0)
+        cohort = cohort.select(subset=[True])
+    elif lesions == "train":
+        cohort = cohort.select(split="train")
+    return cohort.select(dx=[code for code in CODES if code not in leave_out])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -371,8 +405,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="state, averages and log go here")
     parser.add_argument("--data", required=True, help="a HAM10000 download")
     parser.add_argument("--split", required=True, help="a split file (image_id, split)")
+    parser.add_argument("--lesions", choices=("train", "subset", "all"), default="train", help="that train")
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="ENTITY", help="codes that do not train")
     parser.add_argument("--tokenizer", default="weights/glide-mini/base/tokenizer")
-    parser.add_argument("--start", type=Path, help="averaged weights of an earlier sitting: a warm restart")
+    parser.add_argument("--start", type=Path, help="averages of an earlier sitting, or a pipeline: a warm restart")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16)
@@ -382,6 +418,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scaling", choices=("tempered", "plain"), default="tempered", help="of an upsampler's residual"
     )
+    parser.add_argument("--balance", type=float, default=0.5, help="of the entities' draws: 0 none, 1 evenly")
+    parser.add_argument("--taught-text", action="store_true", help="the text encoder first learns to read its captions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -391,16 +429,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> None:
-    cohort = training_cohort(options.data, options.split)
+    cohort = training_cohort(options.data, options.split, options.lesions, options.leave_out)
     pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side))
     recipe = Recipe(
         options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
         decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,
+        balance=options.balance, taught_text=options.taught_text,
     )  # fmt: skip
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
     write_text(
         options.folder / "inputs.json",
-        json.dumps({"data_hash": cohort.data_hash, "split": sha256_file(options.split)}),
+        json.dumps(
+            {"data_hash": cohort.data_hash, "split": sha256_file(options.split), "lesions": options.lesions}
+            | ({"left_out": options.leave_out} if options.leave_out else {})
+        ),
     )
     run(options.folder, recipe, pictures, tokenizer, options.start)
 

@@ -1,39 +1,50 @@
-"""What ships as glide-mini: fp16 weights with tokenizers, the split they were trained on, tables, the model card.
+"""What ships as glide-mini: fp16 weights with tokenizers, tables, figures and the model card.
 
+`python -m dermstudy.maintenance.packing` writes the card, the montage and the checksums of a folder into which `sittings` put
+the weights and `samplers` the sampler; `--results DIR` adds what notebook 04 measured of these weights on test lesions.
 Source of the card's parts: Mitchell et al., "Model cards for model reporting" (arXiv 1810.03993); its front matter is
 Hugging Face's, huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from PIL import Image
 
 from dermstudy import figures, workspace
-from dermstudy.data import dataset, splits
-from dermstudy.diffusion import glide, sample, schedules
+from dermstudy.diffusion import glide, sample, weights
+from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.entities import CODES, NAMES, PROMPTS
-from dermstudy.evaluation import encoders, fidelity
+from dermstudy.evaluation import encoders
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
-from dermstudy.maintenance import candidates
+from dermstudy.maintenance import samplers
+from dermstudy.maintenance.commands import answered
 
 LARGEST = 40_000_000  # bytes of all that ships
-MARGIN = 0.1  # the share of the reference's KID within which fewer sampler steps count as equal
-LINEAGE = "lineage.json"  # the runs that the weights come from, the first one first
 CHECKSUMS = "SHA256SUMS"
-TABLES = (
-    *("finetune_log", "upsample_log", "upsample_against_bicubic", "mini_recipes", "mini_guidance", "mini_steps"),
-    *("mini_upsampler_steps", "quality_audited", "quality_fidelity", "quality_memorisation"),
-    "quality_closest",
+STAGES = {"base": glide.GlidePipeline, "upsampler": glide.GlideUpsamplePipeline}
+NEEDED = (
+    weights.SITTINGS,
+    samplers.TABLE,
+    "images.csv",
+    "recipes.csv",
+    "captions.csv",
+    *(weights.LOG.format(name) for name in STAGES),
 )
-FIGURES = ("finetune_loss", "finetune_bands", "upsample_loss", "guidance", "mini_guidance")
+MEASURED = (
+    *("quality_audited", "quality_encoders", "quality_fidelity", "quality_cascade", "quality_memorisation"),
+    *("quality_closest", "quality_colour"),
+)  # tables of notebook 04 that the card shows
+MEASURED_BY = "measured_by.json"  # beside the tables: the run that measured
 MONTAGE_SEEDS = range(8)
 HUB = {
     "license": "cc-by-nc-4.0",
@@ -44,55 +55,64 @@ HUB = {
     "datasets": ["ham10000"],
 }
 HUB_METRICS = {"kid": "KID x 1,000", "fid": "FID", "precision": "precision", "recall": "recall"}
+UNMEASURED = (
+    "Not yet: test lesions are looked at once, by the run of all notebooks. Until then the figures of validation lesions "
+    "above are the only ones, and they have chosen the sampler."
+)
 
 
-def pack(space: workspace.Workspace, out: Path) -> None:
-    """Write glide-mini to `out` from the artifacts, tables and figures of `space`, whole or not at all.
+def pack(folder: Path, results: workspace.Workspace | None = None) -> None:
+    """Write card, figures and checksums of `folder`; with `results`, first copy the tables of 04 that measured its weights.
 
-    InputError where a part is missing, or all of it is larger than LARGEST.
+    InputError where a part is missing, where `results` are of other weights or settings, or where all of it is larger
+    than LARGEST.
     """
-    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
-    models = {
-        "base": glide.load(space.need("glide_base", made_by="01_finetune")),
-        "upsampler": glide.load(space.need("glide_upsampler", made_by="02_upsample"), glide.GlideUpsamplePipeline),
-    }
-    wanted = {f"tables/{name}.csv": space.tables / f"{name}.csv" for name in TABLES}
-    wanted |= {f"figures/{name}.png": space.figures / f"{name}.png" for name in FIGURES}
-    wanted["manifest.json"] = space.root / "manifest.json"
-    for path in wanted.values():
-        if not path.is_file():
-            raise InputError(
-                f"{workspace.shown(path)} is missing: run notebooks 00 to 04 and the sampler comparison first"
-            )
-    notes = json.loads(wanted["manifest.json"].read_text(encoding="utf-8"))
-    scale = notes["notebooks"]["03_sample"]["parameters"]["GUIDANCE_SCALE"]
-    if scale not in pd.read_csv(wanted["tables/mini_guidance.csv"])["guidance_scale"].tolist():
+    lineage = weights.lineage(folder)
+    for name in NEEDED:
+        if not (folder / "tables" / name).is_file():
+            raise InputError(f"{folder / 'tables' / name} is missing: run sittings and samplers first")
+    if not {*STAGES, "sampling"} <= set(lineage):
+        raise InputError(f"{folder / weights.LINEAGE} does not name both networks and the sampler: run them first")
+    if results is not None:
+        _take_measured(folder, results)
+    for stage in STAGES:
+        log, sittings = weights.training_hours(folder / stage)
+        figures.use_style()
+        figures.save(figures.training_hours(log, sittings), folder / "figures" / f"hours_{stage}.png")
+        _forget_origin(folder / stage)
+    _montage(folder, lineage["sampling"])
+    write_text(folder / "README.md", card(folder))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    size = sum(path.stat().st_size for path in files)
+    if size > LARGEST:
+        raise InputError(f"{folder.name} would be {size / 1e6:.1f} MB of {LARGEST / 1e6:.0f}: choose smaller presets")
+    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}" for path in files]
+    write_text(folder / CHECKSUMS, "\n".join(lines) + "\n")
+    print(f"{workspace.shown(folder)}: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _take_measured(folder: Path, results: workspace.Workspace) -> None:
+    """Copy what notebook 04 of `results` measured, once it is known to be of these weights at these settings."""
+    notes = json.loads((results.root / "manifest.json").read_text(encoding="utf-8"))
+    used, wanted = notes["notebooks"]["03_sample"]["parameters"], weights.lineage(folder)["sampling"]
+    other = [name for name, value in wanted.items() if used.get(name) != value]
+    if other:
         raise InputError(
-            f"03_sample took guidance scale {scale:g}, which the sampler comparison has not: compare it too"
+            f"{workspace.shown(results.root)} was sampled with another {other[0]} than the card's: rerun 03"
         )
-    with atomic_path(out) as temporary:
-        for folder in ("tables", "figures"):
-            (temporary / folder).mkdir(parents=True)
-        for name, model in models.items():
-            for module in (model.unet, model.text_encoder):
-                torch.nn.Module.half(module)
-            model.save_pretrained(temporary / name)
-            _forget_origin(temporary / name)
-        cohort.frame[["image_id", "split"]].to_csv(temporary / "split.csv", index=False, lineterminator="\n")
-        for name, path in wanted.items():
-            shutil.copyfile(path, temporary / name)
-        runs = [*_inherited(notes, temporary), _run(notes, temporary)]
-        write_text(temporary / LINEAGE, json.dumps(runs, indent=1) + "\n")
-        _montage(temporary, notes["notebooks"]["03_sample"]["parameters"])
-        counts = pd.crosstab(cohort.frame["dx"], cohort.frame["split"]).reindex(CODES)[list(splits.SPLITS)]
-        write_text(temporary / "README.md", card(temporary, notes, counts))
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        size = sum(path.stat().st_size for path in files)
-        if size > LARGEST:
-            raise InputError(f"glide-mini would be {size / 1e6:.1f} MB of {LARGEST / 1e6:.0f}: choose smaller presets")
-        lines = [f"{sha256_file(path)}  {path.relative_to(temporary).as_posix()}" for path in files]
-        write_text(temporary / CHECKSUMS, "\n".join(lines) + "\n")
-    print(f"{workspace.shown(out)}: {len(files)} files, {size / 1e6:.1f} MB")
+    for stage in STAGES:
+        made = results.need(f"glide_{stage}", made_by="01_finetune" if stage == "base" else "02_upsample")
+        if _hash(made, stage) != _hash(folder / stage, stage):
+            raise InputError(f"{workspace.shown(made)} holds other weights than {folder / stage}: it measured those")
+    for name in MEASURED:
+        shutil.copyfile(results.tables / f"{name}.csv", folder / "tables" / f"{name}.csv")
+    run = {"commit": notes["commit"], "data_hash": notes["data_hash"], "profile": notes["profile"]}
+    write_text(folder / "tables" / MEASURED_BY, json.dumps(run, indent=1) + "\n")
+
+
+def _hash(folder: Path, stage: str) -> str:
+    model = glide.load(folder, STAGES[stage])
+    return weights_hash({"unet": model.unet, "text_encoder": model.text_encoder})
 
 
 def _forget_origin(folder: Path) -> None:
@@ -122,55 +142,37 @@ def verify(folder: str | Path) -> int:
     return len(listed)
 
 
-def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
-    """The model card as markdown. Every figure in it is read from `folder`/tables, the manifest `notes` or `counts`."""
-    tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in TABLES}
+def card(folder: Path) -> str:
+    """The model card as markdown. Every figure in it is read from `folder`/tables and lineage.json."""
     text = front_matter(folder) + (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
-    training, sampling, measured = (
-        notes["notebooks"][stem]["parameters"] for stem in ("01_finetune", "03_sample", "04_metrics")
-    )
-    runs = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-    logs = [pd.read_csv(path) for path in sorted((folder / "tables").glob("finetune_log_run*.csv"))]
-    logs.append(tables["finetune_log"])
-    guidance, compared = tables["mini_guidance"], tables["mini_recipes"]
-    chosen = guidance[guidance["guidance_scale"] == sampling["GUIDANCE_SCALE"]].iloc[0]
-    overall = tables["quality_audited"].query("entity == 'overall' and metric == 'kid'").iloc[0]
-    closest = tables["quality_memorisation"].set_index(["encoder", "images"])["min"][encoders.LITE]
-    named = tables["quality_fidelity"].set_index(["network", "entity"]).loc[fidelity.CHOOSER, "overall"]
+    tables = {name: pd.read_csv(folder / "tables" / name) for name in NEEDED}
+    lineage, sittings, compared = weights.lineage(folder), tables[weights.SITTINGS], tables[samplers.TABLE]
+    last = sittings.groupby("model").last()
     fields = {
-        "data_hash": notes["data_hash"][:16],
-        "split_sha256": sha256_file(folder / "split.csv")[:16],
-        "base_parameters": f"{_parameters(folder / 'base') / 1e6:.1f}",
-        "upsampler_parameters": f"{_parameters(folder / 'upsampler', glide.GlideUpsamplePipeline) / 1e6:.1f}",
-        "counts": _markdown(counts.rename(index=NAMES).rename_axis("entity"), 0),
-        "base_recipe": _lines([run["base"] for run in runs]),
-        "upsampler_recipe": _lines([run["upsampler"] for run in runs]),
-        "commits": ", then ".join(run["commit"][:12] for run in runs),
-        "prediction": {"v_prediction": "velocity", "epsilon": "noise"}[_prediction(folder / "base")],
-        "bands": _markdown(pd.concat([_bands(log, run + 1) for run, log in enumerate(logs)]).set_index("run"), 4),
-        "recipes": _markdown(compared.set_index("candidate").rename(columns={"parameters": "million parameters"}), 4),
-        "recipe_seconds": _span(compared["seconds"]),
-        "recipe_steps": _span(compared["steps"]),
-        "recipe_warmup": str(candidates.BASELINE.warmup_steps),
-        "guidance": _markdown(tables["mini_guidance"].set_index("guidance_scale"), 3),
-        "steps": _markdown(tables["mini_steps"].set_index(["sampler", "steps"]), 3),
-        "upsampler_steps": _markdown(tables["mini_upsampler_steps"].set_index(["sampler", "steps"]), 3),
-        "margin": f"{1 + MARGIN:g}",
-        "reason": _reason(guidance, chosen, named),
-        "kid_64": f"{chosen['kid']:.0f}",
-        "kid_256": f"{overall['value']:.0f}",
-        "missed": _missed(tables["quality_audited"]),
-        "minutes": str(sum(int(run[part].split()[-2]) for run in runs for part in ("base", "upsampler"))),
-        "searched": "all" if not measured["NEIGHBOURS"] else f"{measured['NEIGHBOURS']} of the",
-        "defaults": f"guidance scale {sampling['GUIDANCE_SCALE']:g}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps "
-        f"for the base model and {sampling['UPSAMPLE_STEPS']} for the upsampler",
-        "quality": _markdown(_quality(tables["quality_audited"]), 2),
-        "fidelity": _markdown(tables["quality_fidelity"].set_index(["network", "entity"]), 2),
-        "closest_lite": f"{closest['synthetic']:.2f}",
-        "closest_real": f"{closest['real, validation']:.2f}",
-        "memorisation": _markdown(tables["quality_memorisation"].set_index(["encoder", "images"]), 3),
-        "bicubic": _markdown(tables["upsample_against_bicubic"].set_index("enlargement"), 4),
+        "data_hash": sittings["data_hash"].iloc[-1][:16],
+        "split_sha256": sittings["split"].iloc[-1][:16],
+        "counts": _markdown(tables["images.csv"].set_index("entity"), 0),
+        "sittings": _markdown(_told(sittings), 2),
+        "guidance": _markdown(_settings(compared, samplers.GUIDANCE), 2),
+        "base_steps": _markdown(_settings(compared, samplers.BASE), 2),
+        "upsampler_steps": _markdown(_settings(compared, samplers.UPSAMPLER), 2),
+        "margin": f"{1 + samplers.MARGIN:g}",
+        "defaults": _defaults(lineage["sampling"]),
+        "sampler_n": f"{compared['n'].iloc[0]:.0f}",
+        "kid_256": _kid(compared[compared["chosen"]].iloc[-1]),
+        "captions": _markdown(tables["captions.csv"].set_index("weights"), 2),
+        "recipes": _markdown(tables["recipes.csv"].set_index("candidate"), 3),
+        "measured": _measured(folder),
     }
+    for name in STAGES:
+        fields |= {
+            f"{name}_parameters": f"{glide.parameter_count(glide.load(folder / name, STAGES[name])) / 1e6:.1f}",
+            f"{name}_recipe": _recipes(lineage[name]),
+            f"{name}_images": f"{last.loc[name, 'images']:,}",
+            f"{name}_hours": f"{last.loc[name, 'hours']:.1f}",
+            f"{name}_kid": _kid(last.loc[name]),
+            f"{name}_floor": f"{last.loc[name, 'floor']:z.0f}",
+        }
     for name, value in fields.items():
         text = text.replace(f"{{{name}}}", value)
     return text
@@ -179,111 +181,137 @@ def card(folder: Path, notes: dict, counts: pd.DataFrame) -> str:
 def front_matter(folder: str | Path) -> str:
     """What the card opens with for machines, between lines of three dashes: licence, library, task, measured figures.
 
-    The figures are those over all entities in `folder`/tables/quality_audited.csv.
+    The figures are those over all entities in `folder`/tables/quality_audited.csv, on test lesions; before there is one,
+    those of the chosen sampler on validation lesions.
     """
-    audited = pd.read_csv(Path(folder) / "tables" / "quality_audited.csv")
-    overall = audited[audited["entity"] == "overall"].set_index("metric")
+    tables = Path(folder) / "tables"
+    if (tables / "quality_audited.csv").is_file():
+        audited, split = pd.read_csv(tables / "quality_audited.csv"), "test"
+        overall = audited[audited["entity"] == "overall"].set_index("metric")
+        values, counts = overall["value"].to_dict(), overall["n"].to_dict()
+    else:
+        compared, split = pd.read_csv(tables / samplers.TABLE), "validation"
+        row = compared[compared["chosen"]].iloc[-1]
+        values = {name: row[name] for name in HUB_METRICS if name in row}
+        counts = dict.fromkeys(values, row["n"])
     measured = [
-        {
-            "type": metric,
-            "name": f"{name}, n = {overall['n'][metric]:.0f}",
-            "value": round(float(overall["value"][metric]), 3),
-        }
+        {"type": metric, "name": f"{name}, n = {counts[metric]:.0f}", "value": round(float(values[metric]), 3)}
         for metric, name in HUB_METRICS.items()
+        if metric in values
     ]
-    against = {"name": "HAM10000, images of test lesions", "type": "ham10000", "split": "test"}
+    against = {"name": f"HAM10000, images of {split} lesions", "type": "ham10000", "split": split}
     result = {"task": {"type": HUB["pipeline_tag"]}, "dataset": against, "metrics": measured}
     index = {"model-index": [{"name": "glide-mini", "results": [result]}]}
     return f"---\n{yaml.safe_dump(HUB | index, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _parameters(folder: Path, kind=glide.GlidePipeline) -> int:
-    return glide.parameter_count(glide.load(folder, kind))
-
-
 def _montage(folder: Path, sampling: dict) -> None:
     """Eight images an entity from its plain name and seeds 0 to 7, from the weights as they ship; nothing is picked."""
-    base = glide.load(folder / "base")
-    upsampler = glide.load(folder / "upsampler", glide.GlideUpsamplePipeline)
+    base, upsampler = sample.stages(folder / "base", folder / "upsampler", sampling["SAMPLER"], "fp32")
     for model in (base, upsampler):
-        model.scheduler = schedules.sampler_from(model.scheduler, sampling["SAMPLER"])
         model.set_progress_bar_config(disable=True)
     rows, seeds = [], list(MONTAGE_SEEDS)
     for prompt in PROMPTS:
         small = base(
             [prompt] * len(seeds),
             guidance_scale=sampling["GUIDANCE_SCALE"],
+            guidance_interval=glide.interval_of(sampling["GUIDANCE_INTERVAL"]),
             num_inference_steps=sampling["BASE_STEPS"],
             seeds=seeds,
         )
-        large = sample.enlarged(upsampler, small, [prompt] * len(seeds), seeds, sampling["UPSAMPLE_STEPS"])
-        rows.append(list(large))
+        rows.append(list(sample.enlarged(upsampler, small, [prompt] * len(seeds), seeds, sampling["UPSAMPLE_STEPS"])))
     figures.save(figures.image_grid(rows, [NAMES[code] for code in CODES]), folder / "figures" / "montage.png")
     whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
     with atomic_path(folder / "figures" / "montage_256.jpg") as path:
         whole.save(path, format="JPEG", quality=92)
 
 
-def _inherited(notes: dict, folder: Path) -> list[dict]:
-    """The earlier runs that these weights started from, their logs copied into `folder`/tables; none from nothing."""
-    start = workspace.from_root(notes["notebooks"]["01_finetune"]["parameters"]["START"]).parent
-    if not notes["notebooks"]["01_finetune"]["parameters"]["START"] or not (start / "manifest.json").is_file():
-        return []
-    earlier = json.loads((start / "manifest.json").read_text(encoding="utf-8"))
-    lineage = start / LINEAGE
-    runs = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else [_run(earlier, start)]
-    again = runs[-1] == _run(notes, folder)  # this walk has been packed before: it is no run of its own
-    for name in ("finetune_log", "upsample_log"):
-        for path in sorted((start / "tables").glob(f"{name}_run*.csv")):
-            shutil.copyfile(path, folder / "tables" / path.name)
-        if not again:
-            shutil.copyfile(start / "tables" / f"{name}.csv", folder / "tables" / f"{name}_run{len(runs)}.csv")
-    return runs[:-1] if again else runs
+def _recipes(lineage: dict) -> str:
+    """How a network was trained, in a line: what went before, then the training whose average ships."""
+    parts = [f"{_recipe(part['recipe'])}, left at step {part['step']:,}" for part in lineage["earlier"]]
+    return "; then, from there, ".join([*parts, _recipe(lineage["recipe"])])
 
 
-def _run(notes: dict, folder: Path) -> dict:
-    """One run as the card tells it: profile, commit, the recipes of both models."""
-    base, upsampler = (notes["notebooks"][stem] for stem in ("01_finetune", "02_upsample"))
-    logs = [pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("finetune_log", "upsample_log")]
-    return {
-        "profile": notes["profile"],
-        "commit": notes["notebooks"]["01_finetune"].get("commit") or notes["commit"],
-        "base": _recipe(base["parameters"], logs[0], _seconds(base, "finetune_seconds", logs[0])),
-        "upsampler": _recipe(upsampler["parameters"], logs[1], _seconds(upsampler, "upsample_seconds", logs[1])),
-    }
-
-
-def _span(numbers: pd.Series) -> str:
-    return f"{numbers.min():.0f} to {numbers.max():.0f}"
-
-
-def _lines(runs: list[str]) -> str:
-    if len(runs) == 1:
-        return f"from nothing, {runs[0]}"
-    return "; ".join(
-        f"run {place}, {'on from there' if place > 1 else 'from nothing'}: {run}" for place, run in enumerate(runs, 1)
+def _recipe(recipe: dict) -> str:
+    """The settings of a long training in one line."""
+    balance = recipe.get("balance", 0.5)
+    drawn = {0.5: "by the square root of their entity's frequency", 1.0: "evenly over the entities"}
+    crops = f", crops of {recipe['crop']} pixels" if recipe["crop"] else ""
+    taught = ", the text encoder first taught to name entity, site and sex of its captions" * recipe.get(
+        "taught_text", False
     )
-
-
-def _prediction(folder: Path) -> str:
-    return glide.load(folder).scheduler.config.prediction_type
-
-
-def _reason(guidance: pd.DataFrame, chosen: pd.Series, fidelity: pd.Series) -> str:
-    """What speaks for the chosen guidance scale and against it, read from the tables."""
-    lowest = guidance.loc[guidance["kid"].idxmin()]
-    recall = guidance["recall"].rank(ascending=False)[guidance["guidance_scale"] == chosen["guidance_scale"]].iloc[0]
-    kid = (
-        "has the lowest KID"
-        if lowest["guidance_scale"] == chosen["guidance_scale"]
-        else f"has a KID of {chosen['kid']:.0f} beside the lowest, {lowest['kid']:.0f} at {lowest['guidance_scale']:g}"
-    )
-    excess = 100 * (fidelity["synthetic"] - fidelity["real"])
-    obeyed = "over-guidance" if excess > 10 else "within the ten points of the goal" if excess >= -10 else "too little"
     return (
-        f"Scale {chosen['guidance_scale']:g} {kid}, and place {recall:.0f} of {len(guidance)} in recall. Its images are named "
-        f"{abs(excess):.0f} points {'more' if excess > 0 else 'less'} often than real ones (below), which is {obeyed}."
+        f"{recipe['steps']:,} steps of {recipe['batch']} images{crops}, drawn {drawn.get(balance, f'with balance {balance:g}')}"
+        f"{taught}, learning rate {recipe['learning_rate']:g} after {recipe['warmup_steps']} steps of warm-up, falling by a "
+        f"cosine over the last {recipe['decay_share']:.0%}, captions dropped in {recipe['caption_dropout']:.0%}, gradients "
+        f"clipped at {recipe['gradient_clip']:g}"
     )
+
+
+def _told(sittings: pd.DataFrame) -> pd.DataFrame:
+    """`sittings` for a reader."""
+    shown = sittings[["model", "sitting", "hours", "images", "loss", "sampler_steps", "guidance_scale", "n"]].set_index(
+        "model"
+    )
+    shown["kid"] = [_kid(row) for row in sittings.to_dict("records")]
+    scale = sittings["guidance_scale"].map("{:g}".format, na_action="ignore")
+    shown["guidance_scale"] = scale.fillna("").to_numpy()
+    shown["real"] = sittings["floor"].map("{:z.0f}".format).to_numpy()
+    heard = sittings["caption_gain"].map("{:z.1%}".format, na_action="ignore")
+    return shown.assign(**{"caption gain": heard.fillna("").to_numpy()})
+
+
+def _settings(compared: pd.DataFrame, comparison: str) -> pd.DataFrame:
+    """One comparison of samplers for a reader: what it varies, KID, precision, recall, and which was chosen."""
+    own = compared[compared["comparison"] == comparison]
+    varied = ["guidance_scale", "least_noise", "largest_noise"] if comparison == samplers.GUIDANCE else [
+        "base_steps" if comparison == samplers.BASE else "upsampler_steps"
+    ]  # fmt: skip
+    shown = own[[*varied, "precision", "recall"]].astype({name: str for name in varied}).set_index(varied)
+    shown.insert(0, "kid", [_kid(row) for row in own.to_dict("records")])
+    return shown.assign(chosen=np.where(own["chosen"], "x", ""))
+
+
+def _kid(row) -> str:
+    return f"{row['kid']:z.0f} ({row['low']:z.0f} to {row['high']:z.0f})"
+
+
+def _defaults(sampling: dict) -> str:
+    where = glide.interval_of(sampling["GUIDANCE_INTERVAL"])
+    noise = "" if where == glide.EVERYWHERE else f" at noise of {where[0]:g} to {where[1]:g}"
+    guidance = (
+        "no guidance" if sampling["GUIDANCE_SCALE"] == 1 else f"guidance scale {sampling['GUIDANCE_SCALE']:g}{noise}"
+    )
+    return (
+        f"{guidance}, {sampling['SAMPLER']}, {sampling['BASE_STEPS']} steps for the base model and "
+        f"{sampling['UPSAMPLE_STEPS']} for the upsampler"
+    )
+
+
+def _measured(folder: Path) -> str:
+    """The section on test lesions, from the tables of notebook 04 where they are there."""
+    if not (folder / "tables" / MEASURED_BY).is_file():
+        return UNMEASURED
+    tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in MEASURED}
+    run = json.loads((folder / "tables" / MEASURED_BY).read_text(encoding="utf-8"))
+    audited, memory = tables["quality_audited"], tables["quality_memorisation"].set_index(["encoder", "images"])
+    closest = memory["min"][encoders.LITE]
+    text = (Path(__file__).parent / "card_measured.md").read_text(encoding="utf-8")
+    fields = {
+        "commit": run["commit"][:12],
+        "quality": _markdown(_quality(audited), 2),
+        "encoders": _markdown(tables["quality_encoders"].set_index(["encoder", "entity"]), 1),
+        "stages": _markdown(tables["quality_cascade"].set_index(["input", "enlarged_by"]), 1),
+        "fidelity": _markdown(tables["quality_fidelity"].set_index(["network", "entity"]), 2),
+        "memorisation": _markdown(memory, 3),
+        "colour": _markdown(tables["quality_colour"].set_index(["entity", "channel"]), 2),
+        "missed": _missed(audited),
+        "closest_lite": f"{closest['synthetic']:.2f}",
+        "closest_real": f"{closest['real, validation']:.2f}",
+    }
+    for name, value in fields.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text.strip()
 
 
 def _missed(audited: pd.DataFrame) -> str:
@@ -291,33 +319,6 @@ def _missed(audited: pd.DataFrame) -> str:
     own = audited[(audited["metric"] == "kid") & (audited["entity"] != "overall")]
     far = own[(own["value"] - own["floor"]).abs() >= (own["value"] - own["others"]).abs()]
     return ", ".join(NAMES[code] for code in far["entity"]) or "none"
-
-
-def _seconds(entry: dict, name: str, log: pd.DataFrame) -> float:
-    """Seconds of a training, as its notebook noted them; logs that hold them are those of weights packed before."""
-    return log["seconds"].iloc[-1] if "seconds" in log else entry["measures"][name]
-
-
-def _recipe(parameters: dict, log: pd.DataFrame, seconds: float) -> str:
-    """The settings of a run in one line that ends in "... N minutes"."""
-    names = ("STEPS", "BATCH", "LEARNING_RATE", "CAPTION_DROPOUT", "EMA_DECAY", "PRECISION", "HALF_SIDE_STEPS", "CROP")
-    names += ("WHOLE_STEPS", "WHOLE_BATCH") if parameters.get("WHOLE_STEPS") else ()
-    kept = log.loc[log["validation_loss"].idxmin()]
-    settings = ", ".join(
-        f"{name.lower().replace('_', ' ')} {parameters[name]}" for name in names if parameters.get(name)
-    )
-    return f"{settings}, weights of step {kept['step']:.0f} kept, {seconds / 60:.0f} minutes"
-
-
-def _bands(log: pd.DataFrame, run: int) -> pd.DataFrame:
-    """The held-out loss by band at some records of a run, the last among them."""
-    chosen = log.iloc[sorted({round(place * (len(log) - 1) / 5) for place in range(6)})]
-    names = {
-        name: "timesteps " + name.removeprefix("validation_").replace("_", " to ") for name in log.filter(regex=r"_\d")
-    }
-    chosen = chosen.assign(gap=chosen["validation_loss"] - chosen["loss"])
-    columns = ["step", "loss", "validation_loss", "gap", *names]
-    return chosen[columns].rename(columns=names | {"loss": "training loss"}).assign(run=run)
 
 
 def _quality(audited: pd.DataFrame) -> pd.DataFrame:
@@ -344,3 +345,23 @@ def _markdown(table: pd.DataFrame, digits: int) -> str:
         cells = [f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dermstudy.maintenance.packing", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--weights", default="weights/glide-mini-next", help="default weights/glide-mini-next")
+    parser.add_argument("--results", help="a run of the notebooks on HAM10000 with these weights")
+    options = parser.parse_args(arguments)
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    results = workspace.Workspace(workspace.from_root(options.results)) if options.results else None
+    pack(workspace.from_root(options.weights), results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

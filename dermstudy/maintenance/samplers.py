@@ -1,17 +1,18 @@
-"""How glide-mini's sampler was chosen on validation lesions, and how its weights are packed to ship.
+"""How glide-mini's sampler was chosen on validation lesions: `python -m dermstudy.maintenance.samplers --data DIR`.
 
-`python -m dermstudy.maintenance.samplers samplers` follows notebooks 01 and 02 of the ham10000 profile, and
-`python -m dermstudy.maintenance.samplers pack weights/glide-mini` follows 03 and 04. Test lesions have no part in it.
+Settings are compared at 256 pixels, end to end, stored as the originals are. The rule, fixed beforehand: guidance by the
+lowest KID; then the fewest steps of the base, and of the upsampler, whose KID is at most MARGIN above the lowest of its
+comparison. Test lesions have no part in it. Fills tables/samplers.csv and lineage.json in the folder of weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,238 +21,195 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dermstudy import figures, workspace
-from dermstudy.data import dataset
-from dermstudy.diffusion import glide, sample, schedules
+from dermstudy.data.storage import storage_of
+from dermstudy.diffusion import glide, sample, weights
 from dermstudy.diffusion.identity import identity
-from dermstudy.evaluation import encoders, metrics, reference_classifier
-from dermstudy.files import atomic_path, code_hash, sha256_text
-from dermstudy.intervals import quantiles
-from dermstudy.maintenance import packing
+from dermstudy.entities import CODES, NAMES
+from dermstudy.evaluation import cascade, encoders, metrics
+from dermstudy.files import atomic_path, code_hash, sha256_text, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.runner import study
+from dermstudy.maintenance.stage_kid import split_cohort
 
-STEPS = (("dpm-solver", "5"), ("dpm-solver", "10"), ("dpm-solver", "25"))
-SCALES = (1.0, 2.0, 3.0, 4.0, 8.0)
-UPSAMPLER_STEPS = (("ancestral", "fast27"), ("dpm-solver", "4"), ("dpm-solver", "8"), ("dpm-solver", "15"))
-TRIAL = ("dpm-solver", "15")  # the sampler of the guidance comparison
+TABLE = "samplers.csv"
+MARGIN = 0.1  # the share of the lowest KID within which fewer steps count as equal
+SAMPLER = "dpm-solver"
+GUIDANCE, BASE, UPSAMPLER = "guidance", "base steps", "upsampler steps"  # the comparisons, in their order
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Validation images that samples are compared with, and the captions that the samples take."""
+class Setting:
+    """How an image is sampled."""
 
-    features: np.ndarray  # [n, 2048]
-    rows: pd.DataFrame  # the images whose captions are sampled
+    guidance_scale: float
+    least_noise: float  # guidance acts from here
+    largest_noise: float  # to here
+    base_steps: int
+    upsampler_steps: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The noise at which guidance acts."""
+        return self.least_noise, self.largest_noise
 
 
-def reference(cohort: dataset.Cohort, cache: Path, count: int, side: int) -> Reference:
-    """Validation images dealt over the entities, three times `count` where there are as many; each third lends its caption."""
-    validation = cohort.select(split="validation")
-    chosen = validation.select(image_id=dataset.spread(validation.frame, 3 * count)["image_id"])
-    rows = chosen.frame.sort_values(["dx", "image_id"]).iloc[:: max(1, len(chosen) // count)].head(count)
-    return Reference(encoders.encode(chosen, cache, side=side), rows)
+START = Setting(1.0, *glide.EVERYWHERE, base_steps=12, upsampler_steps=6)
+SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)
+INTERVALS = ((3.0, 0.3, 120.0), (4.0, 0.3, 120.0))  # scale, least and largest noise
+STEPS = {BASE: (8, 12, 20), UPSAMPLER: (4, 6, 10)}
 
 
-def base_samples(model, rows: pd.DataFrame, folder: Path, sampler: tuple[str, str], scale: float) -> np.ndarray:
-    """One 64 x 64 image for each row's caption, uint8 [n, 64, 64, 3]; kept in `folder`, so that a cut run goes on."""
-    model.scheduler = schedules.sampler_from(model.scheduler, sampler[0])
-    seeds, captions = sample.seeds_for(rows["image_id"], 0), rows["caption"].tolist()
+def compare(
+    base, upsampler, parts: cascade.Sides, folder: Path, encode: cascade.Encode, start: Setting = START
+) -> pd.DataFrame:
+    """One row a setting: comparison, the setting, n, kid, low, high, precision, recall, chosen.
 
-    def paint() -> np.ndarray:
-        parts = []
-        for start in range(0, len(rows), 35):
-            part = slice(start, start + 35)
-            parts.append(model(captions[part], guidance_scale=scale, num_inference_steps=sampler[1], seeds=seeds[part]))
-        return np.concatenate(parts)
+    parts: validation images on two sides; captions and seeds are those of the side that is enlarged. folder: keeps painted
+    images, so that a cut run goes on. encode: images to features.
+    """
+    measure = _measure(base, upsampler, parts, folder, encode)
+    settings = [replace(start, guidance_scale=scale) for scale in SCALES]
+    settings += [replace(start, guidance_scale=s, least_noise=low, largest_noise=high) for s, low, high in INTERVALS]
+    rows = [{"comparison": GUIDANCE} | measure(setting) for setting in settings]
+    chosen = _choose(rows, [row["kid"] for row in rows], 0.0)
+    best = settings[chosen]
+    for name, steps in STEPS.items():
+        column = "base_steps" if name == BASE else "upsampler_steps"
+        settings = [replace(best, **{column: count}) for count in steps]
+        own = [{"comparison": name} | measure(setting) for setting in settings]
+        best = settings[_choose(own, [row["kid"] for row in own], MARGIN)]
+        rows += own
+    return pd.DataFrame(rows)
 
-    made_by = [identity(model), code_hash(base_samples), captions, seeds, sampler, scale]
-    return _kept(folder, f"{sampler[0]}-{sampler[1]}-{scale:g}-{len(rows)}", made_by, paint)
+
+def _choose(rows: list[dict], kids: list[float], margin: float) -> int:
+    """The first row whose KID is at most 1 + `margin` times the lowest; every row is marked."""
+    place = next(index for index, kid in enumerate(kids) if kid <= min(kids) + margin * abs(min(kids)))
+    for index, row in enumerate(rows):
+        row["chosen"] = index == place
+    return place
+
+
+def _measure(base, upsampler, parts, folder, encode) -> Callable[[Setting], dict]:
+    """A function that measures a setting, each once."""
+    frame, stored = parts.enlarged.frame, storage_of(parts.compared)
+    seeds, captions = sample.seeds_for(frame["image_id"], 0), frame["caption"].tolist()
+    real = _encoded(parts.compared.images(upsampler.side), encode)
+    known: dict[Setting, dict] = {}
+
+    def measured(setting: Setting) -> dict:
+        if setting not in known:
+            options = {"guidance_interval": setting.interval}
+            asked = [identity(base), captions, seeds, setting.guidance_scale, setting.interval, setting.base_steps]
+            small = _kept(
+                folder, "small", [code_hash(cascade.painted), *asked],
+                lambda: cascade.painted(base, frame, setting.base_steps, setting.guidance_scale, 0, **options),
+            )  # fmt: skip
+            seen = [identity(upsampler), hashlib.sha256(small.tobytes()).hexdigest(), captions, setting.upsampler_steps]
+            large = _kept(
+                folder, "large", [code_hash(sample.enlarged, sample.upsample_seeds), *seen],
+                lambda: sample.enlarged(upsampler, small, captions, seeds, setting.upsampler_steps),
+            )  # fmt: skip
+            features = _encoded(stored.stored(large), encode)
+            precision, recall = metrics.precision_recall(features, real)
+            known[setting] = cascade.against(features, real) | {"precision": precision, "recall": recall}
+            print(json.dumps(asdict(setting) | known[setting]), flush=True)
+        return asdict(setting) | known[setting]
+
+    return measured
+
+
+def _encoded(images: np.ndarray, encode: cascade.Encode, batch: int = 14) -> np.ndarray:
+    return np.concatenate([encode(images[start : start + batch]) for start in range(0, len(images), batch)])
 
 
 def _kept(folder: Path, name: str, made_by: list, paint: Callable[[], np.ndarray]) -> np.ndarray:
-    """The images in `folder` under `name` and the hash of all that makes them, painted where they are not there."""
+    """The images in `folder` under the hash of all that makes them, painted where they are not there."""
     path = folder / f"{name}-{sha256_text(repr(made_by))[:16]}.npy"
     if not path.is_file():
         images = paint()
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.save(stream, images)
-        print(f"{path.stem}: {len(images)} images", flush=True)
     return np.load(path)
 
 
-def paired_kid(first: np.ndarray, second: np.ndarray, real: np.ndarray, repeats: int = 200) -> dict[str, float]:
-    """KID of `first`, and its ratio to the KID of `second`, with the middle 95 % over half-size subsamples.
-
-    Both feature sets [n, d] come from the same captions and seeds; a subsample takes the same rows of both.
-    """
-    random, ratios = np.random.default_rng(0), []
-    for _ in range(repeats):
-        rows = random.permutation(len(first))[: len(first) // 2]
-        against = real[random.permutation(len(real))[: len(rows)]]
-        ratios.append(metrics.kid(first[rows], against) / metrics.kid(second[rows], against))
-    low, high = quantiles(ratios)
-    own, other = metrics.kid(first, real), metrics.kid(second, real)
-    return {"kid": own, "ratio": own / other, "ratio_low": low, "ratio_high": high}
-
-
-def guidance_table(
-    model, against: Reference, folder: Path, reference_folder: Path, sampler: tuple[str, str]
-) -> pd.DataFrame:
-    """One row a guidance scale: KID, precision and recall against validation images, and condition fidelity.
-
-    The fidelity is the share of images in which the reference classifier names the entity asked for, the mean of the entities.
-    """
-    rows = []
-    for scale in SCALES:
-        images = base_samples(model, against.rows, folder, sampler, scale)
-        features = _features(images)
-        asked = against.rows["dx"].reset_index(drop=True)
-        right = asked == reference_classifier.named(reference_folder, images)
-        precision, recall = metrics.precision_recall(features, against.features)
-        rows.append(
-            {
-                "guidance_scale": scale,
-                "n": len(images),
-                "kid": metrics.kid(features, against.features),
-                "precision": precision,
-                "recall": recall,
-                "condition_fidelity": right.groupby(asked).mean().mean(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def guidance_figure(table: pd.DataFrame) -> Figure:
-    """KID, recall and condition fidelity of `guidance_table` against the guidance scale."""
+def figure(table: pd.DataFrame) -> Figure:
+    """KID with interval, precision and recall of every setting of `compare`; the chosen of each comparison filled."""
     figures.use_style()
-    figure, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.0))
-    shown = {"kid": "KID x 1,000", "recall": "recall", "condition_fidelity": "condition fidelity"}
-    for ax, (column, label) in zip(axes, shown.items(), strict=True):
-        ax.plot(table["guidance_scale"], table[column], "o-", color="#332288", clip_on=False)
-        ax.set(xlabel="guidance scale", title=label, ylim=(0, None if column == "kid" else 1))
-    figure.tight_layout()
-    return figure
-
-
-def steps_table(model, against: Reference, folder: Path, scale: float, ancestral: int) -> pd.DataFrame:
-    """One row a sampler and number of steps: KID, and its ratio to that of `ancestral` steps of upstream's sampler.
-
-    All are sampled from the same captions and seeds.
-    """
-    last = ("ancestral", str(ancestral))
-    many = _features(base_samples(model, against.rows, folder, last, scale))
-    rows = []
-    for sampler in (*STEPS, last):
-        own = _features(base_samples(model, against.rows, folder, sampler, scale))
-        rows.append({"sampler": sampler[0], "steps": sampler[1], "guidance_scale": scale, "n": len(own)})
-        rows[-1] |= paired_kid(own, many, against.features)
-    return pd.DataFrame(rows)
-
-
-def upsampler_table(model, small: np.ndarray, rows: pd.DataFrame, real: np.ndarray, folder: Path) -> pd.DataFrame:
-    """As steps_table, for the upsampler: `small` uint8 [n, 64, 64, 3] enlarged by each of UPSAMPLER_STEPS.
-
-    The first is the reference; bicubic enlargement stands last. real: features of validation images at 256 pixels.
-    """
-    seeds, captions, features = sample.seeds_for(rows["image_id"], 0), rows["caption"].tolist(), {}
-    for sampler in UPSAMPLER_STEPS:
-        model.scheduler = schedules.sampler_from(model.scheduler, sampler[0])
-        paint = partial(sample.enlarged, model, small, captions, seeds, sampler[1])
-        code = code_hash(sample.enlarged, sample.upsample_seeds)
-        made_by = [identity(model), code, hashlib.sha256(small.tobytes()).hexdigest(), captions, seeds, sampler]
-        images = _kept(folder, f"upsampler-{sampler[0]}-{sampler[1]}-{len(rows)}", made_by, paint)
-        features[sampler] = _features(images)
-    features["bicubic", "-"] = _features(sample.bicubic(small, 4 * small.shape[1]))
-    table = [
-        {"sampler": name, "steps": steps, "n": len(own), **paired_kid(own, features[UPSAMPLER_STEPS[0]], real)}
-        for (name, steps), own in features.items()
-    ]
-    return pd.DataFrame(table)
-
-
-def fewest_steps(table: pd.DataFrame, margin: float = packing.MARGIN) -> str:
-    """The fewest DPM-Solver++ steps whose KID is at most 1 + margin times the reference's; the most tried if none is."""
-    solver = table[table["sampler"] == "dpm-solver"]
-    equal = solver[solver["ratio"] <= 1 + margin]
-    return str((equal if len(equal) else solver.tail(1))["steps"].iloc[0])
-
-
-def choose_samplers(
-    space: workspace.Workspace,
-    count: int,
-    reference_steps: int,
-    scale: float | None = None,
-    ancestral: int = 250,
-    precision: str = "fp32",
-) -> None:
-    """Fill tables/mini_guidance.csv, mini_steps.csv and mini_upsampler_steps.csv of `space` from validation lesions."""
-    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
-    base = glide.load(space.need("glide_base", made_by="01_finetune"))
-    upsampler = glide.load(space.need("glide_upsampler", made_by="02_upsample"), glide.GlideUpsamplePipeline)
-    for model in (base, upsampler):
-        model.set_progress_bar_config(disable=True)
-        glide.cast(model, precision)
-    folder = space.out("samplers")
-    folder.mkdir(exist_ok=True)
-    small = reference(cohort, space.out("features"), count, base.side)
-    accuracy = reference_classifier.train(
-        cohort.select(split="train"),
-        cohort.select(split="validation"),
-        space.out("reference_classifier"),
-        reference_steps,
+    drawn, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.25 * len(table) + 0.8), sharey=True)
+    labels = [_label(row) for row in table.itertuples()]
+    place = np.arange(len(table))
+    axes[0].hlines(place, table["low"], table["high"], color="#88CCEE", lw=3)
+    axes[0].scatter(
+        table["kid"], place, color=np.where(table["chosen"], "#332288", "white"), edgecolor="#332288", zorder=3
     )
-    print(f"reference classifier: balanced accuracy {accuracy:.2f} on validation lesions", flush=True)
-    guidance = guidance_table(base, small, folder, space.out("reference_classifier"), TRIAL)
-    space.save_table(guidance, "mini_guidance")
-    space.save_figure(guidance_figure(guidance), "mini_guidance")
-    print(guidance.round(3).to_string(index=False), flush=True)
-    scale = scale or float(guidance.loc[guidance["kid"].idxmin(), "guidance_scale"])
-    steps = space.save_table(steps_table(base, small, folder, scale, ancestral), "mini_steps")
-    print(steps.round(3).to_string(index=False), flush=True)
-    painted = base_samples(base, small.rows, folder, ("dpm-solver", fewest_steps(steps)), scale)
-    large = reference(cohort, space.out("features"), count, upsampler.side)
-    half = slice(None, None, 2)
-    table = upsampler_table(upsampler, painted[half], small.rows.iloc[half], large.features, folder)
-    space.save_table(table, "mini_upsampler_steps")
-    print(table.round(3).to_string(index=False), flush=True)
+    axes[0].set(xlabel="KID x 1,000, validation lesions", yticks=place, ylim=(len(table) - 0.5, -0.5))
+    axes[0].set_yticklabels(labels)
+    for column, colour in (("precision", "#117733"), ("recall", "#CC6677")):
+        axes[1].plot(table[column], place, "o", color=colour, label=column)
+    axes[1].set(xlim=(0, 1), xlabel="share")
+    axes[1].legend(loc="best")
+    drawn.tight_layout()
+    return drawn
 
 
-def _features(images: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [encoders.fid_inception_features(part) for part in np.array_split(images, -(-len(images) // 14))]
-    )
+def _label(row) -> str:
+    if row.comparison == GUIDANCE:
+        where = "" if np.isinf(row.largest_noise) else f" at noise {row.least_noise:g} to {row.largest_noise:g}"
+        return f"guidance {row.guidance_scale:g}{where}"
+    return f"{row.base_steps} base steps" if row.comparison == BASE else f"{row.upsampler_steps} upsampler steps"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def sampling_of(table: pd.DataFrame) -> dict:
+    """The parameters of notebook 03 that the last chosen row of `compare` stands for."""
+    row = table[table["chosen"]].iloc[-1]
+    everywhere = row["guidance_scale"] == 1.0 or (row["least_noise"], row["largest_noise"]) == glide.EVERYWHERE
+    return {
+        "GUIDANCE_SCALE": float(row["guidance_scale"]),
+        "GUIDANCE_INTERVAL": [] if everywhere else [float(row["least_noise"]), float(row["largest_noise"])],
+        "SAMPLER": SAMPLER,
+        "BASE_STEPS": str(row["base_steps"]),
+        "UPSAMPLE_STEPS": str(row["upsampler_steps"]),
+    }
+
+
+def image_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Images by entity (rows, by name) and split."""
+    counts = pd.crosstab(frame["dx"], frame["split"]).reindex(CODES)
+    return counts.rename(index=NAMES).rename_axis("entity")[["train", "validation", "test"]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(
         prog="python -m dermstudy.maintenance.samplers", description=__doc__.split("\n\n")[0]
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    samplers = commands.add_parser("samplers", help="guidance scale and steps compared on validation lesions")
-    samplers.add_argument("--count", type=int, default=140, help="images a setting (default 140)")
-    samplers.add_argument(
-        "--reference-steps", type=int, default=2000, help="as notebook 04's REFERENCE_STEPS (default 2000)"
-    )
-    samplers.add_argument("--scale", type=float, help="guidance scale of the step comparison (default: the lowest KID)")
-    samplers.add_argument("--ancestral", type=int, default=250, help="steps of the reference (default 250)")
-    samplers.add_argument("--precision", choices=list(glide.PRECISIONS), default="fp32", help="default fp32")
-    pack = commands.add_parser("pack", help="the weights, the split, the tables and the model card as one folder")
-    pack.add_argument("out")
-    for command in (samplers, pack):
-        command.add_argument("--results", default="results/ham10000", help="default results/ham10000")
+    parser.add_argument("--data", required=True, help="a HAM10000 download")
+    parser.add_argument("--weights", default="weights/glide-mini-next", help="base/ and upsampler/")
+    parser.add_argument("--split", default="weights/ham10000-split.csv")
+    parser.add_argument("--count", type=int, default=150, help="images a setting, at most (default 150)")
+    parser.add_argument("--cache", type=Path, default=Path("build/samplers"), help="painted images are kept here")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
 
 
 def _act(options: argparse.Namespace) -> None:
-    space = workspace.open_workspace(options.results)
-    with study.locked(space):
-        if options.command == "samplers":
-            choose_samplers(
-                space, options.count, options.reference_steps, options.scale, options.ancestral, options.precision
-            )
-        else:
-            packing.pack(space, Path(options.out))
+    folder = workspace.from_root(options.weights)
+    cohort = split_cohort(options.data, options.split)
+    stages = sample.stages(folder / "base", folder / "upsampler", SAMPLER, "fp32")
+    for stage in stages:
+        stage.set_progress_bar_config(disable=True)
+    parts = cascade.sides(cohort.select(split="validation"), options.count)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    table = compare(*stages, parts, options.cache, encoders.fid_inception_features)
+    tables = folder / "tables"
+    write_text(tables / TABLE, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_text(tables / "images.csv", image_counts(cohort.frame).to_csv(lineterminator="\n"))
+    figures.save(figure(table), folder / "figures" / "samplers.png")
+    write_text(
+        folder / weights.LINEAGE,
+        json.dumps(weights.lineage(folder) | {"sampling": sampling_of(table)}, indent=1) + "\n",
+    )
+    print(table.round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a sitting of a long training reached, kept: `python -m dermstudy.maintenance.sittings FOLDER --kid FILE`.
+"""What a sitting of a long training reached, kept: `python -m dermstudy.maintenance.sittings FOLDER AVERAGE --kid FILE`.
 
-Copies the averaged weights (fp16) with their lineage to weights/training/, from which a later sitting can start on a bare
-machine (long_training's --start), and adds a line to sittings.csv there: hours, images seen, loss, KID on validation lesions.
-FILE holds what stage_kid printed of the average.
+Puts the averaged weights into weights/glide-mini-next as a pipeline in fp16, from which a later sitting can start on a bare
+machine (long_training's --start), and adds to tables/ there: a line in sittings.csv (hours, images seen, loss, KID on
+validation lesions) and the log of the training. FILE holds what stage_kid printed of the average.
 """
 
 from __future__ import annotations
@@ -15,49 +15,81 @@ from pathlib import Path
 
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from transformers import GPT2Tokenizer
 
 from dermstudy import workspace
+from dermstudy.diffusion import weights
 from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
-from dermstudy.files import InputError, atomic_path, sha256_file, write_text
+from dermstudy.files import InputError, sha256_file, write_text
 from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.folded_weights import pipeline_from, save_half
 from dermstudy.processor import described
 
-OUT = "weights/training"
-LOG = "sittings.csv"
+OUT = "weights/glide-mini-next"
+UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 COLUMNS = (
-    "model", "sitting", "steps", "images", "hours", "loss", "average", "sampler_steps", "n", "kid", "low", "high",
-    "floor", "processor", "commit", "data_hash", "split", "weights_sha256",
+    "model", "sitting", "steps", "images", "hours", "loss", "average", "sampler_steps", "guidance_scale", "n", "kid",
+    "low", "high", "floor", "caption_gain", "processor", "commit", "data_hash", "split", "weights_sha256",
 )  # fmt: skip
 
 
-def keep(folder: Path, average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
-    """Write the weights and the line of one sitting, and return the whole log.
+def keep(
+    folder: Path, average: Path, measured: list[dict], out: Path, earlier: tuple[Path, int] | None = None
+) -> pd.DataFrame:
+    """Write the pipeline, the log and the line of one sitting into `out`, and return all lines.
 
-    folder: of the training; average: one of its averaged files; measured: stage_kid's rows of that file. InputError where
-    the file is no average of that training, or its KID is not among the rows.
+    folder: of the training; average: one of its averaged files; measured: stage_kid's rows of that file; out: where a
+    base/tokenizer lies; earlier: the folder of the training from whose average this one started, and that average's
+    step: its images and hours count. InputError where the file is no average of that training, or its KID is not among the rows.
     """
-    notes, weights = _notes(folder / "state.safetensors"), _notes(average)
-    if weights["recipe"]["preset"] != notes["recipe"]["preset"]:
-        raise InputError(f"{average} is of {weights['recipe']['preset']}, {folder} trains {notes['recipe']['preset']}")
+    notes, own = _notes(folder / "state.safetensors"), _notes(average)
+    if own["recipe"]["preset"] != notes["recipe"]["preset"]:
+        raise InputError(f"{average} is of {own['recipe']['preset']}, {folder} trains {notes['recipe']['preset']}")
     model = notes["recipe"]["preset"].removeprefix("mini-")
-    own, floor = _kid(measured, average.stem, bool(FOLDED_PRESETS[notes["recipe"]["preset"]].low_side))
-    inputs, last = json.loads((folder / "inputs.json").read_text(encoding="utf-8")), notes["log"][-1]
-    log = pd.read_csv(out / LOG) if (out / LOG).is_file() else pd.DataFrame(columns=list(COLUMNS))
-    path = out / f"{model}.safetensors"
-    with atomic_path(path) as temporary:
-        save_file(load_file(average), temporary, {"dermstudy": json.dumps(weights)})
+    made, floor = _kid(measured, average.stem, bool(FOLDED_PRESETS[notes["recipe"]["preset"]].low_side))
+    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    records = _log(notes, earlier)
+    last = records.iloc[-1]
+    tokenizer = GPT2Tokenizer.from_pretrained(out / "base" / "tokenizer", local_files_only=True)
+    save_half(pipeline_from(average, tokenizer), out / model)
+    _write_table(records, out / "tables" / weights.LOG.format(model))
+    lines = out / "tables" / weights.SITTINGS
+    log = pd.read_csv(lines) if lines.is_file() else pd.DataFrame(columns=list(COLUMNS))
     row = {
-        "model": model, "sitting": int((log["model"] == model).sum()) + 1, "steps": notes["step"],
-        "images": last["images"], "hours": round(last["seconds"] / 3600, 3), "loss": last["loss"],
-        "average": average.stem, "sampler_steps": own["steps"], "n": own["n"], "kid": own["kid"], "low": own["low"],
-        "high": own["high"], "floor": floor["kid"], "processor": described(), "commit": workspace.commit(),
-        "data_hash": inputs["data_hash"], "split": inputs["split"], "weights_sha256": sha256_file(path),
+        "model": model, "sitting": int((log["model"] == model).sum()) + 1, "steps": int(last["step"]),
+        "images": int(last["images"]), "hours": round(last["hours"], 3), "loss": last["loss"],
+        "average": average.stem, "sampler_steps": made["steps"], "guidance_scale": made.get("guidance_scale"),
+        "n": made["n"], "kid": made["kid"], "low": made["low"], "high": made["high"], "floor": floor["kid"],
+        "caption_gain": made.get("caption_gain"), "processor": described(),
+        "commit": workspace.commit(), "data_hash": inputs["data_hash"], "split": inputs["split"],
+        "weights_sha256": sha256_file(out / model / UNET),
     }  # fmt: skip
     log = pd.concat([log, pd.DataFrame([row])], ignore_index=True) if len(log) else pd.DataFrame([row])
-    write_text(out / LOG, log[list(COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    _write_table(log[list(COLUMNS)], lines)
+    lineage = weights.lineage(out)
+    went_before = (
+        [{"recipe": _notes(earlier[0] / "state.safetensors")["recipe"], "step": earlier[1]}] if earlier else []
+    )
+    lineage[model] = {"earlier": went_before, "recipe": own["recipe"], "average": average.stem}
+    write_text(out / weights.LINEAGE, json.dumps(lineage, indent=1) + "\n")
     return log
+
+
+def _log(notes: dict, earlier: tuple[Path, int] | None) -> pd.DataFrame:
+    """The records of a training after those of the one that it started from: step, images, loss, learning_rate, hours."""
+    records = pd.DataFrame(notes["log"])
+    if earlier is not None:
+        before = pd.DataFrame(_notes(earlier[0] / "state.safetensors")["log"])
+        before = before[before["step"] <= earlier[1]]
+        for column in ("step", "images", "seconds"):
+            records[column] += before[column].iloc[-1]
+        records = pd.concat([before, records], ignore_index=True)
+    return records.assign(hours=(records.pop("seconds") / 3600).round(4))
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def _notes(path: Path) -> dict:
@@ -88,6 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="of the training")
     parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors in it")
     parser.add_argument("--kid", type=Path, required=True, help="stage_kid's printed rows of that file")
+    parser.add_argument(
+        "--earlier", nargs=2, metavar=("FOLDER", "STEP"), help="the training, and its step, that this one started from"
+    )
     parser.add_argument("--out", default=OUT)
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
@@ -97,7 +132,9 @@ def _act(options: argparse.Namespace) -> None:
     if not options.kid.is_file():
         raise InputError(f"no file {options.kid}: write stage_kid's output there")
     lines = [line for line in options.kid.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
-    log = keep(options.folder, options.average, [json.loads(line) for line in lines], workspace.from_root(options.out))
+    earlier = (Path(options.earlier[0]), int(options.earlier[1])) if options.earlier else None
+    rows, out = [json.loads(line) for line in lines], workspace.from_root(options.out)
+    log = keep(options.folder, options.average, rows, out, earlier)
     print(log.tail(1).T.to_string(header=False))
 
 

@@ -16,17 +16,17 @@ from dermstudy.files import atomic_path
 from dermstudy.workspace import Workspace
 
 TAG = "finding"  # of the cell
-FIGURES = {
-    "00_dataset": "montage",
-    "01_finetune": "finetune_loss",
-    "02_upsample": "upsample_loss",
-    "03_sample": "synthetic_grid",
-    "04_metrics": "quality_floor",
-    "05_dermatologist_study": "reader_intervals",
-    "06_cnn_classifier": "classifier_summary",
-    "07_ablation": "trial",
-    "08_textual_inversion": "inversion",
-    "09_which_parts": "which_parts",
+FIGURES = {  # the first that is there
+    "00_dataset": ("montage", "split"),
+    "01_finetune": ("finetune_loss", "finetune_hours"),
+    "02_upsample": ("upsample_loss", "upsample_hours"),
+    "03_sample": ("synthetic_grid",),
+    "04_metrics": ("quality_floor",),
+    "05_dermatologist_study": ("reader_intervals",),
+    "06_cnn_classifier": ("classifier_summary",),
+    "07_ablation": ("trial",),
+    "08_textual_inversion": ("inversion",),
+    "09_which_parts": ("which_parts",),
 }
 
 
@@ -43,8 +43,8 @@ def opened(notebook, stem: str, space: Workspace):
     notebook.cells = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
     said = sentence(stem, space)
     if said:
-        figure = FIGURES[stem]
-        picture = f"\n\n![{said}](figures/{figure}.png)" if (space.figures / f"{figure}.png").is_file() else ""
+        drawn = [name for name in FIGURES[stem] if (space.figures / f"{name}.png").is_file()]
+        picture = f"\n\n![{said}](figures/{drawn[0]}.png)" if drawn else ""
         cell = nbformat.v4.new_markdown_cell(f"**Finding.** {said}{picture}", metadata={"tags": [TAG]})
         cell.id = f"finding-{stem[:2]}"
         notebook.cells.insert(1, cell)
@@ -93,6 +93,8 @@ def _upsample(read: Read) -> str:
 
 def _loss(log: pd.DataFrame) -> str:
     first, best = log.iloc[0], log.loc[log["validation_loss"].idxmin()]
+    if log["step"].max() == 0:
+        return f"weights are taken as they came; their loss on held-out lesions is {best['validation_loss']:.4f}."
     before = "before training" if first["step"] == 0 else f"after {first['step']:.0f}"
     if best["step"] == first["step"]:
         return f"loss on held-out lesions does not fall below its {best['validation_loss']:.4f} {before}."

@@ -92,7 +92,9 @@ def _acts(painter: generator.Painter) -> SimpleNamespace:
         wish = generator.Wish(PROMPTS[CODES.index("nv")], 3.0, 10, int(time.time()) % 10_000, 1)
         return canvas(painter.paint(wish, _told(progress))[0]), ""
 
-    return SimpleNamespace(generate=generate, blend=blend, repaint=repaint, upload=upload, fresh=fresh)
+    return SimpleNamespace(
+        generate=generate, blend=blend, repaint=repaint, upload=upload, fresh=fresh, sampling=painter.sampling
+    )
 
 
 def _told(progress):
@@ -112,15 +114,16 @@ def _answer(act, painter: generator.Painter):
     return gallery(images, painter.name, wish, notes), line
 
 
-def _numbers(count: int) -> list:
-    """The fields that every tab has: guidance scale, steps, seed, number of images."""
+def _numbers(count: int, sampling: dict) -> list:
+    """The fields that every tab has: guidance scale, steps, seed, number of images; `sampling`: what the first two begin with."""
     import gradio as gr
 
+    steps = f"steps (up to {generator.STEPS[1]})"
     scale = f"guidance scale ({generator.SCALES[0]:g} to {generator.SCALES[1]:g})"
     with gr.Row():
         return [
-            gr.Number(3.0, label=scale, elem_classes="scale"),
-            gr.Number(10, label=f"steps (up to {generator.STEPS[1]})", precision=0, elem_classes="steps"),
+            gr.Number(sampling["GUIDANCE_SCALE"], label=scale, elem_classes="scale"),
+            gr.Number(int(sampling["BASE_STEPS"]), label=steps, precision=0, elem_classes="steps"),
             gr.Number(0, label="seed", precision=0, elem_classes="seed"),
             gr.Number(count, label=f"images (up to {generator.MOST})", precision=0, elem_classes="count"),
         ]
@@ -131,7 +134,7 @@ def _text_tab(acts: SimpleNamespace) -> None:
 
     entity = gr.Radio(ENTITY_CHOICES, label="entity", value=CODES[0], elem_id="entity")
     prompt = gr.Textbox(PROMPTS[0], label="text, or your own words", max_lines=2, elem_id="prompt")
-    inputs = [prompt, *_numbers(4)]
+    inputs = [prompt, *_numbers(4, acts.sampling)]
     begin = gr.Button("Paint", variant="primary", elem_id="paint")
     said = gr.Markdown(elem_id="said", elem_classes="said")
     shown = gr.HTML(elem_id="shown", min_height=280)
@@ -158,7 +161,7 @@ def _place_tab(acts: SimpleNamespace, side: int) -> None:
         height=420,
     )
     wanted = gr.Textbox(PROMPTS[CODES.index("mel")], label="what to paint there", max_lines=2, elem_id="wanted")
-    numbers = _numbers(2)
+    numbers = _numbers(2, acts.sampling)
     again = gr.Button("Repaint", variant="primary", elem_id="repaint")
     said = gr.Markdown(elem_id="repaint_said", elem_classes="said")
     repainted = gr.HTML(elem_id="repainted", min_height=280)
@@ -174,7 +177,7 @@ def _blend_tab(acts: SimpleNamespace) -> None:
         first = gr.Dropdown(ENTITY_CHOICES, value="nv", label="first", elem_id="first")
         second = gr.Dropdown(ENTITY_CHOICES, value="mel", label="second", elem_id="second")
         share = gr.Slider(0, 1, 0.5, step=0.05, label="share of the second", elem_id="share")
-    numbers = _numbers(4)
+    numbers = _numbers(4, acts.sampling)
     mix = gr.Button("Blend", variant="primary", elem_id="blend")
     said = gr.Markdown(elem_id="blend_said", elem_classes="said")
     mixed = gr.HTML(elem_id="mixed", min_height=280)

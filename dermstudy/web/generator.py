@@ -67,16 +67,20 @@ def checked(prompt, guidance_scale, steps, seed, count) -> Wish:
 
 
 class Painter:
-    """Base model and upsampler with what a page needs around them; one wish at a time, whoever asks."""
+    """Base model and upsampler with what a page needs around them; one wish at a time, whoever asks.
 
-    def __init__(self, folder: str | Path, upsample_steps: int = 8):
+    A wish is painted with the settings that the weights' card measured where it does not name its own.
+    """
+
+    def __init__(self, folder: str | Path, upsample_steps: int | str | None = None):
         folder = Path(folder)
         self.base = glide.load(folder / "base")
         self.upsampler = glide.load(folder / "upsampler", glide.GlideUpsamplePipeline)
+        self.sampling = weights.describe(folder).sampling
         for model in (self.base, self.upsampler):
-            model.scheduler = schedules.sampler_from(model.scheduler, "dpm-solver")
+            model.scheduler = schedules.sampler_from(model.scheduler, self.sampling["SAMPLER"])
             model.set_progress_bar_config(disable=True)
-        self.upsample_steps = upsample_steps
+        self.upsample_steps = upsample_steps or self.sampling["UPSAMPLE_STEPS"]
         self.name = weights.name_of(folder)
         self.busy = threading.Lock()
 
@@ -116,6 +120,7 @@ class Painter:
             wish.prompt,
             num_images=wish.count,
             guidance_scale=wish.guidance_scale,
+            guidance_interval=glide.interval_of(self.sampling["GUIDANCE_INTERVAL"]),
             num_inference_steps=wish.steps,
             seeds=self._seeds(wish),
             callback=lambda index, *_: tell(index + 1, wish.steps, "painting"),
