@@ -74,5 +74,5 @@ def test_the_profile_samples_as_chosen():
     chosen = weights.lineage(MINI)["sampling"]
     resolved = profiles.resolve(profiles.load_profile("ham10000"), "results/ham10000")
     for stem in ("03_sample", "04_metrics"):
-        used = resolved[stem]
+        used = profiles.declared_parameters(ROOT / "notebooks" / f"{stem}.ipynb") | resolved[stem]
         assert {name: used[name] for name in chosen} == chosen, stem
