@@ -141,7 +141,7 @@ def test_saving_memory_changes_nothing_else(tokenizer, images, tmp_path, change)
 
 
 def test_bfloat16_trains_as_float32_nearly_does(tokenizer, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(finetune, "bf16_products", lambda: True)  # slow where the processor has none, and as exact
+    monkeypatch.setattr(losses, "bf16_products", lambda: True)  # slow where the processor has none, and as exact
     logs = {
         precision: finetune.train(
             glide.build("tiny-base", tokenizer, seed=1), images, CAPTIONS, config(precision=precision),
