@@ -242,7 +242,7 @@ def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_p
     assert (smoke / "05_dermatologist_study.ipynb").read_bytes() == kept
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_killed_run_goes_on_from_the_last_finished_notebook(tmp_path):
     results = tmp_path / "results"
     command = [sys.executable, "-m", "dermstudy.cli", "run", "smoke", "--results", str(results)]
