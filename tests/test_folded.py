@@ -37,8 +37,8 @@ def pictures():
     large = random.integers(0, 256, (6, 32, 32, 3), np.uint8)
     small = large.reshape(6, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
     captions = [CAPTIONS * (long_training.CAPTION_VARIANTS // 2)] * 6
-    entities, labels = pd.Series(["mel", "df"] * 3), np.array([[0, 0, 0], [1, 0, 0]] * 3)
-    return long_training.Pictures(large, small, captions, entities, labels, (np.zeros(3), np.ones(3)))
+    labels = np.array([[0, 0, 0], [1, 0, 0]] * 3)
+    return long_training.Pictures(large, small, captions, np.full(6, 1 / 6), labels, (np.zeros(3), np.ones(3)))
 
 
 @pytest.mark.parametrize("factor", [2, 4])

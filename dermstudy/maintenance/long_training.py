@@ -82,7 +82,7 @@ class Pictures:
     large: np.ndarray | None
     small: np.ndarray
     captions: list[list[str]]  # CAPTION_VARIANTS an image
-    entities: pd.Series  # code of each image
+    weights: np.ndarray  # how often an image is drawn, adding up to one
     labels: np.ndarray  # what each image's captions tell, as taught_text.labels_of gives it
     colour: tuple[np.ndarray, np.ndarray]  # mean and spread of each channel, in -1..1
 
@@ -97,8 +97,11 @@ def draw_weights(entities: pd.Series, balance: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool) -> Pictures:
-    """The images of `cohort` at 64 and, for an upsampler, 256 pixels, kept in `cache` as uncompressed arrays."""
+def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool, balance: float = 0.5) -> Pictures:
+    """The images of `cohort` at 64 and, for an upsampler, 256 pixels, kept in `cache` as uncompressed arrays.
+
+    balance: of the draws, as draw_weights takes it.
+    """
     arrays = {}
     for side in (64, 256) if large else (64,):
         names = sha256_text(" ".join(cohort.frame["image_id"]))
@@ -111,7 +114,8 @@ def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool) -> Pictures:
     captions = [list(texts) for texts in zip(*frames, strict=True)]
     values = arrays[64].reshape(-1, 3) / 127.5 - 1
     colour = values.mean(axis=0), values.std(axis=0)
-    return Pictures(arrays.get(256), arrays[64], captions, cohort.frame["dx"], labels_of(cohort.frame), colour)
+    weights = draw_weights(cohort.frame["dx"], balance)
+    return Pictures(arrays.get(256), arrays[64], captions, weights, labels_of(cohort.frame), colour)
 
 
 # Batches
@@ -146,7 +150,7 @@ def turned_crops(images: np.ndarray, chosen: np.ndarray, top, left, side: int, f
 def make_step(pictures: Pictures, recipe: Recipe, preset: FoldedPreset, scale: dict, step: int) -> Step:
     """The batch of `step`, a function of the recipe's seed and the step alone."""
     random = np.random.default_rng([recipe.seed, step])
-    chosen = random.choice(len(pictures.small), recipe.batch, p=draw_weights(pictures.entities, recipe.balance))
+    chosen = random.choice(len(pictures.small), recipe.batch, p=pictures.weights)
     flags = random.random((recipe.batch, 3)) < 0.5
     variant = random.integers(0, CAPTION_VARIANTS, recipe.batch)
     rows = np.where(random.random(recipe.batch) < recipe.caption_dropout, -1, chosen * CAPTION_VARIANTS + variant)
@@ -430,7 +434,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _act(options: argparse.Namespace) -> None:
     cohort = training_cohort(options.data, options.split, options.lesions, options.leave_out)
-    pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side))
+    pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side), options.balance)
     recipe = Recipe(
         options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
         decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,

@@ -16,6 +16,7 @@ from torch.nn import functional
 from dermstudy.diffusion.architecture import GlideTextEncoder
 
 SPREAD = 8.0  # mean distance of the entities' pooled vectors from their mean
+EACH = 128  # captions of an entity by which that distance is measured
 COLUMNS = ("dx", "localization", "sex")  # what is named, the entity first
 
 
@@ -66,12 +67,13 @@ def _pooled(encoder, ids, mask, rows) -> torch.Tensor:
 @torch.no_grad()
 def _spread_out(encoder, ids, mask, entities: np.ndarray, mean: torch.Tensor, random) -> None:
     """Scale and shift the projection: entities SPREAD from their mean, that mean at `mean`."""
-    rows = np.concatenate([random.choice(np.flatnonzero(entities == entity), 128) for entity in np.unique(entities)])
-    by_entity = torch.stack([part.mean(dim=0) for part in _pooled(encoder, ids, mask, rows).split(128)])
+    rows = np.concatenate([random.choice(np.flatnonzero(entities == entity), EACH) for entity in np.unique(entities)])
+    encoder.projection.weight.mul_(SPREAD / _distance(encoder, ids, mask, rows)[1])
+    encoder.projection.bias.add_(mean - _distance(encoder, ids, mask, rows)[0])
+
+
+def _distance(encoder, ids, mask, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of the entities' pooled vectors, EACH rows an entity, and their mean distance from it."""
+    by_entity = torch.stack([part.mean(dim=0) for part in _pooled(encoder, ids, mask, rows).split(EACH)])
     centre = by_entity.mean(dim=0)
-    scale = SPREAD / (by_entity - centre).norm(dim=1).mean()
-    encoder.projection.weight.mul_(scale)
-    encoder.projection.bias.sub_(centre).mul_(scale).add_(mean)
-    # The hidden part of the projection's centre was scaled with it.
-    shifted = torch.stack([part.mean(dim=0) for part in _pooled(encoder, ids, mask, rows).split(128)]).mean(dim=0)
-    encoder.projection.bias.add_(mean - shifted)
+    return centre, (by_entity - centre).norm(dim=1).mean()
