@@ -1,4 +1,4 @@
-# make study: the environment, then every notebook of the demo profile (DATA=DIR for real images)
+# make study: the environment, then every notebook of the demo profile (DATA=DIR for real images; JOBS=2 notebooks at once)
 # make test:  the environment, then the tests
 # make test-quick: the tests of seconds; make test-walk: those that run all notebooks; make test-walks: also every cell
 #                  twice, and JupyterLab in a browser
@@ -7,15 +7,18 @@
 PYTHON ?= python3.11
 PROFILE ?= demo
 DATA ?=
+JOBS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode every kernel compiles half a million lines anew
 
 .PHONY: study test test-quick test-walk test-walks bench lint release-check clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
-	$(VENV)/bin/dermstudy run $(PROFILE) $(if $(DATA),--data "$(DATA)")
+	$(VENV)/bin/dermstudy run $(PROFILE) --jobs $(JOBS) $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP)
 	$(PYTEST) -m "not walk"

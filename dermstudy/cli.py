@@ -65,6 +65,7 @@ def _add_run(commands) -> None:
     run.add_argument("--to", metavar="NN", help="nothing after this notebook")
     run.add_argument("--verify", action="store_true", help="compare the tables and figures with the committed ones")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
+    _add_jobs(run)
     run.set_defaults(act=_run)
 
     verify = commands.add_parser("verify", help="run committed results once more, elsewhere, and compare them")
@@ -72,7 +73,14 @@ def _add_run(commands) -> None:
     verify.add_argument(
         "--at-commit", action="store_true", help="with the code that made them, as the manifest names it"
     )
+    _add_jobs(verify)
     verify.set_defaults(act=_verify)
+
+
+def _add_jobs(command) -> None:
+    command.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks at once, where none needs the other (default: 1)"
+    )
 
 
 def _add_lab(commands) -> None:
@@ -166,7 +174,7 @@ def _run(options: argparse.Namespace) -> int:
     from dermstudy.runner import study
 
     def walk() -> Path:
-        chosen = options.only, options.start, options.force, options.to
+        chosen = options.only, options.start, options.force, options.to, options.jobs
         return study.run(options.profile, options.data, options.results, *chosen)
 
     with _interruptible():
@@ -186,7 +194,7 @@ def _verify(options: argparse.Namespace) -> int:
     from dermstudy.runner import verify
 
     with _interruptible():
-        compared, older = verify.rerun(options.results, options.at_commit)
+        compared, older = verify.rerun(options.results, options.at_commit, options.jobs)
     code = f"; made by older code: {', '.join(stem[:2] for stem in older)} (--at-commit runs theirs)" if older else ""
     print(compared.line() + code)
     return 0 if compared.equal else 1

@@ -49,7 +49,7 @@ def smoke(tmp_path_factory) -> Path:
     from dermstudy.runner import study
 
     results = tmp_path_factory.mktemp("smoke") / "results"
-    return study.run("smoke", results=str(results))
+    return study.run("smoke", results=str(results), jobs=2)
 
 
 @pytest.fixture(scope="session")

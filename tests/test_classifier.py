@@ -293,6 +293,44 @@ def test_runs_side_by_side_are_the_runs_one_by_one(cohort, synthetic, tmp_path):
         assert together[name][1].predictions["image_id"].tolist() == alone.predictions["image_id"].tolist()
 
 
+def test_the_one_run_that_is_missing_has_the_threads_of_all_others(cohort, synthetic, tmp_path, monkeypatch):
+    asked = []
+
+    class Pool:
+        def __init__(self, workers, context, initializer, initargs):
+            asked.append((initializer, initargs))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, _, *jobs):
+            for chosen, config, seed, folder in zip(*jobs, strict=True):
+                kept(training._kept(chosen, config, seed, folder))
+            return []
+
+    def kept(folder):
+        folder.mkdir()
+        pd.DataFrame({"image_id": [folder.name]}).to_csv(folder / "predictions.csv")
+        pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv")
+
+    monkeypatch.setattr(training, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(training.os, "cpu_count", lambda: 4)
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+    kept(training._kept(chosen, SMALL, 0, tmp_path))
+    training.train_all({"a": chosen}, SMALL, [0, 1], tmp_path, workers=2)
+    assert asked == [(training.limit_threads, (2,))]
+
+
+def test_kept_runs_are_told_apart_by_the_code_that_made_them(cohort, synthetic, tmp_path, monkeypatch):
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+    before = training._kept(chosen, SMALL, 0, tmp_path)
+    monkeypatch.setattr(training, "code_hash", lambda *parts: "another" if training.networks in parts else "")
+    assert training._kept(chosen, SMALL, 0, tmp_path) != before
+
+
 def test_half_precision_keeps_the_answers_whole(monkeypatch):
     monkeypatch.setattr(networks, "bf16_products", lambda: True)  # slow where the processor has none, and as exact
     model = networks.network(replace(SMALL, precision="bf16"))

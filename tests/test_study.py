@@ -150,6 +150,17 @@ def test_a_note_is_a_measure_of_the_notebook_that_wrote_it(tmp_path):
             space.note(name, value)
 
 
+def test_what_a_notebook_beside_it_wrote_is_not_its_own(tmp_path):
+    space = workspace.open_workspace(tmp_path / "results")
+    before = study._contents(space)
+    for name in ("finetune_log", "inversion", "of_no_notebook"):
+        (space.tables / f"{name}.csv").touch()
+    for name in ("glide_base", "inversion"):
+        (space.artifacts / name).mkdir()
+    made = study._made(ROOT / "notebooks" / "01_finetune.ipynb", space, before)
+    assert list(made["tables"]) == ["finetune_log", "of_no_notebook"] and list(made["artifacts"]) == ["glide_base"]
+
+
 def test_a_walk_stops_after_a_notebook():
     assert [path.name[:2] for path in study.selected(None, None, "02")] == ["00", "01", "02"]
     assert [path.name[:2] for path in study.selected(None, "01", "02")] == ["01", "02"]
@@ -158,12 +169,11 @@ def test_a_walk_stops_after_a_notebook():
 def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
     """A rerun names what it wrote; a training that it found done, and another notebook, stay with their commits."""
     space = workspace.open_workspace(tmp_path / "results")
-    notebook = ROOT / "notebooks" / "01_finetune.ipynb"
     chosen, state = profiles.load_profile("smoke"), {}
 
     def ran(number: str, *written: Path, stem: str = "01_finetune") -> dict:
         monkeypatch.setattr(study, "commit", lambda: number)
-        before = study._contents(space)
+        before, notebook = study._contents(space), ROOT / "notebooks" / f"{stem}.ipynb"
         for path in written:
             path.parent.mkdir(exist_ok=True)
             path.write_text(number)

@@ -16,11 +16,12 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from dermstudy.classification import networks
 from dermstudy.classification.networks import ClassifierConfig, encoded_codes, label_encoder, network
 from dermstudy.classification.pixels import Pixels
 from dermstudy.classification.training_sets import TrainingSet
 from dermstudy.entities import by_code
-from dermstudy.files import atomic_path, sha256_text
+from dermstudy.files import atomic_path, code_hash, sha256_text
 from dermstudy.tensorflow_setup import import_keras, limit_threads
 
 Key = TypeVar("Key")
@@ -122,7 +123,7 @@ def _answers(training_set: TrainingSet, probabilities: np.ndarray) -> pd.DataFra
 
 
 def train_once(training_set: TrainingSet, config: ClassifierConfig, seed: int, folder: str | Path) -> Result:
-    """`train`, or its kept result in `folder` when the same images, configuration and seed have been run before."""
+    """`train`, or its kept result in `folder` when this code has run the same images, configuration and seed before."""
     kept = _kept(training_set, config, seed, folder)
     if kept.is_dir():
         return Result(pd.read_csv(kept / "predictions.csv"), pd.read_csv(kept / "history.csv"))
@@ -135,11 +136,17 @@ def train_once(training_set: TrainingSet, config: ClassifierConfig, seed: int, f
 
 
 def _kept(training_set: TrainingSet, config: ClassifierConfig, seed: int, folder: str | Path) -> Path:
-    """Where the result of these images, this configuration and this seed is kept."""
+    """Where the result of these images, this configuration, this seed and this code is kept."""
     parts = {part: training_set.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
     hashes = [[cohort.data_hash for cohort in getattr(training_set, part)] for part in parts]
     settings = asdict(replace(config, **training_set.changes))
-    return Path(folder) / sha256_text(json.dumps([seed, settings, parts, hashes]))[:16]
+    code = code_hash(networks, train, _batches, _answers, Pixels)
+    return Path(folder) / sha256_text(json.dumps([seed, settings, parts, hashes, code]))[:16]
+
+
+def threads_of(workers: int) -> int:
+    """The threads of each of `workers` runs at once."""
+    return max(1, (os.cpu_count() or 1) // workers)
 
 
 def train_all(
@@ -152,15 +159,16 @@ def train_all(
     """`train_once` for every training set and seed, so that a cut run goes on where it stopped; results by the sets' keys.
 
     workers: runs at once, each in a process of its own with its share of the processor's threads. On two cores two such
-    runs take less time than one after the other, since a batch of 32 small images keeps no two cores busy.
+    runs take less time than one after the other, since a batch of 32 small images keeps no two cores busy. A run's answers
+    depend on its threads, so the last run that is missing gets no more of them than the first.
     """
     jobs = [(training_set, config, seed, folder) for training_set in sets.values() for seed in seeds]
     waiting = [job for job in jobs if not _kept(*job).is_dir()]
-    if workers > 1 and len(waiting) > 1:
+    if workers > 1 and waiting:
         for training_set in sets.values():
             for cohorts in (training_set.train, training_set.fit_until, training_set.test):
                 Pixels(cohorts, config.side, Path(folder) / "pixels")  # decoded here, for all processes
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads = threads_of(workers)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=limit_threads, initargs=(threads,)) as pool:
             list(pool.map(train_once, *zip(*waiting, strict=True)))

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from dermstudy.files import InputError, atomic_path, sha256_text, write_text
-from dermstudy.runner import study
+from dermstudy.runner import order, study
 from dermstudy.runner.fingerprints import dependencies
 from dermstudy.runner.profiles import load_profile, notebooks, read_notebook, resolve
 from dermstudy.workspace import Workspace, from_root, open_workspace, project_root, shown
@@ -48,7 +48,7 @@ def prepare(
     lab = Workspace(own.with_name(own.name + SUFFIX))
     parameters = resolve(chosen, shown(lab.root), data)
     source = Workspace(own if (own / "artifacts" / study.STATE).is_file() else lab.root / "run")
-    needed = sorted({name for notebook in opened for name in study.artifacts_of(notebook, "need")})
+    needed = sorted({name for notebook in opened for name in order.artifacts_of(notebook, "need")})
     if as_is:
         lacking = [name for name in needed if not (source.artifacts / name).exists()]
         if lacking:
@@ -57,7 +57,7 @@ def prepare(
     lab = open_workspace(lab.root)
     if earlier and not as_is:
         study.run(profile, given, shown(source.root), only=earlier)
-    made = {name for notebook in opened for name in study.artifacts_of(notebook, "out")}
+    made = {name for notebook in opened for name in order.artifacts_of(notebook, "out")}
     _copy_over(source, lab, [*needed, *sorted(made.difference(needed))])
     copies = {
         notebook.name: _working_copy(notebook, lab, parameters[notebook.stem], profile) for notebook in notebooks()

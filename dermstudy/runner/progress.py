@@ -42,12 +42,15 @@ class ProgressEngine(NBClientEngine):
 
 
 class IndentedOutput:
-    """A text stream that indents what a cell prints beneath the cell's own line."""
+    """A text stream that indents what a cell prints beneath the cell's own line; prefix: before each line."""
+
+    def __init__(self, prefix: str = ""):
+        self.prefix = prefix
 
     def write(self, text: str) -> None:
         for line in text.splitlines():
             if line.strip():
-                sys.stdout.write(f"    {line}\n")
+                sys.stdout.write(f"{self.prefix}    {line}\n")
 
     def flush(self) -> None:
         sys.stdout.flush()

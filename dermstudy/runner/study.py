@@ -10,17 +10,19 @@ import fcntl
 import json
 import os
 import platform
-import re
+import threading
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermstudy.files import InputError, sha256_text, write_text
 from dermstudy.processor import described, instruction_set
+from dermstudy.runner import order
 from dermstudy.runner.executed import cleaned
 from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.runner.openings import opened
-from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, read_notebook, resolve
+from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, resolve
 from dermstudy.workspace import Workspace, commit, last_commit, open_workspace, project_root, shown, versions
 
 STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
@@ -37,6 +39,7 @@ def run(
     start: str | None = None,
     force: bool = False,
     to: str | None = None,
+    jobs: int = 1,
 ) -> Path:
     """Execute the notebooks of a profile in order and return the results folder.
 
@@ -56,25 +59,46 @@ def run(
         print(f"profile {profile}: {chosen.description}")
         print(f"results in {shown(space.root)}")
         started = time.monotonic()
-        for notebook in chosen_ones:
-            target = space.root / notebook.name
-            state = _load_state(space)
-            if not force and target.is_file() and _up_to_date(space, state, notebook.stem, prints):
-                print(f"[{notebook.stem}] up to date", flush=True)
-                continue
-            state.pop(notebook.stem, None)
-            _save_state(space, state)
-            before = _contents(space)
-            try:
-                stamp = _execute(notebook, target, parameters[notebook.stem], space, chosen.name, prints)
-            finally:
-                made = _made(notebook, space, before)
-            given = {"parameters": declared_parameters(notebook) | parameters[notebook.stem]}
-            state[notebook.stem] = stamp | made | given
-            _save_state(space, state)
-            _write_manifest(space, chosen, state, notebook.stem)
+        walk = _Walk(space, chosen, parameters, prints, force, jobs > 1)
+        order.run_in_order(chosen_ones, walk.step, jobs)
         print(f"done in {_clock(time.monotonic() - started)}: {shown(space.root)}", flush=True)
     return space.root
+
+
+@dataclass
+class _Walk:
+    """A run's bookkeeping: what is up to date, what each notebook made, the manifest; one notebook at a time writes it."""
+
+    space: Workspace
+    profile: Profile
+    parameters: dict[str, dict]
+    prints: dict[str, str]
+    force: bool
+    together: bool  # notebooks run beside each other: their lines are told apart
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def step(self, notebook: Path) -> None:
+        """Run `notebook`, unless it is up to date."""
+        stem, target = notebook.stem, self.space.root / notebook.name
+        with self.writing:
+            state = _load_state(self.space)
+            if not self.force and target.is_file() and _up_to_date(self.space, state, stem, self.prints):
+                print(f"[{stem}] up to date", flush=True)
+                return
+            state.pop(stem, None)
+            _save_state(self.space, state)
+            before = _contents(self.space)
+        own, prefix = self.parameters[stem], f"[{stem[:2]}] " if self.together else ""
+        try:
+            stamp = _execute(notebook, target, own, self.space, self.profile.name, self.prints, prefix)
+        finally:
+            with self.writing:
+                made = _made(notebook, self.space, before)
+        with self.writing:
+            state = _load_state(self.space)
+            state[stem] = stamp | made | {"parameters": declared_parameters(notebook) | own}
+            _save_state(self.space, state)
+            _write_manifest(self.space, self.profile, state, stem)
 
 
 def default_results(profile: str, data: str | None = None) -> str:
@@ -119,7 +143,9 @@ def selected(only: str | Collection[str] | None = None, start: str | None = None
     return [notebook for notebook in after if to is None or notebook.name[:2] <= to]
 
 
-def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict) -> dict:
+def _execute(
+    notebook: Path, target: Path, parameters: dict, space: Workspace, profile: str, prints: dict, prefix: str = ""
+) -> dict:
     """Run a notebook into `target`; its stamp: what was run, by which commit, on what, for how long."""
     import nbformat
     import papermill
@@ -140,7 +166,7 @@ def _execute(notebook: Path, target: Path, parameters: dict, space: Workspace, p
             cwd=str(project_root()),
             progress_bar=False,
             autosave_cell_every=0,
-            stdout_file=IndentedOutput(),
+            stdout_file=IndentedOutput(prefix),
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
@@ -181,8 +207,11 @@ def _contents(space: Workspace) -> dict[str, dict[str, str]]:
     """What lies in a workspace, by kind and name, each with a word that changes whenever it is written."""
 
     def word(path: Path) -> str:
-        files = [path] if path.is_file() else sorted(path.rglob("*"))
-        known = [(str(file), file.stat().st_ino, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        known = []
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # another notebook's, and gone since it was listed
+                found = file.stat()
+                known.append((str(file), found.st_ino, found.st_mtime_ns, found.st_size))
         return sha256_text(repr(known))
 
     artifacts = [path for path in space.artifacts.iterdir() if not path.name.startswith(".")]
@@ -200,19 +229,18 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     What it noted of time and memory stands beside them, as `measures`.
     An artifact that stayed as it was, such as a finished training, keeps those that made it; "" where none are known.
     """
-    now, own, after = (
-        {"commit": commit(), "processor": instruction_set()},
-        set(artifacts_of(notebook, "out")),
-        _contents(space),
-    )
+    now = {"commit": commit(), "processor": instruction_set()}
+    own, after = order.claims(notebook), _contents(space)
+    others = [order.claims(other) for other in notebooks() if other.stem != notebook.stem]
     record = space.artifacts / ORIGINS
     origins = _read(record)
     made: dict[str, dict] = {}
     for kind, present in after.items():
         written = {name for name, word in present.items() if before[kind].get(name) != word}
-        made[kind] = dict.fromkeys(sorted(written), now)
+        beside = set().union(*(other[kind] for other in others)) - own[kind]  # a notebook that ran at the same time
+        made[kind] = dict.fromkeys(sorted(written - beside), now)
     made["measures"] = {name: json.loads((space.notes / f"{name}.json").read_text()) for name in made["measures"]}
-    for name in own & set(after["artifacts"]) - set(made["artifacts"]):
+    for name in own["artifacts"] & set(after["artifacts"]) - set(made["artifacts"]):
         known = origins.get(name, {})
         same = known.get("word") == after["artifacts"][name]
         made["artifacts"][name] = {key: known[key] if same else "" for key in now}
@@ -220,12 +248,6 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
         origins[name] = made["artifacts"][name] | {"word": after["artifacts"][name]}
     write_text(record, json.dumps(origins, indent=1))
     return made
-
-
-def artifacts_of(notebook: Path, call: str) -> list[str]:
-    """The artifacts that the notebook makes (`ws.out(...)`, call "out") or reads ("need")."""
-    code = "\n".join(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
-    return re.findall(rf"ws\.{call}\(\s*[\"']([\w.]+)[\"']", code)
 
 
 def _load_state(space: Workspace) -> dict:

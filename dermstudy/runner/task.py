@@ -22,6 +22,7 @@ from dermstudy.data.dataset import Cohort
 from dermstudy.data.external import load_external
 from dermstudy.files import InputError
 from dermstudy.runner.profiles import declared_parameters, load_profile, notebooks, resolve
+from dermstudy.tensorflow_setup import limit_threads
 from dermstudy.workspace import Workspace
 
 NOTEBOOK = "07_ablation"
@@ -72,6 +73,7 @@ def train(space: Workspace, own: dict, name: str, seed: int) -> None:
     else:
         others = None if gathered.external is None else gathered.external.cohort
         chosen = sets.audited_set(name, gathered.originals, gathered.synthetic, 0, others)
+    limit_threads(training.threads_of(own["WORKERS"]))  # as in the notebook: answers depend on them
     training.train_once(chosen, config_of(own), seed, space.out("classifier"))
 
 

@@ -58,11 +58,11 @@ class Comparison:
         return f"{', '.join(parts)}; {self.manner}"
 
 
-def rerun(results: str | Path, at_commit: bool = False) -> tuple[Comparison, list[str]]:
+def rerun(results: str | Path, at_commit: bool = False, jobs: int = 1) -> tuple[Comparison, list[str]]:
     """Run the profile of `results` into a temporary folder and compare; and the notebooks that older code made.
 
     at_commit: each notebook is run by the commit that the manifest names for it, checked out into a temporary worktree,
-    with the packages that are installed here; none is older then.
+    with the packages that are installed here; none is older then. jobs: notebooks at once, with today's code.
     InputError where the folder holds no run, or a commit is not at hand; NotebookFailed as `run` has it, and the temporary
     folder with the traceback is left then.
     """
@@ -77,7 +77,7 @@ def rerun(results: str | Path, at_commit: bool = False) -> tuple[Comparison, lis
         if at_commit:
             _run_at_commits(notes, data, folder / "results")
         else:
-            study.run(notes["profile"], data, str(folder / "results"), to=max(notes["notebooks"])[:2])
+            study.run(notes["profile"], data, str(folder / "results"), to=max(notes["notebooks"])[:2], jobs=jobs)
         return compare(results, folder / "results"), stale
     except study.NotebookFailed:
         keep = True
