@@ -38,6 +38,7 @@ def test_few_images_are_of_training_lesions_and_many_of_them(cohort, few):
         teaching.training_images(cohort, PAIR, 10_000, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["text", "lora"])
 def test_a_part_is_trained_on_a_copy(model, few, tmp_path, part):
     before = glide.load(MINI).unet.state_dict()
@@ -80,6 +81,7 @@ def test_the_area_of_a_pair_by_hand():
     assert downstream.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
 
 
+@pytest.mark.slow
 def test_areas_of_training_sets_and_their_gains():
     truth = ["mel"] * 40 + ["vasc"] * 40
     random = np.random.default_rng(0)
@@ -99,6 +101,7 @@ def test_areas_of_training_sets_and_their_gains():
     assert 0 < more["gain_low"] < more["gain"] < more["gain_high"]
 
 
+@pytest.mark.slow
 def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_path):
     training, validation = (cohort.select(split=split) for split in ("train", "validation"))
     reference_classifier.train(training, validation, tmp_path / "reference", steps=3)

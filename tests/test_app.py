@@ -73,6 +73,7 @@ def test_repainting_leaves_the_rest_alone(painter):
             painter.repaint(generator.checked("melanoma", 3.0, 3, 1, 1), image, wrong)
 
 
+@pytest.mark.slow
 def test_a_blend_runs_from_the_first_to_the_second(painter):
     base = painter.base
     settings = {"guidance_scale": 3.0, "num_inference_steps": 4, "seeds": [0]}
@@ -134,6 +135,7 @@ def test_no_file_of_the_server_is_reachable(served):
             assert error.code in (400, 403, 404, 405), path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 def test_visitors_in_a_browser(served, tmp_path):
     """Paint, refuse, save, repaint, blend; then four visitors at once."""

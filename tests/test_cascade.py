@@ -58,6 +58,7 @@ def test_sides_share_no_lesion_and_deal_entities_evenly(cohort):
         cascade.sides(replace(cohort, frame=few), 14)
 
 
+@pytest.mark.slow
 def test_each_stage_is_fed_with_perfect_input_and_with_what_was_painted(cohort):
     parts = cascade.sides(cohort, 21)
     large, captions = parts.enlarged.images(64), parts.enlarged.frame["caption"].tolist()
@@ -84,6 +85,7 @@ def test_the_base_model_stands_beside_a_floor_at_its_own_side(cohort):
     assert worse["kid"][1] > rows["kid"][1]
 
 
+@pytest.mark.slow
 def test_enlarged_images_go_through_the_originals_storage(cohort, tmp_path):
     parts = cascade.sides(cohort, 14)
     captions, large = ["skin"] * 14, parts.enlarged.images(64)

@@ -140,6 +140,7 @@ def test_saving_memory_changes_nothing_else(tokenizer, images, tmp_path, change)
     assert all((left[key] - right[key]).norm() <= 1e-2 * left[key].norm() + 1e-3 for key in left)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_as_float32_nearly_does(tokenizer, images, tmp_path, monkeypatch):
     monkeypatch.setattr(losses, "bf16_products", lambda: True)  # slow where the processor has none, and as exact
     logs = {

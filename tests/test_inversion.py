@@ -60,6 +60,7 @@ def test_the_vectors_begin_as_the_words_they_replace(model):
     assert len({tuple(row.tolist()) for row in start}) == 4
 
 
+@pytest.mark.slow
 def test_a_fresh_process_paints_the_same_images(model, tmp_path):
     """The learned file and the unadapted weights are all that another machine needs."""
     with torch.no_grad():

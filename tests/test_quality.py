@@ -325,6 +325,7 @@ def test_the_reference_encoder_learns_and_is_kept(cohort, tmp_path, capsys):
         reference_classifier.train(*splits, tmp_path / "none", steps=0)
 
 
+@pytest.mark.slow
 def test_keras_inception_reads_a_weights_file(tmp_path):
     import keras
 

@@ -119,6 +119,7 @@ def test_every_check_can_fail(checkout, name, harm, words):
     assert not found.holds and words in found.found and "\n" not in found.line()
 
 
+@pytest.mark.slow
 def test_a_clone_that_is_too_large_is_measured(original, monkeypatch):
     monkeypatch.setattr(release_check, "LARGEST_CLONE", 1_000_000)
     with pytest.raises(Fault, match=r"has [0-9.]+ MB; at most 1 may be"):

@@ -260,6 +260,7 @@ def browser():
         started.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [420, 1280])
 def test_pages_in_a_browser(written, browser, width, scheme, tmp_path):

@@ -120,8 +120,8 @@ def test_what_is_missing_or_new_differs_and_what_did_not_run_is_left_out(tmp_pat
 def test_verify_runs_the_profile_elsewhere_and_says_what_it_found(tmp_path, monkeypatch, capsys):
     expected, ran = results(tmp_path / "results"), []
 
-    def run(profile, data, folder, to):
-        ran.append((profile, data, to, Path(folder)))
+    def run(profile, data, folder, to, jobs):
+        ran.append((profile, data, to, Path(folder), jobs))
         return results(Path(folder), cohort=TABLE if len(ran) == 1 else TABLE.replace("a", "b"))
 
     monkeypatch.setattr(study, "run", run)
@@ -129,7 +129,8 @@ def test_verify_runs_the_profile_elsewhere_and_says_what_it_found(tmp_path, monk
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and "tables equal 2 of 2" in line
     assert "made by older code: 00, 01 (--at-commit runs theirs)" in line
-    assert cli.main(["verify", str(expected)]) == 1
+    assert cli.main(["verify", str(expected), "--jobs", "2"]) == 1
+    assert [one[4] for one in ran] == [1, 2]
     assert ran[0][:3] == ("smoke", None, "01") and not ran[0][3].exists()
     assert cli.main(["verify", str(tmp_path / "nowhere")]) == 2
     assert "is no manifest of a run" in capsys.readouterr().err

@@ -47,6 +47,7 @@ def results(cohort, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path):
     planned = snakemake("-n", "--cores", "1", "--config", "profile=smoke", f"results={tmp_path}/r", folder=tmp_path)
     counts = dict(re.findall(r"^(notebook|encode|train)\s+(\d+)", planned, re.M))
