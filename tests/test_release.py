@@ -118,7 +118,7 @@ def test_the_lines_by_which_another_project_loads_it_run():
 @pytest.mark.skipif(not HAM10000.is_dir(), reason="HAM10000 is not at hand: its split cannot be checked against it")
 def test_the_shipped_split_names_every_image_and_keeps_lesions_apart():
     cohort = dataset.load_folder(HAM10000)
-    split = splits.apply_split(cohort.frame, MINI / "split.csv")
+    split = splits.apply_split(cohort.frame, MINI.parent / "ham10000-split.csv")
     frame = cohort.frame.assign(split=split)
     assert frame.groupby("lesion_id")["split"].nunique().max() == 1
-    assert len(pd.read_csv(MINI / "split.csv")) == len(frame)
+    assert len(pd.read_csv(MINI.parent / "ham10000-split.csv")) == len(frame)

@@ -438,7 +438,7 @@ def test_notebooks_are_sources_with_the_papers_values():
 def test_a_card_takes_up_what_a_walk_measured_of_its_weights(smoke, tmp_path, monkeypatch):
     """A folder of the walk's own weights gets the tables of its 04; one of other weights or settings does not."""
     space, folder = workspace.open_workspace(smoke), tmp_path / "glide-mini"
-    shutil.copytree(ROOT / "weights" / "glide-mini-next", folder)
+    shutil.copytree(ROOT / "weights" / "glide-mini", folder)
     with pytest.raises(InputError, match="samplers.csv is missing"):
         packing.pack(folder)
     same = {"n": 70, "kid": 40.0, "low": 30.0, "high": 50.0, "precision": 0.5, "recall": 0.1}

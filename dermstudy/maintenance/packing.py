@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dermstudy.maintenance.packing", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("--weights", default="weights/glide-mini-next", help="default weights/glide-mini-next")
+    parser.add_argument("--weights", default="weights/glide-mini", help="default weights/glide-mini")
     parser.add_argument("--results", help="a run of the notebooks on HAM10000 with these weights")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))

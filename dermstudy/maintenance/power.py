@@ -20,7 +20,7 @@ from dermstudy.files import InputError, atomic_path, write_text
 
 FIRST, PRESENT, POOLED = "first split, test", "present split, test", "present split, validation and test"
 FILES = {
-    FIRST: ("weights/glide-mini/split.csv", ("test",)),
+    FIRST: ("weights/ham10000-split-first.csv", ("test",)),
     PRESENT: ("weights/ham10000-split.csv", ("test",)),
     POOLED: ("weights/ham10000-split.csv", ("validation", "test")),
 }

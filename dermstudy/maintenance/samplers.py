@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m dermstudy.maintenance.samplers", description=__doc__.split("\n\n")[0]
     )
     parser.add_argument("--data", required=True, help="a HAM10000 download")
-    parser.add_argument("--weights", default="weights/glide-mini-next", help="base/ and upsampler/")
+    parser.add_argument("--weights", default="weights/glide-mini", help="base/ and upsampler/")
     parser.add_argument("--split", default="weights/ham10000-split.csv")
     parser.add_argument("--count", type=int, default=150, help="images a setting, at most (default 150)")
     parser.add_argument("--cache", type=Path, default=Path("build/samplers"), help="painted images are kept here")

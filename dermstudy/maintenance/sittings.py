@@ -1,6 +1,6 @@
 """What a sitting of a long training reached, kept: `python -m dermstudy.maintenance.sittings FOLDER AVERAGE --kid FILE`.
 
-Puts the averaged weights into weights/glide-mini-next as a pipeline in fp16, from which a later sitting can start on a bare
+Puts the averaged weights into weights/glide-mini as a pipeline in fp16, from which a later sitting can start on a bare
 machine (long_training's --start), and adds to tables/ there: a line in sittings.csv (hours, images seen, loss, KID on
 validation lesions) and the log of the training. FILE holds what stage_kid printed of the average.
 """
@@ -26,7 +26,7 @@ from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.folded_weights import pipeline_from, save_half
 from dermstudy.processor import described
 
-OUT = "weights/glide-mini-next"
+OUT = "weights/glide-mini"
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 COLUMNS = (
     "model", "sitting", "steps", "images", "hours", "loss", "average", "sampler_steps", "guidance_scale", "n", "kid",
