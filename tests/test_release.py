@@ -59,7 +59,8 @@ def test_a_changed_folder_is_named(tmp_path, harm, message):
 def test_weights_ship_as_half_precision_and_load_as_single(part):
     for path in (MINI / part).rglob("*.safetensors"):
         with safe_open(path, "pt") as stream:
-            assert {str(stream.get_slice(key).get_dtype()) for key in stream.keys()} == {"F16"}
+            kinds = {str(stream.get_slice(key).get_dtype()) for key in stream.keys()}
+        assert kinds == ({"F32"} if path.parent.name == "pixels" else {"F16"}), path  # twelve numbers of colours
     model = glide.load(MINI / part, glide.GlidePipeline if part == "base" else glide.GlideUpsamplePipeline)
     assert {str(parameter.dtype) for parameter in model.unet.parameters()} == {"torch.float32"}
 
@@ -90,7 +91,10 @@ def test_the_card_opens_in_hugging_faces_form_with_the_tables_figures():
     assert card.text.lstrip().startswith("# glide-mini")
     data = card.data
     assert (data.license, data.library_name, data.pipeline_tag) == ("cc-by-nc-4.0", "diffusers", "text-to-image")
-    measured = {result.metric_type: result.metric_value for result in data.eval_results}
+    measured = {result.metric_type: result.metric_value for result in data.eval_results or []}
+    if not (MINI / "tables" / packing.MEASURED_BY).is_file():  # test lesions are looked at by the run of all notebooks
+        assert not measured and packing.UNMEASURED in text
+        return
     audited = pd.read_csv(MINI / "tables" / "quality_audited.csv")
     values = audited.query("entity == 'overall'").set_index("metric")["value"]
     assert {"kid", "precision", "recall"} <= set(measured) <= set(packing.HUB_METRICS)
