@@ -14,9 +14,9 @@ from dermstudy.workspace import project_root
 
 WAITS = {
     "00_a": "",
-    "01_b": 'ws.need("x", made_by="00_a")\nws.out("cache")',
-    "02_c": 'ws.need("x", made_by="00_a")',
-    "03_d": 'ws.need("x", made_by="00_a")\nws.out("cache")',
+    "01_b": 'ws.need("x", made_by="00_a")\nws.out("model")\nws.out("features")',
+    "02_c": 'ws.need("x", made_by="00_a")\nws.out("features")',
+    "03_d": 'ws.need("x", made_by="00_a")\nws.out("model")\nws.out("features")',
     "04_e": 'ws.need("y", made_by="02_c")',
 }
 
@@ -65,6 +65,7 @@ def test_two_at_once_wait_for_what_they_read_and_share_no_artifact(written):
     assert sorted(before) == sorted(WAITS) and watched.together
     assert all("00_a" in before[stem] for stem in ("01_b", "02_c", "03_d")) and "02_c" in before["04_e"]
     assert frozenset(("01_b", "03_d")) not in watched.together
+    assert frozenset(("01_b", "02_c")) in watched.together  # a cache of named entries is shared
 
 
 def test_part_of_the_notebooks_does_not_wait_for_the_others(written):

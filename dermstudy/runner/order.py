@@ -1,4 +1,4 @@
-"""Which notebook may run when: after those whose artifacts it reads, and beside none that fills the same artifact."""
+"""Which notebook may run when: after those whose artifacts it reads, and beside none that makes the same artifact."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dermstudy.runner.fingerprints import dependencies
 from dermstudy.runner.profiles import read_notebook
 
 WRITES = {"tables": ("save_table", 1), "figures": ("save_figure", 1), "measures": ("note", 0)}  # and the name's place
+CACHES = {"features", "classifier"}  # entries under the hash of what made them: two notebooks may fill them at once
 
 
 def artifacts_of(notebook: Path, call: str) -> list[str]:
@@ -35,7 +36,7 @@ def claims(notebook: Path) -> dict[str, set[str]]:
 def run_in_order(notebooks: Sequence[Path], step: Callable[[Path], None], jobs: int = 1) -> None:
     """Call `step` with every notebook, up to `jobs` at once, each after those of `notebooks` that it depends on.
 
-    With one job they run in the order given. Of those that may run the first given goes first; two that fill the same
+    With one job they run in the order given. Of those that may run the first given goes first; two that make the same
     artifact never run at once. Where a step fails, those under way end, no other begins, and its error is raised.
     InputError for fewer jobs than one.
     """
@@ -46,11 +47,11 @@ def run_in_order(notebooks: Sequence[Path], step: Callable[[Path], None], jobs: 
             step(notebook)
         return
     waits = {notebook.stem: set(dependencies(notebook)) for notebook in notebooks}
-    fills = {notebook.stem: set(artifacts_of(notebook, "out")) for notebook in notebooks}
+    makes = {notebook.stem: set(artifacts_of(notebook, "out")) - CACHES for notebook in notebooks}
     left, running, failed = list(notebooks), {}, None
     with ThreadPoolExecutor(jobs) as pool:
         while running or (left and failed is None):
-            for notebook in _ready(left, running, waits, fills)[: jobs - len(running)] if failed is None else ():
+            for notebook in _ready(left, running, waits, makes)[: jobs - len(running)] if failed is None else ():
                 left.remove(notebook)
                 running[pool.submit(step, notebook)] = notebook.stem
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -61,15 +62,15 @@ def run_in_order(notebooks: Sequence[Path], step: Callable[[Path], None], jobs: 
         raise failed
 
 
-def _ready(left: list[Path], running: dict[Future, str], waits: dict, fills: dict) -> list[Path]:
-    """The notebooks that may begin now, in order; no two of them fill the same artifact."""
+def _ready(left: list[Path], running: dict[Future, str], waits: dict, makes: dict) -> list[Path]:
+    """The notebooks that may begin now, in order; no two of them make the same artifact."""
     unfinished = {notebook.stem for notebook in left} | set(running.values())
-    busy, chosen = set().union(*(fills[stem] for stem in running.values())), []
+    busy, chosen = set().union(*(makes[stem] for stem in running.values())), []
     for notebook in left:
         stem = notebook.stem
-        if not waits[stem] & unfinished and not fills[stem] & busy:
+        if not waits[stem] & unfinished and not makes[stem] & busy:
             chosen.append(notebook)
-            busy |= fills[stem]
+            busy |= makes[stem]
     return chosen
 
 
