@@ -112,7 +112,7 @@ def test_a_drawing_without_an_image():
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(InputError, match="no GLIDE weights in"):
         app.application(tmp_path)
-    assert glide.load(MINI / "base").unet.config.sample_size == 64
+    assert glide.load(MINI / "base").side == 64
 
 
 @pytest.fixture(scope="module")

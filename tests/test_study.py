@@ -314,7 +314,7 @@ def test_the_base_model_trains_at_the_papers_side(cohort, tmp_path, start):
         str(ROOT / "notebooks" / "01_finetune.ipynb"), str(tmp_path / "out.ipynb"), parameters=smoke | own,
         kernel_name="python3", cwd=str(ROOT / "notebooks"), progress_bar=False,
     )  # fmt: skip
-    assert glide.load(results / "artifacts" / "glide_base").unet.config.sample_size == 128
+    assert glide.load(results / "artifacts" / "glide_base").side == 128
     told = (tmp_path / "out.ipynb").read_text()
     assert "training images at 128 x 128" in told and ("trained at 64 x 64" in told) == bool(start)
 
@@ -439,6 +439,7 @@ def test_a_card_takes_up_what_a_walk_measured_of_its_weights(smoke, tmp_path, mo
     """A folder of the walk's own weights gets the tables of its 04; one of other weights or settings does not."""
     space, folder = workspace.open_workspace(smoke), tmp_path / "glide-mini"
     shutil.copytree(ROOT / "weights" / "glide-mini", folder)
+    (folder / "tables" / samplers.TABLE).unlink()
     with pytest.raises(InputError, match="samplers.csv is missing"):
         packing.pack(folder)
     same = {"n": 70, "kid": 40.0, "low": 30.0, "high": 50.0, "precision": 0.5, "recall": 0.1}
