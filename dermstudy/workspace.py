@@ -180,11 +180,18 @@ def commit() -> str:
 
 
 def last_commit(path: str) -> str:
-    """The commit that last touched a file of the checkout, with "+changes" where it differs since; "unknown" without one."""
+    """The commit that last touched a file of the checkout, with "+changes" where it differs since.
+
+    "unknown" without git, for a file that no commit holds, and where a shallow clone was cut off before that commit.
+    """
     try:
         git = ["git", "-C", str(project_root())]
         options = dict(capture_output=True, text=True, check=True)
         touched = subprocess.run([*git, "log", "-1", "--format=%H", "--", path], **options).stdout.strip()
+        cut = Path(subprocess.run([*git, "rev-parse", "--git-path", "shallow"], **options).stdout.strip())
+        cut = project_root() / cut  # where a clone was cut off, a commit seems to hold every file for the first time
+        if cut.is_file() and touched in cut.read_text(encoding="utf-8").split():
+            touched = ""
         changed = subprocess.run([*git, "status", "--porcelain", "--", path], **options).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -171,7 +171,7 @@ def test_versions_are_those_of_the_lock(tmp_path):
 
 def test_every_package_of_the_notebooks_is_locked():
     for notebook in fingerprints.notebooks():
-        versions = fingerprints._meaning(notebook, "\n".join(fingerprints._code(notebook)))
+        versions = fingerprints._meaning(notebook, "\n".join(fingerprints.code_cells(notebook)))
         pinned = [line for line in versions if "==" in line and "(" not in line]
         assert len(pinned) > 5 and not [line for line in pinned if "unlocked" in line], notebook.stem
 

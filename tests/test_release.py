@@ -60,7 +60,7 @@ def test_weights_ship_as_half_precision_and_load_as_single(part):
     for path in (MINI / part).rglob("*.safetensors"):
         with safe_open(path, "pt") as stream:
             kinds = {str(stream.get_slice(key).get_dtype()) for key in stream.keys()}
-        assert kinds == ({"F32"} if path.parent.name == "pixels" else {"F16"}), path  # twelve numbers of colours
+        assert kinds == ({"F32"} if path.parent.name == "pixels" else {"F16"}), path  # the pixels' means and spreads
     model = glide.load(MINI / part, glide.GlidePipeline if part == "base" else glide.GlideUpsamplePipeline)
     assert {str(parameter.dtype) for parameter in model.unet.parameters()} == {"torch.float32"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -159,6 +160,21 @@ def test_what_a_notebook_beside_it_wrote_is_not_its_own(tmp_path):
         (space.artifacts / name).mkdir()
     made = study._made(ROOT / "notebooks" / "01_finetune.ipynb", space, before)
     assert list(made["tables"]) == ["finetune_log", "of_no_notebook"] and list(made["artifacts"]) == ["glide_base"]
+
+
+def test_a_cut_off_clone_does_not_say_which_commit_last_touched_a_file(tmp_path, monkeypatch):
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "init", "-q", str(origin)], check=True)
+    for name in ("first", "second"):
+        (origin / name).touch()
+        subprocess.run([*git, "-C", str(origin), "add", "."], check=True)
+        subprocess.run([*git, "-C", str(origin), "commit", "-qm", name], check=True)
+    subprocess.run(["git", "clone", "-q", "--depth", "1", origin.as_uri(), str(clone)], check=True)
+    monkeypatch.setattr(workspace, "project_root", lambda: origin)
+    assert re.fullmatch("[0-9a-f]{40}", workspace.last_commit("first"))
+    monkeypatch.setattr(workspace, "project_root", lambda: clone)
+    assert workspace.last_commit("first") == "unknown"
 
 
 def test_a_walk_stops_after_a_notebook():

@@ -24,12 +24,12 @@ NAMED_OTHERWISE = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "sciki
 
 def source_hash(notebook: Path) -> str:
     """SHA-256 of the meaning of a notebook's code, its parameters' defaults among it; prose left out."""
-    return sha256_text("\n".join(_meaning(notebook, "\n".join(_code(notebook)))))
+    return sha256_text("\n".join(_meaning(notebook, "\n".join(code_cells(notebook)))))
 
 
 def dependencies(notebook: Path) -> list[str]:
     """The notebooks whose artifacts this one reads, from its `made_by=` arguments."""
-    return sorted(set(re.findall(r"made_by\s*=\s*[\"'](\w+)[\"']", "\n".join(_code(notebook)))))
+    return sorted(set(re.findall(r"made_by\s*=\s*[\"'](\w+)[\"']", "\n".join(code_cells(notebook)))))
 
 
 def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
@@ -42,7 +42,7 @@ def fingerprints(parameters: dict[str, dict], data: str) -> dict[str, str]:
     for notebook in notebooks():
         own = declared_parameters(notebook) | parameters[notebook.stem]
         named = {name: value for name, value in own.items() if name not in ("RESULTS", "DATA")}
-        parts = _meaning(notebook, "\n".join(_code(notebook, parameters=False)))
+        parts = _meaning(notebook, "\n".join(code_cells(notebook, parameters=False)))
         parts += [json.dumps(named, sort_keys=True), inputs_hash(named, seen)]
         if "DATA" in own:
             parts.append(data)
@@ -108,7 +108,7 @@ def manifest(results: Path) -> dict:
         raise InputError(f"{shown(path)} is no manifest of a run: name a folder that 'dermstudy run' wrote") from error
 
 
-def _code(notebook: Path, parameters: bool = True) -> list[str]:
+def code_cells(notebook: Path, parameters: bool = True) -> list[str]:
     """The code cells; without the one tagged `parameters` where that is not wanted."""
     cells = [cell for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
     return [cell.source for cell in cells if parameters or "parameters" not in cell.metadata.get("tags", [])]

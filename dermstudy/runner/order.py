@@ -9,8 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from dermstudy.files import InputError
-from dermstudy.runner.fingerprints import dependencies
-from dermstudy.runner.profiles import read_notebook
+from dermstudy.runner.fingerprints import code_cells, dependencies
 
 WRITES = {"tables": ("save_table", 1), "figures": ("save_figure", 1), "measures": ("note", 0)}  # and the name's place
 CACHES = {"features", "classifier"}  # entries under the hash of what made them: two notebooks may fill them at once
@@ -18,13 +17,13 @@ CACHES = {"features", "classifier"}  # entries under the hash of what made them:
 
 def artifacts_of(notebook: Path, call: str) -> list[str]:
     """The artifacts that the notebook makes (`ws.out(...)`, call "out") or reads ("need")."""
-    return re.findall(rf"ws\.{call}\(\s*[\"']([\w.]+)[\"']", _code(notebook))
+    return re.findall(rf"ws\.{call}\(\s*[\"']([\w.]+)[\"']", "\n".join(code_cells(notebook)))
 
 
 def claims(notebook: Path) -> dict[str, set[str]]:
     """What the notebook writes, by kind: artifacts, tables, figures and measures, as far as its cells spell their names."""
     found: dict[str, set[str]] = {"artifacts": set(artifacts_of(notebook, "out")), **{kind: set() for kind in WRITES}}
-    for node in ast.walk(ast.parse(_code(notebook))):
+    for node in ast.walk(ast.parse("\n".join(code_cells(notebook)))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             for kind, (call, place) in WRITES.items():
                 name = node.args[place] if node.func.attr == call and len(node.args) > place else None
@@ -72,7 +71,3 @@ def _ready(left: list[Path], running: dict[Future, str], waits: dict, makes: dic
             chosen.append(notebook)
             busy |= makes[stem]
     return chosen
-
-
-def _code(notebook: Path) -> str:
-    return "\n".join(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
