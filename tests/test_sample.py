@@ -131,6 +131,19 @@ def test_rare_entities_lend_their_captions_again(cohort, models, tmp_path):
     assert set(synthetic.frame["source_image_id"]) <= set(few["image_id"])
 
 
+def test_each_entity_lends_as_often_as_it_is_asked_and_each_original_in_turn(cohort):
+    counts = cohort.frame["dx"].value_counts()
+    wanted = (counts * 2).clip(lower=50)
+    wanted["df"] = counts["df"] - 1
+    originals = sample.originals_in_turn(cohort.frame, wanted, seed=0)
+    assert originals["dx"].value_counts().to_dict() == wanted.to_dict()
+    lent = originals.groupby(["dx", "image_id"]).size().groupby("dx").agg(["min", "max"])
+    assert ((lent["max"] - lent["min"]) <= 1).all() and lent.loc["mel", "min"] >= 2
+    assert not originals.duplicated(["image_id", "copy"]).any()
+    with pytest.raises(InputError, match="no original of 'vasc'"):
+        sample.originals_in_turn(cohort.frame[cohort.frame["dx"] != "vasc"], wanted, seed=0)
+
+
 @pytest.mark.parametrize(
     ("count", "equal", "message"),
     [(8, True, "do not divide over 7 entities"), (700, True, "100 originals an entity asked for"),

@@ -47,11 +47,7 @@ def choose_originals(
             )
         smallest = frame["dx"].value_counts().min()
         if repeat:
-            times = range(-(-each // smallest))
-            frame = pd.concat([frame.assign(copy=time) for time in times])
-            # Every original of an entity lends itself once before any does so again.
-            shuffled = frame.sample(frac=1, random_state=seed).sort_values("copy", kind="stable")
-            return shuffled.groupby("dx").head(each).sort_values(["image_id", "copy"])
+            return originals_in_turn(frame, pd.Series(each, index=entities), seed)
         if each > smallest:
             rare = frame["dx"].value_counts().idxmin()
             raise InputError(
@@ -61,6 +57,21 @@ def choose_originals(
     if count > len(frame):
         raise InputError(f"{count} originals asked for, the cohort has {len(frame)}: lower the count or give 0 for all")
     return frame.sample(count, random_state=seed).sort_values("image_id")
+
+
+def originals_in_turn(frame: pd.DataFrame, wanted: pd.Series, seed: int) -> pd.DataFrame:
+    """The originals to pair with, `wanted` of each entity (by code), sorted by image_id and `copy`.
+
+    Every original of an entity lends itself once (copy 0) before any does so again. InputError for an entity without one.
+    """
+    counts = frame["dx"].value_counts().reindex(wanted.index, fill_value=0)
+    if (counts[wanted > 0] == 0).any():
+        raise InputError(f"no original of {counts[wanted > 0].idxmin()!r} to pair with: use a larger cohort")
+    times = range(int((-(-wanted // counts.clip(lower=1))).max()))
+    every = pd.concat([frame.assign(copy=time) for time in times])
+    shuffled = every.sample(frac=1, random_state=seed).sort_values("copy", kind="stable")
+    turn = shuffled.groupby("dx").cumcount()
+    return shuffled[turn < shuffled["dx"].map(wanted).fillna(0)].sort_values(["image_id", "copy"])
 
 
 def stages(base_folder: str | Path, upsampler_folder: str | Path, sampler: str, precision: str = "fp32"):
