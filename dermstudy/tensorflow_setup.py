@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -11,6 +12,8 @@ def import_tensorflow():
     """The tensorflow module."""
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton")  # torch loads it late, and after TensorFlow that ends the process
         standard_error = os.dup(2)
         try:
             with open(os.devnull, "w") as nowhere:

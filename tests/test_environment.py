@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 
+import pytest
 import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
@@ -73,3 +75,10 @@ def test_every_import_is_declared():
                 top = module.split(".")[0]
                 if top not in own and top not in sys.stdlib_module_names:
                     assert canonical(names.get(top, top)) in declared_names, f"{path.name} imports {module}"
+
+
+@pytest.mark.slow
+def test_tensorflow_may_be_imported_before_torch():
+    code = "from dermstudy.tensorflow_setup import import_keras; import_keras(); import dermstudy.diffusion.glide"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]

@@ -104,6 +104,22 @@ def test_the_runs_are_kept_in_files_from_which_all_is_drawn_again(cohort, synthe
     assert list(rows.columns) == scores.RUN_COLUMNS and set(rows["model"]) == {protocol.FROZEN, protocol.KERAS}
 
 
+@pytest.mark.slow
+def test_a_network_that_did_not_run_is_left_out_by_name(cohort, synthetic, tmp_path):
+    images = runs.gather(cohort, {feature_sets.WHOLE: synthetic}, runs.CAPTIONED)
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "published_combined.npz").write_text("of an earlier run")
+    frozen = runs.frozen_runs(images, SETTINGS, range(2), tmp_path / "features")
+    folder = runs.save(tmp_path / "predictions", frozen, runs.without(protocol.KERAS, "it has no seeds"), {})
+    found, left_out = predictions.load(folder / "trial.npz"), pd.read_csv(folder / "left_out.csv")
+    assert set(found.runs["network"]) == {protocol.FROZEN}
+    assert set(left_out.query("reason == 'it has no seeds'")["training_set"]) == set(
+        protocol.TRAINING_SETS[protocol.KERAS]
+    )
+    assert runs.published_frames(folder) == {} and runs.frames_of(found, protocol.KERAS) == {}
+    assert pd.read_csv(folder / "histories.csv").empty and scores.summary({}, 10, 0).empty
+
+
 def test_comparisons_are_asked_where_their_runs_are_there():
     names = {protocol.ORIGINALS: 1.0, protocol.ONCE: 1.0, protocol.REPEATED: 1.0}
     asked, lacking = trial.answerable(simulated(names))

@@ -296,6 +296,14 @@ def test_the_family_alone_is_adjusted(table):
         np.testing.assert_array_equal(table.loc[~family, f"{p}_holm"], table.loc[~family, p])
 
 
+def test_a_member_of_the_family_that_was_not_asked_stays_in_holms_count(whole, table):
+    members = [own for own in COMPARISONS if own.role == protocol.FAMILY]
+    alone = trial.trial_table(whole, members[:1], SEEDS, 200).iloc[0]
+    assert alone["p_holm"] == pytest.approx(min(1, len(members) * alone["p"]))
+    assert alone["p_equivalence_holm"] == pytest.approx(min(1, len(members) * alone["p_equivalence"]))
+    np.testing.assert_allclose(trial.holm(np.array([0.04, 0.01]), 2), [0.12, 0.04])
+
+
 def test_a_missed_control_takes_the_word_equivalent(whole):
     control = next(c for c in COMPARISONS if c.role == protocol.CONTROL)
     close = simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1)

@@ -28,6 +28,7 @@ from dermstudy.files import InputError, write_text
 
 EVERY, CAPTIONED = "all", "captioned"
 LEFT_OUT_COLUMNS = ("network", "training_set", "reason")
+HISTORY_COLUMNS = ("protocol", "training_set", "seed", "epoch", "loss", "validation_loss")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,13 @@ def possible(network: str, images: Images) -> tuple[list[str], pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Ran:
-    """What one network's runs gave: their Predictions, the training sets left out, and what was written down on the way.
+    """What one network's runs gave: Predictions (None: it did not run), training sets left out, what was written down.
 
     left_out: LEFT_OUT_COLUMNS. record: of the frozen features the penalties tried, of the Keras network the learning curves
     (protocol, training_set, seed, epoch, loss, validation_loss).
     """
 
-    predictions: Predictions
+    predictions: Predictions | None
     left_out: pd.DataFrame
     record: pd.DataFrame
 
@@ -161,11 +162,20 @@ def published_runs(
     return found
 
 
+def without(network: str, reason: str) -> Ran:
+    """No run of `network`: each of its training sets is left out for `reason`."""
+    rows = [(network, name, reason) for name in protocol.TRAINING_SETS[network]]
+    return Ran(None, pd.DataFrame(rows, columns=list(LEFT_OUT_COLUMNS)), pd.DataFrame(columns=list(HISTORY_COLUMNS)))
+
+
 def save(folder: str | Path, frozen: Ran, keras: Ran, published: Mapping[str, Ran]) -> Path:
     """Write what 07 is drawn from: trial.npz, published_NAME.npz, left_out.csv, penalties.csv, histories.csv."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    predictions.save(joined([frozen.predictions, keras.predictions]), folder / "trial.npz")
+    ran = [part.predictions for part in (frozen, keras) if part.predictions is not None]
+    predictions.save(joined(ran), folder / "trial.npz")
+    for stale in folder.glob("published_*.npz"):
+        stale.unlink()
     for name, ran in published.items():
         predictions.save(ran.predictions, folder / f"published_{name}.npz")
     tables = {
@@ -185,8 +195,7 @@ def _histories(kept: Mapping[str, Sequence[training.Result]], protocol_name: str
         for name, results in kept.items()
         for number, result in zip(seeds, results, strict=True)
     ]
-    columns = ["protocol", "training_set", "seed", "epoch", "loss", "validation_loss"]
-    return pd.concat(curves, ignore_index=True)[columns]
+    return pd.concat(curves, ignore_index=True)[list(HISTORY_COLUMNS)]
 
 
 def predicted_images(images: Images) -> pd.DataFrame:
@@ -204,6 +213,16 @@ def _predictions(name, number, result, chosen, shown: pd.DataFrame) -> Predictio
         logarithms = np.log(rows.to_numpy(np.float32))
     runs = pd.DataFrame({"network": [protocol.KERAS], "training_set": [name], "seed": [number]})
     return Predictions(shown, runs, shares[None], np.maximum(logarithms, -60)[None])
+
+
+def published_frames(folder: str | Path) -> dict[str, list[pd.DataFrame]]:
+    """`frames_of` the Keras network as published, by training set of Table 3; empty where it did not run."""
+    paths = {name: Path(folder) / f"published_{name}.npz" for name in training_sets.PUBLISHED}
+    return {
+        name: frames_of(predictions.load(path), protocol.KERAS, None)[name]
+        for name, path in paths.items()
+        if path.is_file()
+    }
 
 
 def frames_of(found: Predictions, network: str, split: str | None = "test") -> dict[str, list[pd.DataFrame]]:

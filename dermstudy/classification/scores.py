@@ -146,7 +146,8 @@ def summary(runs: Runs, repeats: int, seed: int) -> pd.DataFrame:
                 "mean": float(np.mean([statistic(own) for own in predictions])), "low": low, "high": high,
                 "always_nevus": floor[metric], "paper": printed.get(metric),
             })  # fmt: skip
-    return pd.DataFrame(rows)
+    columns = ["protocol", "training_set", "metric", "mean", "low", "high", "always_nevus", "paper"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def beside_readers(predictions: list[pd.DataFrame], answers: pd.DataFrame, repeats: int, seed: int) -> pd.DataFrame:

@@ -51,17 +51,19 @@ def trial_table(
 
     `low` to `high` is the interval that decides; crossed_low, crossed_high: percentiles of resampled lesions and seeds;
     t_low, t_high: over seeds alone; lesions_share: what the lesions carry of the variance; missing: how many seeds
-    failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is the p. A
-    comparison of fewer than two whole seeds has no numbers. InputError where a training set has no run at all, or the
+    failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is the p; a member
+    of the protocol's family that is not among `comparisons` stays in Holm's count. A comparison of fewer than two whole
+    seeds has no numbers. InputError where a training set has no run at all, or the
     images cannot be compared.
     """
     rows = [_row(predictions, comparison, seeds[comparison.network], resamples, seed) for comparison in comparisons]
     table = pd.DataFrame(rows)
     family = (table["role"] == protocol.FAMILY).to_numpy()
+    absent = max(0, sum(one.role == protocol.FAMILY for one in protocol.COMPARISONS) - family.sum())
     for p in ("p", "p_equivalence"):
         table[f"{p}_holm"] = table[p]
         if family.any():
-            table.loc[family, f"{p}_holm"] = holm(table.loc[family, p].to_numpy())
+            table.loc[family, f"{p}_holm"] = holm(table.loc[family, p].to_numpy(), absent)
     controls = table[table["role"] == protocol.CONTROL]
     found = all(_verdict(row, True) == protocol.HELPS for _, row in controls.iterrows())
     table["verdict"] = [_verdict(row, found) for _, row in table.iterrows()]
@@ -92,12 +94,12 @@ def on_split(comparisons: Sequence[Comparison], split: str) -> list[Comparison]:
     return list(moved.values())
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p (statsmodels); a comparison without numbers stays in the count, as a p of 1."""
+def holm(p: np.ndarray, absent: int = 0) -> np.ndarray:
+    """Holm's adjusted p (statsmodels); a comparison without numbers stays in the count, as a p of 1, and so do `absent` ones."""
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = multipletests(np.nan_to_num(p, nan=1.0), method="holm")[1]
-    return np.where(np.isnan(p), np.nan, adjusted)
+    counted = np.concatenate([np.nan_to_num(p, nan=1.0), np.ones(absent)])
+    return np.where(np.isnan(p), np.nan, multipletests(counted, method="holm")[1][: len(p)])
 
 
 def contrast_of(
