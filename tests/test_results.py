@@ -7,14 +7,16 @@ import re
 import subprocess
 
 import nbformat
+import papermill
 import pytest
 from conftest import ROOT
 
 from dermstudy import workspace
-from dermstudy.runner import fingerprints, openings
+from dermstudy.runner import fingerprints, openings, verify
 
 LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
 WHOLE = ("demo", "ham10000")  # results in which every notebook has run
+PREDICTIONS = ROOT / "results" / "ham10000" / "predictions"
 COMMITTED = [(ROOT / name).parent for name in LISTED.stdout.splitlines()]
 
 
@@ -75,6 +77,24 @@ def commits_of(notes: dict) -> set[str]:
 
 def git(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PREDICTIONS.is_dir(), reason="no predictions are committed")
+def test_a_reader_without_images_draws_the_trial_again(tmp_path):
+    folder = PREDICTIONS.parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    given = manifest["notebooks"]["07_ablation"]["parameters"]
+    given |= {"RESULTS": str(tmp_path), "PREDICTIONS": f"results/{folder.name}/predictions"}
+    notebook, made = ROOT / "notebooks" / "07_ablation.ipynb", tmp_path / "07_ablation.ipynb"
+    papermill.execute_notebook(
+        str(notebook), str(made), given, cwd=str(ROOT), kernel_name="python3", progress_bar=False
+    )
+    drawn = {name for name, table in manifest["tables"].items() if table["notebook"] == "07_ablation"}
+    assert drawn == {path.stem for path in (tmp_path / "tables").glob("*.csv")}
+    for name in sorted(drawn):
+        paths = folder / "tables" / f"{name}.csv", tmp_path / "tables" / f"{name}.csv"
+        assert verify.table_difference(*paths, 1e-6) == "", name
 
 
 def _prose(notebook) -> list[str]:

@@ -117,6 +117,11 @@ def test_a_network_that_did_not_run_is_left_out_by_name(cohort, synthetic, tmp_p
         protocol.TRAINING_SETS[protocol.KERAS]
     )
     assert runs.published_frames(folder) == {} and runs.frames_of(found, protocol.KERAS) == {}
+    runs.describe(images, folder)
+    assert pd.read_csv(folder / "counts.csv", index_col="entity").equals(images.counts().rename_axis("entity"))
+    people = pd.read_csv(folder / "people.csv")
+    assert people["image_id"].tolist() == runs.predicted_images(images)["image_id"].tolist()
+    assert list(people.columns) == list(runs.PEOPLE_COLUMNS)
     assert pd.read_csv(folder / "histories.csv").empty and scores.summary({}, 10, 0).empty
 
 

@@ -28,6 +28,7 @@ from dermstudy.files import InputError, write_text
 
 EVERY, CAPTIONED = "all", "captioned"
 LEFT_OUT_COLUMNS = ("network", "training_set", "reason")
+PEOPLE_COLUMNS = ("image_id", "sex", "age", "localization")
 HISTORY_COLUMNS = ("protocol", "training_set", "seed", "epoch", "loss", "validation_loss")
 
 
@@ -160,6 +161,19 @@ def published_runs(
         nothing = pd.DataFrame(columns=list(LEFT_OUT_COLUMNS))
         found[name] = Ran(answers, nothing, _histories({name: results}, training_sets.PROTOCOLS[0], seeds))
     return found
+
+
+def describe(images: Images, folder: str | Path) -> None:
+    """Write what the trial learns from and is asked about, without a pixel: counts.csv, and people.csv of predicted originals.
+
+    counts.csv: `Images.counts` by entity. people.csv: image_id, sex, age and localization, for the exploratory parts.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    held = images.originals.frame[images.originals.frame["split"] != "train"]
+    tables = {"counts": images.counts().rename_axis("entity").reset_index(), "people": held[list(PEOPLE_COLUMNS)]}
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def without(network: str, reason: str) -> Ran:
