@@ -155,6 +155,16 @@ def test_a_few_images_are_dealt_over_the_entities(cohort):
     assert dataset.spread(cohort.frame, 10**6).equals(cohort.frame)
 
 
+def test_some_images_of_each_entity_are_drawn_by_chance_and_kept_in_order(cohort):
+    some = dataset.some_of_each(cohort, 3, seed=1)
+    assert some.frame["dx"].value_counts().tolist() == [3] * 7
+    places = cohort.frame.reset_index().set_index("image_id").loc[some.frame["image_id"], "index"]
+    assert places.is_monotonic_increasing and set(places) != set(cohort.frame.groupby("dx").head(3).index)
+    assert dataset.some_of_each(cohort, 3, seed=1).data_hash == some.data_hash
+    assert dataset.some_of_each(cohort, 0, seed=1) is cohort
+    assert len(dataset.some_of_each(cohort, 10**6, seed=1)) == len(cohort)
+
+
 @pytest.mark.slow
 def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
     damaged_truncate(folder)

@@ -238,6 +238,14 @@ def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     return frame.loc[turn.sort_values(kind="stable").index[:count]].sort_index()
 
 
+def some_of_each(cohort: Cohort, count: int, seed: int) -> Cohort:
+    """`cohort` with up to `count` images of each entity, drawn by chance and in its order; 0 keeps all."""
+    if not count:
+        return cohort
+    drawn = cohort.frame.sample(frac=1, random_state=seed).groupby("dx").head(count)
+    return cohort.select(image_id=drawn["image_id"])
+
+
 # Captions
 
 
