@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ DEPTHS = {
     "block 6": 80, "block 7": 80, "block 8": 112, "block 9": 112, "block 10": 112, "block 11": 192, "block 12": 192,
     "block 13": 192, "block 14": 192, "block 15": 320, "head": 1280,
 }  # fmt: skip
+TUNED_FROM = 11  # the first block that fine-tuning changes: from there on maps are of a 32nd of the image's side
 
 
 @cache
@@ -99,6 +101,38 @@ def _activations(pixels: torch.Tensor):
         activation = block(activation)
         yield activation
     yield network._swish(network._bn1(network._conv_head(activation)))
+
+
+@torch.inference_mode()
+def early_activations(images: np.ndarray) -> np.ndarray:
+    """What block TUNED_FROM is given, float16 [n, 112, side / 16, side / 16], of images uint8 [n, side, side, 3]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    pixels = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
+    place = list(DEPTHS).index(f"block {TUNED_FROM - 1}")
+    return next(itertools.islice(_activations(pixels), place, None)).numpy().astype(np.float16)
+
+
+class LastBlocks(torch.nn.Module):
+    """The network from block TUNED_FROM on, to be trained further, with a new last layer of `classes` outputs.
+
+    Batch normalisation stays folded into the convolutions, as it does in `depth_features`: it would follow small batches.
+    """
+
+    def __init__(self, classes: int, dropout: float = 0.2):
+        super().__init__()
+        network = copy.deepcopy(_folded())
+        self.blocks = network._blocks[TUNED_FROM:]
+        self.head, self.act = network._conv_head, network._swish
+        self.dropout = torch.nn.Dropout(dropout)
+        self.last = torch.nn.Linear(DEPTHS["head"], classes)
+        self.requires_grad_(True)
+
+    def forward(self, activations: torch.Tensor) -> torch.Tensor:
+        """Logits [n, classes] of activations [n, 112, h, w], as `early_activations` has them."""
+        for block in self.blocks:
+            activations = block(activations)
+        pooled = self.act(self.head(activations)).mean((2, 3))
+        return self.last(self.dropout(pooled))
 
 
 def depth_columns(depths: tuple[str, ...]) -> np.ndarray:

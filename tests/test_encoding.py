@@ -64,7 +64,10 @@ def test_the_cache_knows_its_images_view_and_data(cohort):
     some = cohort.select(image_id=list(cohort.frame["image_id"][:6]))
     fewer = some.select(image_id=list(some.frame["image_id"][:5]))
     other = dataset.Cohort(some.name, some.root, some.frame, "0" * 64)
-    names = {encoding._identity(*pair) for pair in ((some, SMALL), (fewer, SMALL), (other, SMALL), (some, View(96)))}
+    names = {
+        encoding._identity(*pair, pretrained.depth_features)
+        for pair in ((some, SMALL), (fewer, SMALL), (other, SMALL), (some, View(96)))
+    }
     assert len(names) == 4
 
 

@@ -77,7 +77,8 @@ def test_the_runs_are_kept_in_files_from_which_all_is_drawn_again(cohort, synthe
     assert protocol.STRONGER in set(frozen.left_out["training_set"])
     keras = runs.keras_runs(images, SMALL, range(2), tmp_path / "runs")
     published = runs.published_runs(images.originals, synthetic, SMALL, range(2), tmp_path / "runs", test_fraction=0.4)
-    folder = runs.save(tmp_path / "predictions", frozen, keras, published)
+    tuned = runs.without(protocol.TUNED, "it has no seeds")
+    folder = runs.save(tmp_path / "predictions", frozen, tuned, keras, published)
     found = predictions.load(folder / "trial.npz")
     assert set(found.runs["network"]) == {protocol.FROZEN, protocol.KERAS} and set(found.runs["seed"]) == {0, 1}
     held = cohort.frame[cohort.frame["split"] != "train"]
@@ -110,12 +111,12 @@ def test_a_network_that_did_not_run_is_left_out_by_name(cohort, synthetic, tmp_p
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "published_combined.npz").write_text("of an earlier run")
     frozen = runs.frozen_runs(images, SETTINGS, range(2), tmp_path / "features")
-    folder = runs.save(tmp_path / "predictions", frozen, runs.without(protocol.KERAS, "it has no seeds"), {})
+    others = [runs.without(network, "it has no seeds") for network in (protocol.TUNED, protocol.KERAS)]
+    folder = runs.save(tmp_path / "predictions", frozen, *others, {})
     found, left_out = predictions.load(folder / "trial.npz"), pd.read_csv(folder / "left_out.csv")
     assert set(found.runs["network"]) == {protocol.FROZEN}
-    assert set(left_out.query("reason == 'it has no seeds'")["training_set"]) == set(
-        protocol.TRAINING_SETS[protocol.KERAS]
-    )
+    gone = left_out[left_out["reason"] == "it has no seeds"].groupby("network")["training_set"].agg(tuple)
+    assert gone.to_dict() == {name: protocol.TRAINING_SETS[name] for name in (protocol.TUNED, protocol.KERAS)}
     assert runs.published_frames(folder) == {} and runs.frames_of(found, protocol.KERAS) == {}
     runs.describe(images, folder)
     assert pd.read_csv(folder / "counts.csv", index_col="entity").equals(images.counts().rename_axis("entity"))

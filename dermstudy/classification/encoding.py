@@ -6,7 +6,7 @@ Sources: Tan and Le (arXiv 1905.11946) for the network; torchvision for the stro
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +69,28 @@ def encode(cohort: Cohort, cache_folder: str | Path, view: View, batch: int = 16
     A run that was cut goes on from its last part. Prints a line every ten seconds. InputError for a missing or broken
     image and for an empty cohort.
     """
+    name = f"{view.name}-{_identity(cohort, view, pretrained.depth_features)}.npy"
+    return np.load(_kept(cohort, Path(cache_folder) / name, view, encoded_now, batch), allow_pickle=False)
+
+
+def encode_early(cohort: Cohort, cache_folder: str | Path, view: View, batch: int = 16) -> Path:
+    """The file of activations float16 [n, 112, side / 16, side / 16] (`pretrained.early_activations`) of one view.
+
+    Kept, resumed and refused as by `encode`; a file to be mapped, since a thousand images of 224 pixels take 44 MB.
+    """
+    early = pretrained.early_activations
+    name = f"early{pretrained.TUNED_FROM}-{view.name}-{_identity(cohort, view, early)}.npy"
+    path = Path(cache_folder) / name
+    return _kept(cohort, path, view, lambda own, view, ids: early(pixels(own, view, ids)), batch)
+
+
+def _kept(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int) -> Path:
+    """The file `whole` of what `compute` says of every image of `cohort`, made in parts where it is not there."""
     if not len(cohort):
         raise InputError(f"no image of {cohort.name} to encode: the selection is empty")
-    folder = Path(cache_folder)
-    whole = folder / f"{view.name}-{_identity(cohort, view)[:16]}.npy"
+    folder = whole.parent
     if whole.is_file():
-        return np.load(whole, allow_pickle=False)
+        return whole
     folder.mkdir(parents=True, exist_ok=True)
     ids, parts, fresh, started = list(cohort.frame["image_id"]), [], 0, time.monotonic()
     told = started
@@ -84,7 +100,7 @@ def encode(cohort: Cohort, cache_folder: str | Path, view: View, batch: int = 16
             rows = []
             for first in range(start, min(start + PART, len(ids)), batch):
                 chosen = ids[first : min(first + batch, start + PART)]
-                rows.append(encoded_now(cohort, view, chosen))
+                rows.append(compute(cohort, view, chosen))
                 fresh += len(chosen)
                 if time.monotonic() - told > 10:
                     told = time.monotonic()
@@ -92,11 +108,10 @@ def encode(cohort: Cohort, cache_folder: str | Path, view: View, batch: int = 16
                     print(f"{first + len(chosen)} of {len(ids)} images encoded, {rate:.1f} a second", flush=True)
             _write(part, np.concatenate(rows))
         parts.append(part)
-    features = np.concatenate([np.load(part, allow_pickle=False) for part in parts])
-    _write(whole, features)
+    _write(whole, np.concatenate([np.load(part, allow_pickle=False) for part in parts]))
     for part in parts:
         part.unlink()
-    return features
+    return whole
 
 
 def encoded_now(cohort: Cohort, view: View, image_ids: Sequence[str]) -> np.ndarray:
@@ -146,10 +161,11 @@ def _augmented(picture: Image.Image, seed: int) -> Image.Image:
         return transform(picture)
 
 
-def _identity(cohort: Cohort, view: View) -> str:
-    code = code_hash(pretrained.depth_features, pretrained._activations, pretrained._folded, looked_at, _augmented)
+def _identity(cohort: Cohort, view: View, *code: object) -> str:
+    """A hash of weights, the `code` that computes, view, and images; its first 16 letters name a file."""
+    hashed = code_hash(*code, pretrained._activations, pretrained._folded, looked_at, _augmented)
     named = sha256_text(" ".join(cohort.frame["image_id"]))
-    return sha256_text(f"{pretrained.WEIGHTS_SHA256} {code} {view} {cohort.data_hash} {named}")
+    return sha256_text(f"{pretrained.WEIGHTS_SHA256} {hashed} {view} {cohort.data_hash} {named}")[:16]
 
 
 def _write(path: Path, features: np.ndarray) -> None:

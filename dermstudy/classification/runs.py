@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 
 from dermstudy import workspace
-from dermstudy.classification import feature_sets, frozen_features, predictions, protocol, training, training_sets
+from dermstudy.classification import (
+    feature_sets,
+    fine_tuning,
+    frozen_features,
+    predictions,
+    protocol,
+    training,
+    training_sets,
+)
 from dermstudy.classification.encoded_trial import encoded_trial
 from dermstudy.classification.encoding import Settings
 from dermstudy.classification.networks import ClassifierConfig
@@ -139,6 +147,31 @@ def keras_runs(
     return Ran(joined(parts), left_out, _histories(kept, training_sets.PROTOCOLS[1], seeds))
 
 
+def tuned_runs(
+    images: Images, tuning: fine_tuning.Tuning, seeds: Sequence[int], folder: str | Path, workers: int = 1
+) -> Ran:
+    """The pretrained network with its last blocks fine-tuned, on every training set of the protocol that `images` allow.
+
+    folder: keeps activations and finished runs.
+    """
+    names, left_out = possible(protocol.TUNED, images)
+    frames = {pool: cohort.frame for pool, cohort in images.synthetic.items()}
+    taken = [feature_sets.make_feature_set(name, images.originals.frame, frames).rows for name in names]
+    synthetic = {
+        pool: cohort.select(image_id=own["image_id"])
+        for pool, own in pd.concat(taken).groupby("pool")
+        if (cohort := images.synthetic.get(pool)) is not None
+    }
+    others = None if images.external is None else images.external.cohort
+    folder, frames = Path(folder), {pool: cohort.frame for pool, cohort in synthetic.items()}
+    activations = fine_tuning.encoded(images.originals, synthetic, tuning, folder / "activations", others)
+    external = None if others is None else others.frame
+    asked = fine_tuning.jobs(
+        names, seeds, images.originals.frame, frames, activations, tuning, folder / "runs", external
+    )
+    return Ran(fine_tuning.run_all(asked, workers), left_out, pd.DataFrame())
+
+
 def published_runs(
     originals: Cohort, synthetic: Cohort, config: ClassifierConfig, seeds: Sequence[int], folder: str | Path,
     workers: int = 1, seed: int = 0, test_fraction: float = 0.2,
@@ -182,18 +215,18 @@ def without(network: str, reason: str) -> Ran:
     return Ran(None, pd.DataFrame(rows, columns=list(LEFT_OUT_COLUMNS)), pd.DataFrame(columns=list(HISTORY_COLUMNS)))
 
 
-def save(folder: str | Path, frozen: Ran, keras: Ran, published: Mapping[str, Ran]) -> Path:
+def save(folder: str | Path, frozen: Ran, tuned: Ran, keras: Ran, published: Mapping[str, Ran]) -> Path:
     """Write what 07 is drawn from: trial.npz, published_NAME.npz, left_out.csv, penalties.csv, histories.csv."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ran = [part.predictions for part in (frozen, keras) if part.predictions is not None]
+    ran = [part.predictions for part in (frozen, tuned, keras) if part.predictions is not None]
     predictions.save(joined(ran), folder / "trial.npz")
     for stale in folder.glob("published_*.npz"):
         stale.unlink()
     for name, ran in published.items():
         predictions.save(ran.predictions, folder / f"published_{name}.npz")
     tables = {
-        "left_out": [frozen.left_out, keras.left_out],
+        "left_out": [frozen.left_out, tuned.left_out, keras.left_out],
         "penalties": [frozen.record],
         "histories": [*(ran.record for ran in published.values()), keras.record],
     }

@@ -1,0 +1,238 @@
+"""The last blocks of the pretrained network fine-tuned for the trial: a sensitivity analysis of its answer.
+
+Blocks before `pretrained.TUNED_FROM` stay as they came, so that their activations of a few fixed views of each image are
+computed once and kept; what follows is trained on those. Source: docs/PROTOCOL.md for the training sets and what a seed is;
+the recipe is this study's own, its epochs chosen by validation lesions.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dermstudy import pretrained
+from dermstudy.classification import feature_sets, predictions, protocol
+from dermstudy.classification.encoding import View, encode_early
+from dermstudy.classification.frozen_features import EXTERNAL, balanced_log_loss, macro_auc
+from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions
+from dermstudy.data.dataset import Cohort
+from dermstudy.entities import CODES
+from dermstudy.files import code_hash, sha256_text
+from dermstudy.processor import bf16_products
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the last blocks are trained. An image is seen once an epoch, through one of `views` by chance.
+
+    The rate of the new last layer is `last_rate`, of the blocks `rate`; both warm up over a tenth of the steps and fall to
+    zero by a cosine. The epoch whose validation lesions have the least balanced log loss is kept.
+    """
+
+    views: tuple[View, ...] = (View(224), View(224, 0.8, 5), View(224, 0.66, 2), View(224, 0.9, 7))
+    epochs: int = 6
+    batch: int = 32
+    rate: float = 3e-4
+    last_rate: float = 3e-3
+    decay: float = 0.05
+    dropout: float = 0.2
+    precision: str = "fp32"
+
+
+def of_side(side: int, epochs: int, precision: str = "fp32") -> Tuning:
+    """The default recipe at another number of pixels and of epochs."""
+    views = tuple(replace(view, side=side) for view in Tuning.views)
+    return Tuning(views, epochs, precision=precision)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Where the early activations lie: pool -> a file a view, rows as in the pool's frame."""
+
+    files: Mapping[str, Sequence[Path]]
+
+    def opened(self) -> dict[str, list[np.ndarray]]:
+        """The files mapped, not read."""
+        return {
+            pool: [np.load(path, mmap_mode="r", allow_pickle=False) for path in own] for pool, own in self.files.items()
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one run needs, small enough to hand to another process.
+
+    rows: of a `feature_sets.FeatureSet`; images: IMAGE_COLUMNS and `pool`, `place` of what is predicted.
+    """
+
+    name: str
+    rows: pd.DataFrame
+    prior: np.ndarray
+    images: pd.DataFrame
+    activations: Activations
+    tuning: Tuning
+    seed: int
+    keeps: Path
+
+
+def encoded(
+    originals: Cohort,
+    synthetic: Mapping[str, Cohort],
+    tuning: Tuning,
+    folder: str | Path,
+    external: Cohort | None = None,
+) -> Activations:
+    """The early activations of every pool through every view of `tuning`, kept in `folder`; InputError as `encode`."""
+    cohorts = {feature_sets.ORIGINALS: originals, **synthetic}
+    if external is not None:
+        cohorts[EXTERNAL] = external
+    return Activations({
+        pool: [encode_early(cohort, folder, view) for view in tuning.views] for pool, cohort in cohorts.items()
+    })  # fmt: skip
+
+
+def predicted(originals: pd.DataFrame, external: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What every run predicts: IMAGE_COLUMNS with `pool` and `place`, of validation and test lesions, then other people's."""
+    own = originals.assign(pool=feature_sets.ORIGINALS, place=np.arange(len(originals)))
+    own = own[own["split"] != "train"]
+    if external is not None:
+        others = external.assign(split=EXTERNAL, pool=EXTERNAL, place=np.arange(len(external)))
+        own = pd.concat([own, others])
+    return own[[*IMAGE_COLUMNS, "pool", "place"]].reset_index(drop=True)
+
+
+def jobs(
+    names: Sequence[str], seeds: Sequence[int], originals: pd.DataFrame, synthetic: Mapping[str, pd.DataFrame],
+    activations: Activations, tuning: Tuning, folder: str | Path, external: pd.DataFrame | None = None,
+) -> list[Job]:  # fmt: skip
+    """A job for each training set of `names` and each of `seeds`; results are kept in `folder` by all they depend on."""
+    made, images = [], predicted(originals, external)
+    for name in names:
+        chosen = feature_sets.make_feature_set(name, originals, synthetic)
+        prior = chosen.seen_prior(chosen.weights())
+        for seed in seeds:
+            content = [
+                chosen.rows.drop(columns="group").to_json(), images.to_json(), seed, asdict(tuning),
+                {pool: [path.name for path in own] for pool, own in activations.files.items()},
+                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks), arithmetic(tuning),
+            ]  # fmt: skip
+            place = Path(folder) / f"{sha256_text(json.dumps(content, default=str))[:16]}.npz"
+            made.append(Job(name, chosen.rows, prior, images, activations, tuning, seed, place))
+    return made
+
+
+def arithmetic(tuning: Tuning) -> str:
+    """ "bf16" where that is asked for and the processor has it, else "fp32"."""
+    return "bf16" if tuning.precision == "bf16" and bf16_products() else "fp32"
+
+
+def run_all(asked: Sequence[Job], workers: int = 1) -> Predictions:
+    """`run_once` for every job, `workers` at a time in processes of one thread each; runs in the order of `asked`.
+
+    One thread whatever the machine: a run's answers depend on it.
+    """
+    waiting = [job for job in asked if not job.keeps.is_file()]
+    if waiting:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(run_once, waiting))
+    shown = asked[0].images[list(IMAGE_COLUMNS)]
+    return predictions.joined([replace(predictions.load(job.keeps), images=shown) for job in asked])
+
+
+def run_once(job: Job) -> Path:
+    """Train one job and write its Predictions to `job.keeps`, unless they are there."""
+    if job.keeps.is_file():
+        return job.keeps
+    job.keeps.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    found, epochs = train(job)
+    best = epochs.loc[epochs["balanced_log_loss"].idxmin()]
+    print(
+        f"{job.name}, seed {job.seed}: epoch {best['epoch']:.0f} of {len(epochs)} kept, validation macro AUC "
+        f"{best['macro_auc']:.3f}, {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
+    return predictions.save(found, job.keeps)
+
+
+def train(job: Job) -> tuple[Predictions, pd.DataFrame]:
+    """The best epoch's Predictions, and a row an epoch: epoch, loss, balanced_log_loss and macro_auc of validation lesions."""
+    tuning, views = job.tuning, job.activations.opened()
+    torch.manual_seed(job.seed)
+    random = np.random.default_rng([job.seed, 17])
+    network = pretrained.LastBlocks(len(CODES), tuning.dropout).to(memory_format=torch.channels_last)
+    rows = job.rows.loc[job.rows.index.repeat(job.rows["repetitions"].astype(int))].reset_index(drop=True)
+    targets = torch.from_numpy(pd.Index(CODES).get_indexer(rows["dx"]))
+    optimizer, schedule = _optimizer(network, tuning, -(-len(rows) // tuning.batch) * tuning.epochs)
+    shown, validation = job.images[list(IMAGE_COLUMNS)], (job.images["split"] == "validation").to_numpy()
+    runs = pd.DataFrame({"network": [protocol.TUNED], "training_set": [job.name], "seed": [job.seed]})
+    table, best = [], None
+    for epoch in range(1, tuning.epochs + 1):
+        network.train()
+        losses, order = [], random.permutation(len(rows))
+        for start in range(0, len(order), tuning.batch):
+            own = order[start : start + tuning.batch]
+            inputs = _batch(views, rows.iloc[own], random.integers(len(tuning.views), size=len(own)))
+            with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic(tuning) == "bf16"):
+                logits = network(inputs)
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets[own])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        held = _probabilities(network, views, job.images[validation], tuning)
+        answers = Predictions(shown[validation].reset_index(drop=True), runs, job.prior[None], np.log(held)[None])
+        score = balanced_log_loss(answers)[0]
+        table.append((epoch, np.mean(losses), score, macro_auc(answers)[0]))
+        if best is None or score < best[0]:
+            best = score, {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(best[1])
+    logarithms = np.log(_probabilities(network, views, job.images, tuning))
+    found = Predictions(shown, runs, job.prior[None], logarithms[None])
+    return found, pd.DataFrame(table, columns=["epoch", "loss", "balanced_log_loss", "macro_auc"])
+
+
+def _optimizer(network: pretrained.LastBlocks, tuning: Tuning, steps: int):
+    """AdamW with a rate for the blocks and one for the last layer, and the schedule of both over `steps`."""
+    last = list(network.last.parameters())
+    blocks = [weight for name, weight in network.named_parameters() if not name.startswith("last.")]
+    groups = [{"params": blocks, "lr": tuning.rate}, {"params": last, "lr": tuning.last_rate}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=tuning.decay)
+    warm = max(1, steps // 10)
+
+    def share(step: int) -> float:
+        return min(1.0, (step + 1) / warm) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / steps)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+@torch.inference_mode()
+def _probabilities(network: torch.nn.Module, views: Mapping, images: pd.DataFrame, tuning: Tuning) -> np.ndarray:
+    """Probabilities float32 [n, 7] of `images` (pool, place), the mean over the views."""
+    network.eval()
+    parts = []
+    for start in range(0, len(images), 64):
+        own, total = images.iloc[start : start + 64], 0
+        for view in range(len(tuning.views)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic(tuning) == "bf16"):
+                logits = network(_batch(views, own, np.full(len(own), view)))
+            total = total + logits.float().softmax(1)
+        parts.append((total / len(tuning.views)).clamp(min=1e-26).numpy())
+    return np.concatenate(parts)
+
+
+def _batch(views: Mapping[str, Sequence[np.ndarray]], rows: pd.DataFrame, seen: np.ndarray) -> torch.Tensor:
+    """Activations float32 [n, c, h, w] of `rows` (pool, place), each through the view of its number in `seen`."""
+    chosen = [views[pool][view][place] for pool, place, view in zip(rows["pool"], rows["place"], seen, strict=True)]
+    return torch.from_numpy(np.stack(chosen)).float().contiguous(memory_format=torch.channels_last)
