@@ -60,7 +60,7 @@ def _add_run(commands) -> None:
     run.add_argument("profile", nargs="?", default="demo", help="a file in profiles/ (default: demo)")
     run.add_argument("--data", metavar="DIR", help="a HAM10000 download in place of the profile's cohort")
     run.add_argument("--results", metavar="DIR", help="where to write (default: results/PROFILE)")
-    run.add_argument("--only", metavar="NN", help="this notebook alone")
+    run.add_argument("--only", metavar="NN", help="this notebook alone, or several: 04,07")
     run.add_argument("--from", dest="start", metavar="NN", help="this notebook and those after it")
     run.add_argument("--to", metavar="NN", help="nothing after this notebook")
     run.add_argument("--verify", action="store_true", help="compare the tables and figures with the committed ones")
@@ -174,8 +174,10 @@ def _run(options: argparse.Namespace) -> int:
     from dermstudy.runner import study
 
     def walk() -> Path:
-        chosen = options.only, options.start, options.force, options.to, options.jobs
-        return study.run(options.profile, options.data, options.results, *chosen)
+        only = options.only.split(",") if options.only else None
+        return study.run(
+            options.profile, options.data, options.results, only, options.start, options.force, options.to, options.jobs
+        )
 
     with _interruptible():
         if not options.verify:

@@ -341,6 +341,7 @@ def test_the_base_model_trains_at_the_papers_side(cohort, tmp_path, start):
         (["run", "nope"], "unknown profile 'nope'"),
         (["run", "smoke", "--data", "/no/such/folder"], "no folder /no/such/folder"),
         (["run", "smoke", "--only", "42"], "no notebook '42'"),
+        (["run", "smoke", "--only", "00,43"], "no notebook '43'"),
         (["run", "smoke", "--to", "42"], "no notebook '42'"),
         (["run", "smoke", "--from", "05", "--to", "03"], "--from 05 lies after --to 03"),
         (["data", "check", "/no/such/folder"], "no folder /no/such/folder"),

@@ -1,4 +1,4 @@
-"""Every run of the trial that the images at hand allow: the head on frozen features, and the Keras network.
+"""Every run of the trial that the images at hand allow: the head on frozen features, the network fine-tuned, the Keras one.
 
 docs/PROTOCOL.md names the training sets. One that asks for images which are not there is left out by name, with the
 reason: a small run answers fewer questions by the same code.
