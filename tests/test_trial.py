@@ -304,6 +304,16 @@ def test_a_member_of_the_family_that_was_not_asked_stays_in_holms_count(whole, t
     np.testing.assert_allclose(trial.holm(np.array([0.04, 0.01]), 2), [0.12, 0.04])
 
 
+def test_a_comparison_that_did_not_run_misses_every_seed(pair):
+    table = trial.trial_table(pair, seeds=SEEDS, resamples=200)
+    assert table["comparison"].tolist() == [own.name for own in COMPARISONS]
+    gone = table[table["comparison"] == "second generator"].iloc[0]
+    assert (gone["seeds"], gone["missing"], gone["verdict"]) == (0, 6, protocol.NOT_RESOLVED)
+    assert np.isnan(gone["p_holm"]) and "6 of 6 seeds are missing" in trial.verdict_sentence(gone)
+    drawn = {text.get_text() for text in forest.forest_plot(table).axes[0].texts}
+    assert "not run" in drawn and table.iloc[0]["verdict"] in drawn
+
+
 def test_a_missed_control_takes_the_word_equivalent(whole):
     control = next(c for c in COMPARISONS if c.role == protocol.CONTROL)
     close = simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1)
@@ -347,7 +357,7 @@ def test_a_comparison_without_seeds_has_no_numbers(pair):
 
 def test_errors_say_what_and_how_to_mend_it(pair):
     with pytest.raises(InputError, match="no run of frozen features on 'all originals [+] synthetic, dose 1'"):
-        one(pair.select(training_set=REPEATED))
+        trial.contrast_of(pair.select(training_set=REPEATED), PRIMARY, 6)
     with pytest.raises(InputError, match="no image of the validation lesions"):
         one(pair, replace(PRIMARY, splits=("validation",)))
     lonely = pair.images["dx"].eq("df") & pair.images["group"].ne("test_df_0")

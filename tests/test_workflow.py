@@ -1,4 +1,4 @@
-"""The study as tasks: the workflow's plan, and two tasks that leave what the notebooks look for."""
+"""The study as tasks: the workflow's plan, and tasks that leave what the notebooks look for."""
 
 from __future__ import annotations
 
@@ -50,15 +50,19 @@ def results(cohort, tmp_path_factory):
 @pytest.mark.slow
 def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path):
     planned = snakemake("-n", "--cores", "1", "--config", "profile=smoke", f"results={tmp_path}/r", folder=tmp_path)
-    counts = dict(re.findall(r"^(notebook|encode|train)\s+(\d+)", planned, re.M))
-    sets = len(protocol.TRAINING_SETS[protocol.KERAS]) + len(training_sets.PUBLISHED)
-    assert counts == {"notebook": "10", "encode": "4", "train": str(2 * sets)}
+    counts = dict(re.findall(r"^(notebook|sample|encode|train|activations|tune)\s+(\d+)", planned, re.M))
+    sets, tuned = len(protocol.TRAINING_SETS[protocol.KERAS]), len(protocol.TRAINING_SETS[protocol.TUNED])
+    once = {"notebook": "10", "sample": "1", "activations": "1"}
+    trained = {"encode": "4", "train": str(2 * (sets + len(training_sets.PUBLISHED))), "tune": str(2 * tuned)}
+    assert counts == once | trained
 
 
 @pytest.mark.slow
-def test_two_tasks_leave_what_the_notebook_reads(results, tmp_path):
-    done = [f"{results}/artifacts/notes/tasks/{name}" for name in ("encode-generator-0", "train-all-originals-1")]
-    options = ["--cores", "2", "--config", "profile=smoke", f"results={results}", "--allowed-rules", "encode", "train"]
+def test_tasks_leave_what_the_notebook_reads(results, tmp_path):
+    asked = "encode-generator-0", "train-all-originals-1", "tune-30-subset-1"
+    done = [f"{results}/artifacts/notes/tasks/{name}" for name in asked]
+    options = ["--cores", "2", "--config", "profile=smoke", f"results={results}", "--allowed-rules"]
+    options += ["encode", "train", "activations", "tune"]
     snakemake(*done, *options, folder=tmp_path)
     space, own = workspace.Workspace(results), task.parameters("smoke", str(results))
     (features,) = space.out("features").glob("*.npy")
@@ -67,6 +71,8 @@ def test_two_tasks_leave_what_the_notebook_reads(results, tmp_path):
     chosen = training_sets.audited_set(protocol.ORIGINALS, gathered.originals, gathered.synthetic)
     config = task.config_of(own)
     assert training._kept(chosen, config, 1, space.out("classifier")).is_dir()
+    (tuned,) = (job for job in task._jobs(space, own, [1]) if job.name == protocol.SUBSET)
+    assert tuned.keeps.is_file()
     again = snakemake(*done, *options, folder=tmp_path)
     assert "Nothing to be done" in again
 
@@ -75,6 +81,8 @@ def test_a_task_that_cannot_be_done_says_so_in_a_line(results, capsys):
     own, space = task.parameters("smoke", str(results)), workspace.Workspace(results)
     with pytest.raises(InputError, match="no pool 'second generator' in this profile: it has originals, generator"):
         task.encode(space, own, "second generator", 0)
+    with pytest.raises(InputError, match="no training set 'longer training' for the fine-tuned network here"):
+        task.tune(space, own, protocol.LONGER, 0)
     with pytest.raises(InputError, match="no view 7"):
         task.encode(space, own, "originals", 7)
     assert task.main(["smoke", "train", "--set", "both", "--results", str(results)]) == 2

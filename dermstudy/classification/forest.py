@@ -33,7 +33,7 @@ def forest_plot(table: pd.DataFrame) -> Figure:
     """Differences with their 95 % intervals, a row a comparison under the head of its role, for print.
 
     table: as trial.trial_table gives it. The margin is shaded, the verdict stands at the right. Intervals that leave the
-    axis end in an arrow; a comparison without numbers has its verdict only.
+    axis end in an arrow; a comparison without numbers has its verdict only, and one without a seed was not run.
     """
     lines: list[tuple[str, pd.Series | None]] = []
     for role, head in HEADS.items():
@@ -59,7 +59,7 @@ def forest_plot(table: pd.DataFrame) -> Figure:
         words = ((LABEL, label), (SEEDS, f"{row['seeds']:.0f}"), (NUMBERS, _numbers(row)), (P, _p(row)))
         for x, text in words:
             ax.text(x, y, text, ha="center" if x == SEEDS else "left", **style)
-        ax.text(VERDICT, y, row["verdict"], **verdict, **style)
+        ax.text(VERDICT, y, row["verdict"] if row["seeds"] else "not run", **verdict, **style)
     heads = ((SEEDS, "seeds"), (NUMBERS, "difference (95 % interval)"), (P, "p"), (VERDICT, "verdict"))
     for x, text in heads:
         ax.text(x, -0.75, text, style="italic", ha="center" if x == SEEDS else "left", **style)

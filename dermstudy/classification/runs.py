@@ -154,6 +154,14 @@ def tuned_runs(
 
     folder: keeps activations and finished runs.
     """
+    asked, left_out = tuned_jobs(images, tuning, seeds, folder)
+    return Ran(fine_tuning.run_all(asked, workers), left_out, pd.DataFrame())
+
+
+def tuned_jobs(
+    images: Images, tuning: fine_tuning.Tuning, seeds: Sequence[int], folder: str | Path
+) -> tuple[list[fine_tuning.Job], pd.DataFrame]:
+    """The runs of `tuned_runs`, none of them run yet, once their activations are there; and the training sets left out."""
     names, left_out = possible(protocol.TUNED, images)
     frames = {pool: cohort.frame for pool, cohort in images.synthetic.items()}
     taken = [feature_sets.make_feature_set(name, images.originals.frame, frames).rows for name in names]
@@ -169,7 +177,7 @@ def tuned_runs(
     asked = fine_tuning.jobs(
         names, seeds, images.originals.frame, frames, activations, tuning, folder / "runs", external
     )
-    return Ran(fine_tuning.run_all(asked, workers), left_out, pd.DataFrame())
+    return asked, left_out
 
 
 def published_runs(

@@ -53,7 +53,7 @@ def trial_table(
     t_low, t_high: over seeds alone; lesions_share: what the lesions carry of the variance; missing: how many seeds
     failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is the p; a member
     of the protocol's family that is not among `comparisons` stays in Holm's count. A comparison of fewer than two whole
-    seeds has no numbers. InputError where a training set has no run at all, or the
+    seeds has no numbers, and one whose training sets did not run misses them all. InputError where the
     images cannot be compared.
     """
     rows = [_row(predictions, comparison, seeds[comparison.network], resamples, seed) for comparison in comparisons]
@@ -74,10 +74,9 @@ def answerable(
     predictions: Predictions, comparisons: Sequence[Comparison] = protocol.COMPARISONS
 ) -> tuple[list[Comparison], pd.DataFrame]:
     """The comparisons whose training sets all have runs, and the others: columns comparison, role, lacks (training sets)."""
-    ran = set(predictions.runs[["network", "training_set"]].itertuples(index=False, name=None))
     kept, left_out = [], []
     for comparison in comparisons:
-        lacks = [name for name in comparison.training_sets if (comparison.network, name) not in ran]
+        lacks = _lacking(predictions, comparison)
         if lacks:
             left_out.append((comparison.name, comparison.role, "; ".join(f"{comparison.network}: {x}" for x in lacks)))
         else:
@@ -235,8 +234,16 @@ def exploratory_by(
     return table[["by", *table.columns.drop("by")]]
 
 
+def _lacking(predictions: Predictions, comparison: Comparison) -> list[str]:
+    """The training sets of `comparison` without a single run."""
+    ran = set(predictions.runs[["network", "training_set"]].itertuples(index=False, name=None))
+    return [name for name in comparison.training_sets if (comparison.network, name) not in ran]
+
+
 def _row(predictions: Predictions, comparison: Comparison, planned: int, resamples: int, seed: int) -> dict:
-    contrast, ran, missing = contrast_of(predictions, comparison, planned)
+    contrast, ran, missing = None, [], list(range(planned))
+    if not _lacking(predictions, comparison):
+        contrast, ran, missing = contrast_of(predictions, comparison, planned)
     row = dict.fromkeys((*COLUMNS, *FURTHER), np.nan) | {
         "comparison": comparison.name, "measure": comparison.measure, "margin": comparison.margin,
         "role": comparison.role, "network": comparison.network, "seeds": len(ran),

@@ -129,7 +129,8 @@ def _networks(space: Workspace):
     for role in (protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY):
         for _, row in trial[trial["role"] == role].iterrows():
             asked = f"{role.capitalize()}: {row['comparison']}"
-            yield (asked, NONE, NONE, f"{row['verdict']}: {_change(row)}", LESIONS), role == protocol.CONTROL
+            said = f"{row['verdict']}: {_change(row)}" if row["seeds"] else "not run yet"
+            yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), role == protocol.CONTROL
     for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
         asked = f"From as published to audited, one change a row: {step['step']}"
         yield (asked, NONE, NONE, f"balanced accuracy {_change(pd.Series(step))}", LESIONS), False

@@ -2,10 +2,13 @@
 
     python -m dermstudy.runner.task ham10000 encode --pool originals --view 0
     python -m dermstudy.runner.task ham10000 train --set "all originals" --seed 3
+    python -m dermstudy.runner.task ham10000 activations
+    python -m dermstudy.runner.task ham10000 tune --set "all originals" --seed 3
 
 A task leaves its result where notebooks 06 and 07 look for it, by all that it depends on, and does nothing where it is
 there already. Tasks take no lock of the results folder: any number of them may run beside each other, on any machine that
-sees the folder. They take their parameters from the profile, as the notebooks do.
+sees the folder; those that tune begin when the activations that they share are there. They take their parameters from the
+profile, as the notebooks do.
 """
 
 from __future__ import annotations
@@ -13,8 +16,19 @@ from __future__ import annotations
 import argparse
 import sys
 
+import torch
+
 from dermstudy import workspace
-from dermstudy.classification import encoding, feature_sets, networks, protocol, runs, shipped_head, training
+from dermstudy.classification import (
+    encoding,
+    feature_sets,
+    fine_tuning,
+    networks,
+    protocol,
+    runs,
+    shipped_head,
+    training,
+)
 from dermstudy.classification import training_sets as sets
 from dermstudy.classification.frozen_features import EXTERNAL
 from dermstudy.data import dataset
@@ -27,6 +41,7 @@ from dermstudy.workspace import Workspace
 
 NOTEBOOK = "07_ablation"
 POOLS = {feature_sets.WHOLE: "", feature_sets.SECOND: "SECOND_SYNTHETIC", feature_sets.OWN: "SUBSET_SYNTHETIC"}
+TUNED_SETS = protocol.TRAINING_SETS[protocol.TUNED]
 AS_PUBLISHED = {f"as published, {name}": name for name in sets.PUBLISHED}
 SETS = (*protocol.TRAINING_SETS[protocol.KERAS], *AS_PUBLISHED)
 
@@ -77,6 +92,24 @@ def train(space: Workspace, own: dict, name: str, seed: int) -> None:
     training.train_once(chosen, config_of(own), seed, space.out("classifier"))
 
 
+def tune(space: Workspace, own: dict, name: str, seed: int) -> None:
+    """One run of the fine-tuned network, kept in artifacts/fine_tuned; InputError for a training set that it does not have."""
+    for job in _jobs(space, own, [seed]):
+        if job.name == name:
+            torch.set_num_threads(1)  # as in the notebook
+            fine_tuning.run_once(job)
+            return
+    raise InputError(
+        f"no training set {name!r} for the fine-tuned network here: {'; '.join(TUNED_SETS)} may be asked for"
+    )
+
+
+def _jobs(space: Workspace, own: dict, seeds: list[int]) -> list[fine_tuning.Job]:
+    """The fine-tuned network's runs, their activations made where they are not there."""
+    tuning = fine_tuning.of_side(own["TUNED_SIDE"], own["TUNED_EPOCHS"], own["PRECISION"])
+    return runs.tuned_jobs(images(space, own), tuning, seeds, space.out("fine_tuned"))[0]
+
+
 def config_of(own: dict) -> networks.ClassifierConfig:
     """The paper's network as notebook 07 builds it."""
     given = "side", "filters", "epochs", "batch", "patience", "rotation", "shift", "zoom", "precision"
@@ -88,13 +121,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.runner.task", description=__doc__.splitlines()[0])
     parser.add_argument("profile")
-    parser.add_argument("task", choices=("encode", "train"))
+    parser.add_argument("task", choices=("encode", "train", "activations", "tune"))
     parser.add_argument("--pool", default=feature_sets.ORIGINALS, help="encode: originals or a generator's images")
     parser.add_argument("--view", type=int, default=0, help="encode: which view of the head's settings")
     parser.add_argument(
-        "--set", default=protocol.ORIGINALS, help="train: a training set of the protocol, or as published"
+        "--set", default=protocol.ORIGINALS, help="train, tune: a training set of the protocol, or as published"
     )
-    parser.add_argument("--seed", type=int, default=0, help="train: the run's seed")
+    parser.add_argument("--seed", type=int, default=0, help="train, tune: the run's seed")
     parser.add_argument("--results", help="results folder; results/PROFILE by default")
     parser.add_argument("--data", help="a folder in the HAM10000 layout")
     options = parser.parse_args(arguments)
@@ -103,6 +136,10 @@ def main(arguments: list[str] | None = None) -> int:
         own, space = parameters(options.profile, results, options.data), workspace.open_workspace(results)
         if options.task == "encode":
             encode(space, own, options.pool, options.view)
+        elif options.task == "activations":
+            _jobs(space, own, [])
+        elif options.task == "tune":
+            tune(space, own, options.set, options.seed)
         else:
             train(space, own, options.set, options.seed)
     except InputError as error:
