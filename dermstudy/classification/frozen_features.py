@@ -6,19 +6,23 @@ Sources: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4,
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from dermstudy.classification import predictions
 from dermstudy.classification.feature_sets import ORIGINALS, FeatureSet, make_feature_set
 from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
 from dermstudy.entities import CODES, NAMES
-from dermstudy.files import InputError
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 
 NETWORK = "frozen features"
 EXTERNAL = "external"  # the pool and the split of other people's images
@@ -168,7 +172,7 @@ class Trial:
 
 
 def run_trial(
-    trial: Trial, names: Sequence[str], seeds: Sequence[int], seed: int = 0
+    trial: Trial, names: Sequence[str], seeds: Sequence[int], seed: int = 0, keeps: str | Path | None = None
 ) -> tuple[Predictions, pd.DataFrame]:
     """A run for each training set of `names` and each seed, and the table of penalties tried.
 
@@ -177,13 +181,20 @@ def run_trial(
     the training sets of a comparison differ in what the head learns from, and in nothing else. Each training set chooses
     its penalty on validation lesions with its lesions as they are, by the least balanced log loss; each of `seeds` then
     resamples training lesions at that penalty (without seeds a single run has them as they are). seed: which synthetic
-    images and repetitions.
+    images and repetitions. keeps: a folder for finished training sets, by all that they depend on, so that a cut trial goes
+    on where it stopped.
     The table has a row a training set and penalty: balanced_log_loss, macro_auc, chosen. Prints a line a training set.
     """
     parts, tables, bases = [], [], {}
+    identity = _identity(trial, seeds) if keeps else ""
     for name in names:
         started = time.monotonic()
         chosen = make_feature_set(name, trial.originals, trial.synthetic, seed)
+        kept = Path(keeps) / sha256_text(f"{identity} {name} {chosen.rows.to_json()}")[:16] if keeps else None
+        if kept is not None and kept.is_dir():
+            parts.append(replace(predictions.load(kept / "runs.npz"), images=trial.images))
+            tables.append(pd.read_csv(kept / "penalties.csv").assign(training_set=name))
+            continue
         key = (chosen.recipe.originals, chosen.recipe.subset)
         if key not in bases:
             bases[key] = _prepared(trial, chosen)
@@ -191,10 +202,26 @@ def run_trial(
         runs, table = _runs(trial, chosen, inputs, evaluated, seeds)
         parts.append(runs)
         tables.append(table.assign(training_set=name))
+        if kept is not None:
+            with atomic_path(kept) as temporary:
+                temporary.mkdir(parents=True)
+                predictions.save(runs, temporary / "runs.npz")
+                table.to_csv(temporary / "penalties.csv", index=False)
         penalty = table.loc[table["chosen"], "penalty"].item()
         print(f"{name}: {len(seeds)} seeds, penalty {penalty:g}, {time.monotonic() - started:.0f} seconds", flush=True)
     table = pd.concat(tables, ignore_index=True)
     return joined(parts), table[["training_set", *table.columns.drop("training_set")]]
+
+
+def _identity(trial: Trial, seeds: Sequence[int]) -> str:
+    """A hash of all that the runs of a trial share: features, images, what is tried, and the code."""
+    digest = hashlib.sha256()
+    for values in (*trial.encoded.features.values(), *trial.encoded.augmented):
+        digest.update(np.ascontiguousarray(values).data)
+    shared = [trial.images.to_json(), list(seeds), trial.components, list(trial.penalties)]
+    blocks = None if trial.blocks is None else trial.blocks.tolist()
+    code = code_hash(Basis, signed_root, fit_basis, Head, fit_head, _prepared, rows_of, _runs, _fitted, FeatureSet)
+    return sha256_text(json.dumps([digest.hexdigest(), *shared, blocks, list(trial.encoded.features), code]))
 
 
 def plain_head(trial: Trial, name: str, penalty: float) -> tuple[Basis, Head]:

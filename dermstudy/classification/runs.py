@@ -126,7 +126,7 @@ def frozen_runs(
         names.remove(protocol.STRONGER)
         left_out.loc[len(left_out)] = protocol.FROZEN, protocol.STRONGER, "no augmented view is encoded: give AUGMENTED"
     trial = encoded_trial(images.originals, images.synthetic, settings, cache, draws, images.external)
-    found, penalties = frozen_features.run_trial(trial, names, seeds, seed)
+    found, penalties = frozen_features.run_trial(trial, names, seeds, seed, Path(cache) / "runs")
     return Ran(found, left_out, penalties)
 
 
