@@ -19,11 +19,11 @@ from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
 LEAST = 6.5  # points of the smallest letters at print width
-NOT_DRAWN = "Real images are drawn only in your own run (DRAW_REAL)."
 
 
 def use_style() -> None:
-    """Set the study's matplotlib and seaborn defaults for this process."""
+    """Set the study's matplotlib and seaborn defaults for this process, and let its notebook show tables as `readable`."""
+    _show_readable()
     seaborn.set_theme(
         context="paper",
         style="ticks",
@@ -45,6 +45,50 @@ def use_style() -> None:
             "pdf.fonttype": 42,  # letters that stay letters: journals refuse matplotlib's own Type 3
         },
     )
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` as a reader wants it: entities by name in index, columns and cells, and their column called entity."""
+
+    def name(value):
+        return NAMES.get(value, value) if isinstance(value, str) else value
+
+    shown = frame.copy()
+    for place in range(shown.shape[1]):
+        column = shown.iloc[:, place]
+        if column.dtype == object or pd.api.types.is_string_dtype(column):
+            shown.isetitem(place, column.map(name))
+    for axis in ("index", "columns"):
+        labels = getattr(shown, axis)
+        if isinstance(labels, pd.MultiIndex):
+            labels = pd.MultiIndex.from_tuples([tuple(map(name, label)) for label in labels], names=labels.names)
+        elif not isinstance(labels, pd.RangeIndex):
+            labels = labels.map(name).rename(labels.name)
+        shown = shown.set_axis(labels.set_names(["entity" if own == "dx" else own for own in labels.names]), axis=axis)
+    return shown.rename(columns={"dx": "entity"})
+
+
+def _show_readable() -> None:
+    """Tell this process's notebook, where it is one, to show tables as `readable`, without row numbers."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:
+        return
+
+    def numbered(frame: pd.DataFrame) -> bool:
+        return frame.index.nlevels == 1 and frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+
+    def html(frame: pd.DataFrame) -> str:
+        rows = pd.get_option("display.max_rows")
+        return readable(frame).to_html(index=not numbered(frame), max_rows=rows, notebook=True)
+
+    def plain(frame: pd.DataFrame, printer, cycle: bool) -> None:
+        rows = pd.get_option("display.max_rows")
+        printer.text(readable(frame).to_string(index=not numbered(frame), max_rows=rows, max_colwidth=40))
+
+    shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, html)
+    shell.display_formatter.formatters["text/plain"].for_type(pd.DataFrame, plain)
 
 
 def image_grid(
@@ -103,14 +147,6 @@ def tiles(path: str | Path, count: int) -> list[np.ndarray]:
     """The `count` images, uint8 [h, w, 3], that stand side by side in one file."""
     with Image.open(path) as image:
         return np.split(np.asarray(image.convert("RGB")), count, axis=1)
-
-
-def note(text: str) -> Figure:
-    """A one-line figure that stands where images may not be drawn."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.4))
-    ax.set_axis_off()  # the axes are there because notebooks do not show a figure without any
-    ax.text(0.0, 0.5, text, ha="left", va="center", fontsize=8, style="italic")
-    return figure
 
 
 def intervals(ax, table, label: str, value: str) -> None:

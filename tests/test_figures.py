@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.text import Text
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -73,7 +74,6 @@ DRAWN = {
     "matrix": lambda names: figures.matrix(pd.DataFrame(np.eye(7), list(CODES), list(CODES)), "a title"),
     "curves": lambda names: figures.curves(*predictions()),
     "grid": lambda names: figures.image_grid([[np.zeros((9, 9, 3), np.uint8)] * 8] * 7, names, names, "a title"),
-    "note": lambda names: figures.note(figures.NOT_DRAWN),
 }
 
 
@@ -105,11 +105,39 @@ def test_a_plot_is_kept_as_pdf_too_and_one_plot_is_one_file(tmp_path):
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf
 
 
-def test_a_sheet_of_images_or_of_words_has_no_pdf(tmp_path):
-    space = workspace.Workspace(tmp_path)
-    for figure in (figures.image_grid([[np.zeros((9, 9, 3), np.uint8)]]), figures.note(figures.NOT_DRAWN)):
-        space.figures.mkdir(exist_ok=True)
-        (space.figures / "montage.pdf").write_bytes(b"%PDF of an earlier plot of this name")
-        space.save_figure(figure, "montage")
-        assert [path.name for path in space.figures.iterdir()] == ["montage.png"]
-        plt.close(figure)
+def test_a_sheet_of_images_has_no_pdf(tmp_path):
+    space, figure = workspace.Workspace(tmp_path), figures.image_grid([[np.zeros((9, 9, 3), np.uint8)]])
+    space.figures.mkdir(exist_ok=True)
+    (space.figures / "montage.pdf").write_bytes(b"%PDF of an earlier plot of this name")
+    space.save_figure(figure, "montage")
+    assert [path.name for path in space.figures.iterdir()] == ["montage.png"]
+    plt.close(figure)
+
+
+def test_tables_are_shown_with_entities_by_name():
+    frame = pd.DataFrame({"dx": ["mel", "nv"], "n": [1, 2], "asked": ["df", "a word"]})
+    shown = figures.readable(frame)
+    assert shown.columns.tolist() == ["entity", "n", "asked"]
+    assert shown.to_numpy().tolist() == [["melanoma", 1, "dermatofibroma"], ["melanocytic nevus", 2, "a word"]]
+    assert frame["dx"].tolist() == ["mel", "nv"]
+    index = pd.MultiIndex.from_product([["audited"], ["mel", "df"]], names=["protocol", "dx"])
+    shown = figures.readable(pd.DataFrame([[1, 2.0], [3, 4.0]], index, ["bcc", "all"]))
+    assert shown.index.tolist() == [("audited", "melanoma"), ("audited", "dermatofibroma")]
+    assert list(shown.index.names) == ["protocol", "entity"] and shown.columns.tolist() == [
+        "basal cell carcinoma",
+        "all",
+    ]
+    assert shown.dtypes.tolist() == [int, float]
+
+
+def test_a_notebook_shows_them_so_and_without_row_numbers():
+    shell = InteractiveShell.instance()
+    try:
+        figures.use_style()
+        data, _ = shell.display_formatter.format(pd.DataFrame({"dx": ["mel"], "n": [7]}))
+        assert "melanoma" in data["text/html"] and "<th>0</th>" not in data["text/html"]
+        assert data["text/plain"].split() == ["entity", "n", "melanoma", "7"]
+        data, _ = shell.display_formatter.format(pd.DataFrame({"n": [7]}, pd.Index(["mel"], name="entity")))
+        assert "<th>melanoma</th>" in data["text/html"]
+    finally:
+        InteractiveShell.clear_instance()

@@ -24,6 +24,11 @@ def code_cells(stem: str) -> dict[int, str]:
     return {place: cell.source for place, cell in enumerate(cells) if cell.cell_type == "code"}
 
 
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_notebook_holds_at_most_150_lines_of_code(stem):
+    assert sum(code.count("\n") + 1 for code in code_cells(stem).values()) <= 150
+
+
 def names_of(code: str) -> tuple[set[str], set[str]]:
     """The names that a cell reads before it binds them, and those that it binds; inner names of comprehensions aside."""
     read, bound = set(), set()

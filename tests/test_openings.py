@@ -23,7 +23,7 @@ def space(tmp_path):
     leak = pd.DataFrame(rows, columns=["protocol", "entity", "test_images", "leaked", "share"])
     own.save_table(leak, "leak")
     own.save_table(pd.DataFrame({"step": [10, 20, 30], "validation_loss": [0.5, 0.3, 0.4]}), "finetune_log")
-    (own.figures / "montage.png").write_bytes(b"png")
+    (own.figures / "split.png").write_bytes(b"png")
     return own
 
 
@@ -60,7 +60,7 @@ def test_the_finding_follows_the_first_cell_and_is_replaced(space):
     once = openings.opened(notebook, "00_dataset", space)
     assert [cell.cell_type for cell in once.cells] == ["markdown", "markdown", "code"]
     said = openings.sentence("00_dataset", space)
-    assert once.cells[1].source == f"**Finding.** {said}\n\n![{said}](figures/montage.png)"
+    assert once.cells[1].source == f"**Finding.** {said}\n\n![{said}](figures/split.png)"
     nbformat.validate(once)
     nbformat.write(once, space.root / "00_dataset.ipynb")
     assert openings.reopen(space) == []
@@ -69,4 +69,11 @@ def test_the_finding_follows_the_first_cell_and_is_replaced(space):
     cells = nbformat.read(space.root / "00_dataset.ipynb", as_version=4).cells
     assert len(cells) == 3 and "dealt by lesion, 1 of 204" in cells[1].source
     page = pages.read(space.root / "00_dataset.ipynb", space, {"notebooks": {}})
-    assert page.finding.startswith("Dealt at random") and "figures/montage.png" not in page.article
+    assert page.finding.startswith("Dealt at random") and "figures/split.png" not in page.article
+
+
+@pytest.mark.parametrize("stem", list(openings.SENTENCES))
+def test_every_notebook_of_the_demo_opens_with_a_finding_and_its_figure(stem):
+    demo = Workspace(ROOT / "results" / "demo")
+    assert openings.sentence(stem, demo).endswith(".")
+    assert any((demo.figures / f"{name}.png").is_file() for name in openings.FIGURES[stem])

@@ -132,7 +132,7 @@ def test_committed_files_are_small_and_clean(folder):
             outputs = cell.get("outputs", [])
             assert not [output for output in outputs if output.output_type == "error"], notebook.name
             text = "".join(output.text for output in outputs if output.output_type == "stream")
-            assert text.count("\n") <= 100, (notebook.name, cell.source[:60])
+            assert text.count("\n") <= 30, (notebook.name, cell.source[:60])
             assert "Traceback" not in text and str(ROOT) not in text
             shown = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
             assert "with 0 Axes" not in shown, f"{notebook.name}: a figure that nobody sees"

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from dermstudy.classification import protocol
@@ -80,9 +81,18 @@ def described_plot(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 0.6 + 0.34 * len(table)))
     labels = table["comparison"].map(short) + np.where(table["network"] == protocol.FROZEN, "", f" ({protocol.KERAS})")
     intervals(ax, table.assign(label=labels), "label", "difference")
+    widths = (table["high"] - table["low"]).to_numpy()
+    close = table[
+        widths <= 4 * np.median(widths)
+    ]  # a network of two seeds has intervals that leave no room for the rest
     furthest = 1.3 * table["difference"].abs().max() + 0.02
-    ends = np.clip([table["low"].min(), table["high"].max()], -2 * furthest, 2 * furthest)
-    ax.set(xlabel="difference of macro AUC", xlim=(ends[0] - 0.05 * furthest, ends[1] + 0.05 * furthest))
+    ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
+    room = 0.05 * (ends[1] - ends[0])
+    left, right = ends[0] - room, ends[1] + room
+    ax.set(xlabel="difference of macro AUC", xlim=(left, right))
+    for place, row in enumerate(table[::-1].itertuples()):
+        ax.plot([left] * (row.low < left), [place] * (row.low < left), "<", color="#88CCEE", ms=5, clip_on=False)
+        ax.plot([right] * (row.high > right), [place] * (row.high > right), ">", color="#88CCEE", ms=5, clip_on=False)
     ax.tick_params(axis="y", labelsize=7)
     return figure
 
@@ -113,7 +123,7 @@ def learning_curves(histories: pd.DataFrame) -> Figure:
     histories: protocol, training_set, seed, epoch, loss, validation_loss.
     """
     groups = histories.groupby(["protocol", "training_set"], sort=False)
-    figure, axes = plt.subplots(2, -(-len(groups) // 2), sharex=True, sharey=True, figsize=(WIDTH, 3.6), squeeze=False)
+    figure, axes = plt.subplots(2, -(-len(groups) // 2), sharey=True, figsize=(WIDTH, 3.6), squeeze=False)
     for ax in axes.flat[len(groups) :]:
         ax.set_axis_off()
     for ax, ((kind, name), own) in zip(axes.flat, groups, strict=False):
@@ -121,6 +131,8 @@ def learning_curves(histories: pd.DataFrame) -> Figure:
             ax.plot(curve["epoch"], curve["loss"], color="#88CCEE", lw=1)
             ax.plot(curve["epoch"], curve["validation_loss"], color="#332288", lw=1)
         ax.set_title(f"{short(name)}\n{kind}", fontsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        ax.tick_params(labelsize=7)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("cross-entropy (light: training, dark: watched)", fontsize=9)
     figure.tight_layout()
@@ -149,7 +161,7 @@ def _interval(ax, y: int, row: pd.Series) -> None:
     if row["high"] > right:
         ax.plot(right, y, ">", color=colour, ms=4)
     if left <= row["difference"] <= right:
-        ax.plot(row["difference"], y, "s", color=colour, ms=6 if row["role"] == protocol.PRIMARY else 4)
+        ax.plot(row["difference"], y, "s", color=colour, ms=4.5 if row["role"] == protocol.PRIMARY else 3)
 
 
 def _numbers(row: pd.Series) -> str:

@@ -9,7 +9,7 @@ from dermstudy.entities import NAMES
 
 FAR, COPY, NAMED, COLOUR, TWIN = (
     "farthest from any real image",
-    "nearest to a training image",
+    "nearer to training than to held-out images",
     "taken for another entity",
     "colour least like its entity's",
     "most like another synthetic one",

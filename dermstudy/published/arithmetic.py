@@ -204,6 +204,16 @@ def _quality() -> list[Finding]:
     ]
 
 
+def matrix_words(matrix: tuple[tuple[int, int], tuple[int, int]]) -> str:
+    """A 2 x 2 matrix of AI against original as a sentence."""
+    (original, as_ai), (as_original, ai) = matrix
+    return f"{original} originals and {ai} AI images right, {as_ai} and {as_original} wrong"
+
+
+def _listed(numbers) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def _reader() -> list[Finding]:
     matrices, margins = source_matrices(), consistent_margins()
     table = paper.table_2()
@@ -213,14 +223,15 @@ def _reader() -> list[Finding]:
             "AI against original, 96 % accuracy",
             "section 3.2",
             "search over all 71 x 71 matrices with 70 images a row",
-            f"{len(matrices)} matrix prints all figures: {matrices}",
+            f"{len(matrices)} matrix prints all figures: " + " or ".join(map(matrix_words, matrices)),
             "The matrix is determined." if matrices == [SOURCE_MATRIX] else "The matrix is not determined.",
         ),
         Finding(
             "precision, recall and F1 by entity",
             "Table 2, dermatologist",
             "search over (correct, predicted) with 20 images an entity and 140 predictions in all",
-            f"{len(margins)} solution: correct {[c for c, _ in margins[0]]}, predicted {[p for _, p in margins[0]]}",
+            f"{len(margins)} solution: correct {_listed(c for c, _ in margins[0])}; "
+            f"predicted {_listed(p for _, p in margins[0])}",
             "Both margins are determined; the cells off the diagonal are not."
             if margins == [tuple(zip(CORRECT, PREDICTED, strict=True))]
             else "The margins are not determined.",
@@ -229,7 +240,7 @@ def _reader() -> list[Finding]:
             "89 % on AI images, 40 % on originals",
             "section 3.2",
             "whole numbers of 70 that print so, adding to 90 right",
-            f"{subset_counts()}",
+            " or ".join(f"{ai} on AI images, {original} on originals" for ai, original in subset_counts()),
             f"{CORRECT_ON_AI} of 70 and {sum(CORRECT) - CORRECT_ON_AI} of 70.",
         ),
         Finding(

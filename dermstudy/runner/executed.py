@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-MOST_LINES = 100  # of progress that an executed notebook keeps of one cell
+MOST_LINES = 30  # of progress that an executed notebook keeps of one cell
+
+
+FOLDED = {"parameters", "injected-parameters"}  # tags of cells whose source JupyterLab shows on a click
 
 
 def cleaned(executed, stamp: dict):
@@ -14,6 +17,8 @@ def cleaned(executed, stamp: dict):
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = merged(cell.outputs)
+        if FOLDED & set(cell.metadata.get("tags", [])):
+            cell.metadata["jupyter"] = {"source_hidden": True}
     return executed
 
 

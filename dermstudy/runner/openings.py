@@ -17,7 +17,7 @@ from dermstudy.workspace import Workspace
 
 TAG = "finding"  # of the cell
 FIGURES = {  # the first that is there
-    "00_dataset": ("montage", "split"),
+    "00_dataset": ("split",),
     "01_finetune": ("finetune_loss", "finetune_hours"),
     "02_upsample": ("upsample_loss", "upsample_hours"),
     "03_sample": ("synthetic_grid",),
@@ -114,13 +114,15 @@ def _metrics(read: Read) -> str:
     overall = read("quality_audited").query("entity == 'overall'").set_index("metric")
     kid, recall = overall.loc["kid"], overall.loc["recall"]
     named = read("quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
+    second = read("quality_encoders").query("entity == 'overall'").iloc[-1]
     stages = read("quality_cascade").set_index(["input", "enlarged_by"])["kid"]
     lost = stages[cascade.REAL, cascade.UPSAMPLER]
     return (
         f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}), real training lesions at "
-        f"{kid['floor']:z.0f}; they hold {recall['value']:.0%} of the real variety where real ones hold {recall['floor']:.0%}; "
-        f"an independent network names {named['synthetic']:.0%} of them as asked and {named['real']:.0%} of real ones; the "
-        f"upsampler alone, fed with real images, is at {lost:.0f}."
+        f"{kid['floor']:z.0f} (by {second['encoder']}, on a scale of its own, {second['kid']:.0f} and {second['floor']:z.0f}); "
+        f"they hold {recall['value']:.0%} of the real variety where real ones hold {recall['floor']:.0%}; an independent network "
+        f"names {named['synthetic']:.0%} of them as asked and {named['real']:.0%} of real ones; the upsampler alone, fed with "
+        f"real images, is at {lost:.0f}."
     )
 
 
@@ -142,7 +144,11 @@ def _classifier(read: Read) -> str:
         f"{rows.loc[name, 'mean']:.2f} ({rows.loc[name, 'low']:.2f} to {rows.loc[name, 'high']:.2f})"
         for name in ("as published", "audited")
     )
-    return f"The paper's network reaches a balanced accuracy of {published} as published and of {audited} audited."
+    floor = rows.loc["audited", "always_nevus"]
+    return (
+        f"A small network of the paper's form reaches a balanced accuracy of {published} as published and of {audited} audited; "
+        f"always answering nevus gives {floor:.2f}."
+    )
 
 
 def _trial(read: Read) -> str:
@@ -154,13 +160,19 @@ def _inversion(read: Read) -> str:
     rows = read("inversion").set_index("trial")
     taught = rows.drop(index=[name for name in rows.index if name == "unadapted" or name.startswith("all weights")])
     best = taught["kid"].idxmin()
-    return "Of learned vectors the best, " + _taught(rows, best) + _named(read("inversion_by_entity"), best)
+    return f"Of learned vectors {_lead(rows, best)}, " + _taught(rows, best) + _named(read("inversion_by_entity"), best)
 
 
 def _parts(read: Read) -> str:
     rows = read("which_parts").set_index("trial")
     best = rows.drop(index="unadapted")["kid"].idxmin()
-    return "Of the ways to train, the nearest is " + _taught(rows, best) + _named(read("which_parts_by_entity"), best)
+    lead = _lead(rows, best)
+    return f"Of the ways to train {lead}, " + _taught(rows, best) + _named(read("which_parts_by_entity"), best)
+
+
+def _lead(rows: pd.DataFrame, best: str) -> str:
+    """What the trial of the lowest KID is called: none is best whose gain over the unadapted model may be nothing."""
+    return "the best" if rows.loc[best, "gain_low"] > 0 else "none is shown to help; the largest gain"
 
 
 def _taught(rows: pd.DataFrame, best: str) -> str:

@@ -13,7 +13,7 @@ from dermstudy.workspace import Workspace, shown
 QUESTION = (
     "Does adding synthetic images to the originals improve the recognition of skin lesions, as the paper concludes?"
 )
-COVER = ("synthetic_grid", "ablation_summary")  # figures of the first page, where they are there
+COVER = ("synthetic_grid", "trial")  # figures of the first page, where they are there
 MARKER = "dermstudy report"  # in every page's head: a folder that holds it may be written again
 STATIC = ("report.css", "report.js")
 
