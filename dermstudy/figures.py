@@ -242,24 +242,31 @@ def is_plot(figure: Figure) -> bool:
 
 
 def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
-    """KID and recall by entity with interval and real-vs-real floor; FID too where the table has it by entity.
+    """KID and recall of all entities together, on top, and of each, with interval and real-vs-real floor; FID where it has them.
 
     audited: entity, metric, value, low, high, floor, as quality.audited gives them; printed: the paper's FID by entity, as
     crosses; n: images an entity on each side.
     """
-    order = list(CODES)[::-1]
-    names = [NAMES[code] for code in order]
-    by_entity = audited[audited["entity"].isin(order)]
+    by_entity = audited[audited["entity"].isin(CODES)]
+    pooled = audited[audited["entity"] == "overall"].set_index("metric")
     titles = {"kid": f"KID x 1,000, n = {n}", "fid": f"FID, n = {n}", "recall": f"recall, n = {n}"}
     titles = {metric: title for metric, title in titles.items() if metric in set(by_entity["metric"])}
     figure, axes = plt.subplots(1, len(titles), sharey=True, figsize=(WIDTH, 2.9))
     for ax, (metric, title) in zip(axes, titles.items(), strict=True):
-        own = by_entity[by_entity["metric"] == metric].set_index("entity").loc[order]
+        order = [*CODES[::-1], *(["overall"] if metric in pooled.index else [])]
+        names = [f"all, n = {pooled.loc['kid', 'n']:.0f}" if code == "overall" else NAMES[code] for code in order]
+        own = audited[audited["metric"] == metric].set_index("entity").loc[order]
         ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3, label="middle 95 % of subsamples")
         ax.plot(own["value"], names, "o", color="#332288", label="synthetic")
         ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
         if metric == "fid":
-            ax.plot(printed.loc[order], names, "x", color="#999933", label="paper (own n)")
+            ax.plot(
+                printed.reindex(order).drop("overall", errors="ignore"),
+                names[: len(CODES)],
+                "x",
+                color="#999933",
+                label="paper (own n)",
+            )
         ax.set(title=title)
     handles, labels = axes[list(titles).index("fid") if "fid" in titles else 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4)
