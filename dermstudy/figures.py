@@ -281,7 +281,7 @@ def colour_differences(table: pd.DataFrame) -> Figure:
         own = table[table["channel"] == channel]
         intervals(ax, own.assign(label=own["entity"].map(NAMES)), "label", "difference")
         ax.set(title=title)
-    axes[1].set_xlabel("synthetic less real, CIELAB")
+    axes[1].set_xlabel("synthetic less real, CIELAB, 95 % interval over images and lesions")
     return figure
 
 

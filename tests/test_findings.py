@@ -16,6 +16,7 @@ from dermstudy.published import paper
 from dermstudy.runner import findings
 
 DEMO = workspace.Workspace(ROOT / "results" / "demo")
+AUDITED = "audited (95 % interval)"
 PAGES = ("README.md", "results/ham10000/README.md")
 
 
@@ -24,17 +25,17 @@ def test_the_table_reads_what_the_notebooks_wrote():
     answer = found.loc["**Does adding synthetic images help?**"]
     trial = pd.read_csv(DEMO.tables / "trial.csv")
     primary = trial[trial["role"] == protocol.PRIMARY].iloc[0]
-    assert answer["audited"].startswith(f"**{primary['verdict']}**: macro AUC ")
-    assert [float(value) for value in re.findall(r"[+-]\d+\.\d+", answer["audited"])] == [
+    assert answer[AUDITED].startswith(f"**{primary['verdict']}**: macro AUC ")
+    assert [float(value) for value in re.findall(r"[+-]\d+\.\d+", answer[AUDITED])] == [
         pytest.approx(primary[name], abs=5e-4) for name in ("difference", "low", "high")
     ]
     printed = paper.by_class("combined")["recall"].mean() - paper.by_class("original")["recall"].mean()
     assert float(answer["the paper"].split()[0]) == pytest.approx(printed, abs=5e-3)
     network = found.loc["The paper's network on both: accuracy"]
-    assert network["the paper"] == "0.86" and "always nevus" in network["audited"]
-    family = found[found.index.str.startswith(("Positive control: ", "Family: ", "Sensitivity: "))]
+    assert network["the paper"] == "0.86" and "always nevus" in network[AUDITED]
+    family = found[found.index.str.startswith(("Would the trial see", "Of the protocol's family: ", "Sensitivity: "))]
     assert len(family) == len(trial) - 1 and len(findings.table(DEMO, headlines=True)) <= 10
-    given = (found["audited"] + found["as published, rerun"]).str.contains(r"\([^)]+ to [^)]+\)")
+    given = (found[AUDITED] + found["as published, rerun"]).str.contains(r"\([^)]+ to [^)]+\)")
     assert (given == (found["interval over"] != findings.NONE)).all()  # a row with an interval says what it is over
 
 
@@ -42,7 +43,7 @@ def test_a_run_without_the_trial_says_so(tmp_path):
     shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
     (tmp_path / "run" / "tables" / "trial.csv").unlink()
     found = findings.table(workspace.Workspace(tmp_path / "run")).set_index("question")
-    assert "waits for its run" in found.loc["**Does adding synthetic images help?**", "audited"]
+    assert "waits for its run" in found.loc["**Does adding synthetic images help?**", AUDITED]
 
 
 def test_a_missing_table_is_named(tmp_path, capsys):
@@ -65,4 +66,4 @@ def test_the_first_page_is_read_in_a_minute():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) <= 1800
     first = text[: text.index("## ")]
-    assert "make study" in first and "](results/demo/figures/" in first and len(first.split()) < 300
+    assert "make study" in first and "results/ham10000/figures/trial.png" in first and len(first.split()) < 300

@@ -14,9 +14,14 @@ from dermstudy.files import InputError
 from dermstudy.published import paper
 from dermstudy.workspace import Workspace, shown
 
-COLUMNS = ("question", "the paper", "as published, rerun", "audited", "interval over")
+COLUMNS = ("question", "the paper", "as published, rerun", "audited (95 % interval)", "interval over")
 NONE = "–"
-LESIONS = "test lesions and seeds, 95 %"
+ROLES = {
+    protocol.CONTROL: "Would the trial see what more real images do? ({comparison})",
+    protocol.FAMILY: "Of the protocol's family: {comparison}?",
+    protocol.SENSITIVITY: "Sensitivity: {comparison}?",
+}
+LESIONS = "test lesions and seeds"
 
 
 def table(space: Workspace, headlines: bool = False) -> pd.DataFrame:
@@ -45,14 +50,14 @@ def _read(space: Workspace, name: str) -> pd.DataFrame:
 
 def _images(space: Workspace):
     leak = _read(space, "leak").query("entity == 'all'").set_index("protocol")["share"]
-    question = "Test images with an image of their lesion in training"
+    question = "How many test images have an image of their lesion in training?"
     yield (question, NONE, f"{leak['as published']:.0%}", f"{leak['audited']:.0%}", NONE), True
     rerun = _read(space, "quality_as_published").set_index("entity")
     sizes = rerun["n"].drop("overall")
     each = f"n = {sizes.min()} each" if sizes.nunique() == 1 else f"n = {sizes.min()} to {sizes.max()}"
     audited = _read(space, "quality_audited").query("entity == 'overall'").set_index("metric")
     fid, kid, recall = (audited.loc[name] for name in ("fid", "kid", "recall"))
-    subsamples = "subsamples of images, middle 95 %"
+    subsamples = "subsamples of images"
     yield (
         (
             "FID of synthetic images (falls with n, so columns do not compare)",
@@ -84,7 +89,7 @@ def _reader(space: Workspace):
             f"{printed['AI against original', 'accuracy']:.2f} right",
             f"{told['right']:.0f} of {told['of']:.0f}, {told['share']:.3f}",
             f"{told['share']:.2f} ({told['low']:.2f} to {told['high']:.2f})",
-            "images, Wilson's, 95 %",
+            "images (Wilson)",
         ),
         True,
     )
@@ -128,7 +133,7 @@ def _networks(space: Workspace):
     yield (question, gain, rerun, audited, LESIONS), True
     for role in (protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY):
         for _, row in trial[trial["role"] == role].iterrows():
-            asked = f"{role.capitalize()}: {row['comparison']}"
+            asked = ROLES[role].format(comparison=row["comparison"])
             said = f"{row['verdict']}: {_change(row)}" if row["seeds"] else "not run yet"
             yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), role == protocol.CONTROL
     for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
@@ -138,9 +143,11 @@ def _networks(space: Workspace):
 
 def _taught(space: Workspace):
     for place, row in enumerate(_read(space, "inversion_downstream").to_dict("records")):
-        question = f"Two entities taught to the generator, told apart by a network trained on: {row['training']}"
-        gain = f"; gain {row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
-        said = f"AUC {_share(row, 'auc')}{gain if place else ''}"
+        question = (
+            f"Two entities taught to the generator: are they told apart by a network trained on {row['training']}?"
+        )
+        gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f}) AUC, to {row['auc']:.2f}"
+        said = gain if place else f"AUC {_share(row, 'auc')}"
         yield (question, NONE, NONE, said, LESIONS), place == 1
 
 
