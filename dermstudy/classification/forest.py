@@ -91,8 +91,9 @@ def described_plot(table: pd.DataFrame) -> Figure:
     left, right = ends[0] - room, ends[1] + room
     ax.set(xlabel="difference of macro AUC", xlim=(left, right))
     for place, row in enumerate(table[::-1].itertuples()):
-        ax.plot([left] * (row.low < left), [place] * (row.low < left), "<", color="#88CCEE", ms=5, clip_on=False)
-        ax.plot([right] * (row.high > right), [place] * (row.high > right), ">", color="#88CCEE", ms=5, clip_on=False)
+        for end, marker, beyond in ((left, "<", row.low < left), (right, ">", row.high > right)):
+            if beyond:
+                ax.plot(end, place, marker, color="#88CCEE", ms=5, clip_on=False)
     ax.tick_params(axis="y", labelsize=7)
     return figure
 
@@ -166,7 +167,7 @@ def _interval(ax, y: int, row: pd.Series) -> None:
 
 def _numbers(row: pd.Series) -> str:
     if np.isnan(row["difference"]):
-        return "too few seeds"
+        return "too few seeds" if row["seeds"] else ""
     return "{} ({}, {})".format(*(protocol.signed(row[name]) for name in ("difference", "low", "high")))
 
 
