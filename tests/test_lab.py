@@ -42,6 +42,10 @@ def prepared(space, number="03", **more):
     return lab.prepare("smoke", number, results=str(space.root), **more)
 
 
+def first_code(notebook):
+    return next(cell for cell in notebook.cells if cell.cell_type == "code")
+
+
 def test_a_copy_holds_the_profiles_values_and_finds_what_it_reads(made):
     space, asked = made
     folder, copy = prepared(space)
@@ -65,7 +69,7 @@ def test_a_changed_copy_is_kept_under_its_name(made, capsys):
     folder, copy = prepared(space)
     assert prepared(space) == (folder, copy) and "was changed" not in capsys.readouterr().out
     notebook = nbformat.read(copy, as_version=4)
-    notebook.cells[1].source += "\nCAPTION = 'nevus'"
+    first_code(notebook).source += "\nCAPTION = 'nevus'"
     nbformat.write(notebook, copy)
     changed = copy.read_bytes()
     for _ in range(2):  # the second time, the fresh copy is still fresh
@@ -78,9 +82,9 @@ def test_a_copy_that_only_ran_stays_and_an_old_one_is_renewed(made, monkeypatch)
     space, _ = made
     folder, copy = prepared(space)
     notebook = nbformat.read(copy, as_version=4)
-    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="ran")]
+    first_code(notebook).outputs = [nbformat.v4.new_output("stream", text="ran")]
     nbformat.write(notebook, copy)
-    assert prepared(space)[1] == copy and nbformat.read(copy, as_version=4).cells[1].outputs
+    assert prepared(space)[1] == copy and first_code(nbformat.read(copy, as_version=4)).outputs
     resolved = lab.resolve
     monkeypatch.setattr(
         lab, "resolve", lambda *given: {stem: own | {"SEED": 7} for stem, own in resolved(*given).items()}
