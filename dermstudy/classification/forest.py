@@ -94,7 +94,8 @@ def described_plot(table: pd.DataFrame) -> Figure:
         for end, marker, beyond in ((left, "<", row.low < left), (right, ">", row.high > right)):
             if beyond:
                 ax.plot(end, place, marker, color="#88CCEE", ms=5, clip_on=False)
-    ax.tick_params(axis="y", labelsize=7)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.tick_params(labelsize=7)
     return figure
 
 
