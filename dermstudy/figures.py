@@ -150,10 +150,7 @@ def tiles(path: str | Path, count: int) -> list[np.ndarray]:
 
 
 def intervals(ax, table, label: str, value: str) -> None:
-    """Dots with horizontal intervals (columns `value`, low, high), one row a `label`, the first on top.
-
-    Where the table has them, `always_nevus` is marked red and `paper` by a cross; differences get a line at zero.
-    """
+    """Dots with intervals (`value`, low, high), a row a `label`, the first on top; `always_nevus` red, `paper` a cross."""
     rows = table[::-1]
     if value == "difference":
         ax.axvline(0, color="#BBBBBB", lw=1)

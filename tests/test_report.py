@@ -95,7 +95,7 @@ def test_every_figure_is_shown_once_and_described(written, soups):
         assert len({image["alt"] for image in images}) == len(images)
         for image in images:
             name = image["src"].removeprefix("figures/").removesuffix(".png")
-            heading = image.find_previous("h2").contents[0]
+            heading = image.find_previous(["h2", "h3"]).contents[0]
             assert image["alt"].startswith(heading) and image["alt"][-1] in ".?", image["alt"]
             assert (
                 len(image["alt"]) > len(heading) + 20
@@ -109,9 +109,9 @@ def test_every_figure_is_shown_once_and_described(written, soups):
 
 def test_captions_stand_under_their_figures_and_nowhere_else(soups):
     caption = soups["07_ablation"].find(id="ablation_loss").figcaption.get_text()
-    assert re.search(r"Figure 07\.\d", caption) and "One line a seed." in caption
-    assert soups["07_ablation"].main.get_text().count("One line a seed.") == 1
-    assert "One line a seed." in soups["07_ablation"].find(id="ablation_loss").img["alt"]
+    assert re.search(r"Figure 07\.\d", caption) and "One line a seed" in caption
+    assert soups["07_ablation"].main.get_text().count("One line a seed") == 1
+    assert "One line a seed" in soups["07_ablation"].find(id="ablation_loss").img["alt"]
 
 
 def test_code_and_parameters_lie_behind_a_summary(soups):

