@@ -26,7 +26,7 @@ SAID = {
 
 def prose() -> str:
     """The page without code, generated tables, links' targets and the map of notebooks."""
-    text = re.sub(r"```.+?```", "", TEXT, flags=re.S)
+    text = re.sub(r"```.+?```|<img .+?>", "", TEXT, flags=re.S)
     text = re.sub(r"<!-- dermstudy findings.+?<!-- end -->", "", text, flags=re.S)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
     text = text[: text.index("## Licence and citation")]

@@ -138,4 +138,5 @@ def test_committed_files_are_small_and_clean(folder):
             assert "with 0 Axes" not in shown, f"{notebook.name}: a figure that nobody sees"
     for path in folder.rglob("*"):
         if path.is_file() and "artifacts" not in path.parts:
-            assert path.stat().st_size < 3_000_000, path.name
+            largest = 15_000_000 if path.suffix == ".npz" else 3_000_000  # probabilities of every run and image
+            assert path.stat().st_size < largest, path.name
