@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -227,6 +228,7 @@ def _interruptible() -> Iterator[None]:
         watchdog = threading.Timer(PATIENCE, leave)
         watchdog.daemon = True
         watchdog.start()
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of the kernel that dies now, at length
         raise KeyboardInterrupt
 
     main_thread = threading.current_thread() is threading.main_thread()
