@@ -82,9 +82,7 @@ def described_plot(table: pd.DataFrame) -> Figure:
     labels = table["comparison"].map(short) + np.where(table["network"] == protocol.FROZEN, "", f" ({protocol.KERAS})")
     intervals(ax, table.assign(label=labels), "label", "difference")
     widths = (table["high"] - table["low"]).to_numpy()
-    close = table[
-        widths <= 4 * np.median(widths)
-    ]  # a network of two seeds has intervals that leave no room for the rest
+    close = table[widths <= 4 * np.median(widths)]  # intervals of few seeds would leave no room for the rest
     furthest = 1.3 * table["difference"].abs().max() + 0.02
     ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
     room = 0.05 * (ends[1] - ends[0])

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from dermstudy.classification import predictions
-from dermstudy.classification.feature_sets import ORIGINALS, FeatureSet, make_feature_set
+from dermstudy.classification.feature_sets import ORIGINALS, FeatureSet, lesion_weights, make_feature_set
 from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
@@ -220,7 +220,10 @@ def _identity(trial: Trial, seeds: Sequence[int]) -> str:
         digest.update(np.ascontiguousarray(values).data)
     shared = [trial.images.to_json(), list(seeds), trial.components, list(trial.penalties)]
     blocks = None if trial.blocks is None else trial.blocks.tolist()
-    code = code_hash(Basis, signed_root, fit_basis, Head, fit_head, _prepared, rows_of, _runs, _fitted, FeatureSet)
+    code = code_hash(
+        Basis, signed_root, fit_basis, Head, fit_head, _prepared, rows_of, _runs, _fitted, balanced_log_loss, macro_auc,
+        FeatureSet, lesion_weights, Predictions,
+    )  # fmt: skip
     return sha256_text(json.dumps([digest.hexdigest(), *shared, blocks, list(trial.encoded.features), code]))
 
 
