@@ -15,6 +15,8 @@ from PIL import Image
 
 from dermstudy import cli
 from dermstudy.data import dataset, near_duplicates, splits
+from dermstudy.diffusion.batches import data_of
+from dermstudy.diffusion.pixels import enlarge, to_float
 from dermstudy.entities import CODES, HAM10000_IMAGES
 from dermstudy.files import InputError
 
@@ -360,3 +362,13 @@ def test_an_image_is_reduced_alike_whatever_file_it_comes_from(tmp_path):
     for side in (32, 64, 128, 256):
         reduced = dataset.read_image(tmp_path / "a.jpg", side)
         np.testing.assert_array_equal(reduced, dataset.read_image(tmp_path / "a.png", side))
+
+
+def test_what_an_upsampler_sees_in_training_is_reduced_as_files_are(tmp_path):
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (96, 96, 3), np.uint8))
+    coarse.resize((256, 256), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    whole = to_float(dataset.read_image(tmp_path / "a.png")[None])
+    _, shown = data_of(whole, 64)
+    expected = enlarge(to_float(dataset.read_image(tmp_path / "a.png", 64)[None]), 256)
+    assert (shown - expected).abs().max() <= 3 / 127.5

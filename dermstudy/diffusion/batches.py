@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from dermstudy.diffusion.pixels import enlarge, to_float
+from dermstudy.diffusion.pixels import enlarge, reduce, to_float
 
 
 @dataclass
@@ -76,7 +75,7 @@ def make_batch(images: np.ndarray, config, step: int, scheduler, low_side: int, 
             ]
         )
     if step < config.half_side_steps:
-        pixels = functional.interpolate(pixels, scale_factor=0.5, mode="area")
+        pixels = reduce(pixels, pixels.shape[-1] // 2)
     pixels, low = data_of(pixels, low_side, folded, config.noise_augmentation, generator)
     if config.crop:
         side = config.crop // (folded.config.fold if folded else 1)
@@ -95,14 +94,13 @@ def make_batch(images: np.ndarray, config, step: int, scheduler, low_side: int, 
 def data_of(
     pixels: torch.Tensor, low_side: int, folded=None, noise: float = 0.0, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What is diffused of images [n, 3, h, w], and what an upsampler sees of their version reduced by area to `low_side`.
+    """What is diffused of images [n, 3, h, w], and what an upsampler sees of their version reduced to `low_side`.
 
     noise: the standard deviation added to the small image; of folded pixels the largest one, drawn evenly and told.
     """
     if not low_side:
         return (folded.encode(pixels) if folded else pixels), None
-    reduced = functional.interpolate(pixels, (low_side, low_side), mode="area")
-    reduced = (reduced * 127.5).round() / 127.5
+    reduced = reduce(pixels, low_side)
     if folded:
         level = noise * torch.rand(len(pixels), generator=generator) if noise else torch.zeros(len(pixels))
         added = level.view(-1, 1, 1, 1) * torch.randn(reduced.shape, generator=generator) if noise else 0.0

@@ -12,6 +12,12 @@ def enlarge(images: torch.Tensor, side: int) -> torch.Tensor:
     return functional.interpolate(images, (side, side), mode="bilinear")
 
 
+def reduce(images: torch.Tensor, side: int) -> torch.Tensor:
+    """[n, 3, h, w] in -1..1 reduced to `side` as dataset.read_image reduces files: bicubic with antialiasing, 256 levels."""
+    small = functional.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+    return ((small + 1) * 127.5).round() / 127.5 - 1
+
+
 def to_uint8(sample: torch.Tensor) -> np.ndarray:
     """Float [n, 3, h, w] in -1..1 to uint8 [n, h, w, 3]."""
     return ((sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
