@@ -257,9 +257,11 @@ def _findings(options: argparse.Namespace) -> None:
 
 def _reword(options: argparse.Namespace) -> None:
     from dermstudy import workspace
-    from dermstudy.runner import words
+    from dermstudy.runner import study, words
 
-    changed = words.refresh(workspace.Workspace(workspace.from_root(options.results)))
+    space = workspace.Workspace(workspace.from_root(options.results))
+    with study.locked(space):
+        changed = words.refresh(space)
     print(f"new words in {', '.join(changed)}" if changed else "every word is up to date")
 
 

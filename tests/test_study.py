@@ -415,6 +415,7 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
     ("command", "arguments"),
     [
         (parallel, ["01", "smoke", "--results"]),
+        (cli, ["reword"]),
     ],
 )
 def test_no_command_writes_to_the_results_of_a_run(tmp_path, capsys, command, arguments):
