@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from dermstudy import intervals
-from dermstudy.classification import feature_sets, networks, protocol, scores, training, training_sets
+from dermstudy.classification import encoding, feature_sets, networks, pixels, protocol, scores, training, training_sets
 from dermstudy.classification.pixels import Pixels
-from dermstudy.data import dataset, splits
+from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
@@ -329,6 +329,35 @@ def test_kept_runs_are_told_apart_by_the_code_that_made_them(cohort, synthetic, 
     before = training._kept(chosen, SMALL, 0, tmp_path)
     monkeypatch.setattr(training, "code_hash", lambda *parts: "another" if training.networks in parts else "")
     assert training._kept(chosen, SMALL, 0, tmp_path) != before
+
+
+def read_otherwise(path, side=None):
+    return dataset.read_image(path, side)[::-1]
+
+
+def test_what_is_kept_of_images_is_known_by_the_code_that_reads_them(cohort, synthetic, tmp_path, monkeypatch):
+    """Pixels, finished runs, features and the search for look-alikes: each under another name once images are read otherwise."""
+
+    def features(own):
+        return np.zeros((len(own), 2))
+
+    monkeypatch.setattr(near_duplicates, "_features", features)
+    few = cohort.select(image_id=list(cohort.frame["image_id"][:3]))
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+
+    def names():
+        near_duplicates._kept_features(few, tmp_path)
+        searched = {path.name for path in tmp_path.glob("near-duplicates-*")}
+        return [
+            pixels._decoded(few, 8, tmp_path).name, training._kept(chosen, SMALL, 0, tmp_path).name,
+            encoding._identity(few, encoding.View(96), features), searched,
+        ]  # fmt: skip
+
+    before = names()
+    for room in (pixels, training, encoding, near_duplicates):
+        monkeypatch.setattr(room, "read_image", read_otherwise)
+    after = names()
+    assert all(first != second for first, second in zip(before, after, strict=True)), (before, after)
 
 
 def test_half_precision_keeps_the_answers_whole(monkeypatch):

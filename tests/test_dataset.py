@@ -353,6 +353,20 @@ def test_ham10000_as_published(ham10000):
     assert tested.min() >= 10 and len(tested) == 7
 
 
+def test_single_images_are_read_without_a_pool(cohort, monkeypatch):
+    """Look-alikes and reader kits read one image at a time: a pool of threads for each costs more than the reading."""
+
+    def none(*_):
+        raise AssertionError("a pool for one image")
+
+    expected = cohort.images(64, [cohort.frame["image_id"].iloc[3]])[0]
+    monkeypatch.setattr(dataset, "ThreadPoolExecutor", none)
+    np.testing.assert_array_equal(cohort.image(cohort.frame["image_id"].iloc[3], 64), expected)
+    few = cohort.select(image_id=list(cohort.frame["image_id"][:2]))
+    monkeypatch.setattr(near_duplicates, "_candidates", lambda *_: [(0, 1, 0.9)])
+    assert near_duplicates.look_alikes(few)[1]["candidates"] == 1
+
+
 def test_an_image_is_reduced_alike_whatever_file_it_comes_from(tmp_path):
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (16, 21, 3), np.uint8))

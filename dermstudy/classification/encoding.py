@@ -163,7 +163,7 @@ def _augmented(picture: Image.Image, seed: int) -> Image.Image:
 
 def _identity(cohort: Cohort, view: View, *code: object) -> str:
     """A hash of weights, the `code` that computes, view, and images; its first 16 letters name a file."""
-    hashed = code_hash(*code, pretrained._activations, pretrained._folded, looked_at, _augmented)
+    hashed = code_hash(*code, pretrained._activations, pretrained._folded, looked_at, _augmented, read_image)
     named = sha256_text(" ".join(cohort.frame["image_id"]))
     return sha256_text(f"{pretrained.WEIGHTS_SHA256} {hashed} {view} {cohort.data_hash} {named}")[:16]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dermstudy.data.dataset import Cohort
-from dermstudy.files import atomic_path, sha256_text
+from dermstudy.data.dataset import Cohort, read_image
+from dermstudy.files import atomic_path, code_hash, sha256_text
 
 
 class Pixels:
@@ -41,7 +41,8 @@ class Pixels:
 def _decoded(cohort: Cohort, side: int, folder: Path, chunk: int = 256) -> Path:
     """The file of a cohort's pixels, uint8 [n, side, side, 3]; written in chunks where it is not there."""
     names = cohort.frame["image_id"]
-    path = folder / f"{sha256_text(' '.join([cohort.data_hash, str(side), *names]))[:16]}.npy"
+    code = code_hash(read_image, Cohort.images)
+    path = folder / f"{sha256_text(' '.join([cohort.data_hash, code, str(side), *names]))[:16]}.npy"
     if not path.is_file():
         with atomic_path(path) as temporary:
             shape = (len(names), side, side, 3)

@@ -20,6 +20,7 @@ from dermstudy.classification import networks
 from dermstudy.classification.networks import ClassifierConfig, encoded_codes, label_encoder, network
 from dermstudy.classification.pixels import Pixels
 from dermstudy.classification.training_sets import TrainingSet
+from dermstudy.data.dataset import Cohort, read_image
 from dermstudy.entities import by_code
 from dermstudy.files import atomic_path, code_hash, sha256_text
 from dermstudy.tensorflow_setup import import_keras, limit_threads
@@ -140,7 +141,7 @@ def _kept(training_set: TrainingSet, config: ClassifierConfig, seed: int, folder
     parts = {part: training_set.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
     hashes = [[cohort.data_hash for cohort in getattr(training_set, part)] for part in parts]
     settings = asdict(replace(config, **training_set.changes))
-    code = code_hash(networks, train, _batches, _answers, Pixels)
+    code = code_hash(networks, train, _batches, _answers, Pixels, read_image, Cohort.images)
     return Path(folder) / sha256_text(json.dumps([seed, settings, parts, hashes, code]))[:16]
 
 

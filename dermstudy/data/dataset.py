@@ -50,6 +50,10 @@ class Cohort:
             kept &= self.frame[column].isin([value] if isinstance(value, str) else list(value))
         return replace(self, frame=self.frame[kept].reset_index(drop=True))
 
+    def image(self, image_id: str, side: int | None = None) -> np.ndarray:
+        """One image by its name, as `read_image` gives it. InputError for a missing or broken one."""
+        return read_image(self.root / self.frame["file"][self.frame["image_id"] == image_id].iloc[0], side)
+
     def images(self, side: int, image_ids: Sequence[str] | None = None) -> np.ndarray:
         """Pixels uint8 [n, side, side, 3]: the centre square of each image, reduced with antialiasing.
 

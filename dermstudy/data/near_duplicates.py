@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dermstudy.data.dataset import Cohort
+from dermstudy.data.dataset import Cohort, read_image
 from dermstudy.files import atomic_path, code_hash, sha256_text
 from dermstudy.pretrained import WEIGHTS_SHA256, pooled_features
 
@@ -56,7 +56,7 @@ def look_alikes(
 
     @lru_cache(maxsize=512)
     def keypoints(place: int):
-        return _keypoints(cohort.images(KEYPOINT_SIDE, [ids[place]])[0])
+        return _keypoints(cohort.image(ids[place], KEYPOINT_SIDE))
 
     records, counts, told = [], {"candidates": len(candidates), "other_entity": 0, "false_alarms": 0}, time.monotonic()
     for done, (first, second, similarity) in enumerate(candidates):
@@ -89,10 +89,10 @@ def across(
 
     @lru_cache(maxsize=4096)
     def known_keypoints(image_id: str):
-        return _keypoints(known.images(KEYPOINT_SIDE, [image_id])[0])
+        return _keypoints(known.image(image_id, KEYPOINT_SIDE))
 
     for row, image_id in enumerate(cohort.frame["image_id"]):
-        keypoints = _keypoints(cohort.images(KEYPOINT_SIDE, [image_id])[0])
+        keypoints = _keypoints(cohort.image(image_id, KEYPOINT_SIDE))
         for place in np.argsort(-similarity[row], kind="stable")[:neighbours]:
             other = known.frame["image_id"].iloc[place]
             agreeing = _agreeing(keypoints, known_keypoints(other))
@@ -136,7 +136,7 @@ def _kept_features(cohort: Cohort, cache_folder: str | Path | None) -> np.ndarra
     """`_features`, kept in a folder by all that they depend on."""
     if cache_folder is None:
         return _features(cohort)
-    code, ids = code_hash(_features, pooled_features), " ".join(cohort.frame["image_id"])
+    code, ids = code_hash(_features, pooled_features, read_image, Cohort.images), " ".join(cohort.frame["image_id"])
     identity = sha256_text(f"{WEIGHTS_SHA256} {code} {PROPOSAL_SIDE} {cohort.data_hash} {ids}")
     path = Path(cache_folder) / f"near-duplicates-{identity[:16]}.npy"
     if not path.is_file():

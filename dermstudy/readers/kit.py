@@ -56,7 +56,7 @@ def build(
         (temporary / "images").mkdir(parents=True)
         for row in key.itertuples():
             cohort = synthetic if row.source == "AI" else originals
-            pixels = cohort.images(SIDE, [row.original_name])[0]
+            pixels = cohort.image(row.original_name, SIDE)
             Image.fromarray(same_encoding(pixels)).save(temporary / "images" / f"{row.image}.bmp")
         for name in readers:
             store.add_reader(temporary, name)
