@@ -49,10 +49,10 @@ def counts(rows: pd.DataFrame) -> dict[str, int]:
 def test_every_training_set_holds_what_its_generator_learned_from(originals, synthetic):
     train = set(originals.loc[originals["split"] == "train", "image_id"])
     subset = set(originals.loc[originals["subset"], "image_id"])
-    for name, recipe in sets.TRAINING_SETS.items():
+    for name, composition in sets.TRAINING_SETS.items():
         rows = sets.make_feature_set(name, originals, synthetic).rows
         held = set(rows.loc[rows["pool"] == sets.ORIGINALS, "image_id"])
-        assert held == (set() if name == "synthetic only" else subset if recipe.subset else train), name
+        assert held == (set() if name == "synthetic only" else subset if composition.subset else train), name
         assert set(rows["group"]) <= set(originals.loc[originals["image_id"].isin(train), "group"]), name
         for pool, own in rows.groupby("pool"):
             frame = originals if pool == sets.ORIGINALS else synthetic[pool]

@@ -138,7 +138,7 @@ def test_no_test_row_and_no_label_enters_the_basis_or_a_choice(trial):
 
 
 def test_every_training_set_runs_with_its_prior_and_chosen_penalty(trial):
-    names = [name for name, recipe in sets.TRAINING_SETS.items() if recipe.pool not in (sets.SECOND, sets.OWN)]
+    names = [name for name, own in sets.TRAINING_SETS.items() if own.pool not in (sets.SECOND, sets.OWN)]
     predictions, table = frozen.run_trial(trial, names, [0, 1])
     assert list(predictions.runs["training_set"].unique()) == names and len(predictions.runs) == 2 * len(names)
     np.testing.assert_allclose(np.exp(predictions.log_probabilities).sum(axis=2), 1, atol=1e-5)

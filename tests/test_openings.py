@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dermstudy.runner import openings, pages
+from dermstudy.runner import article, openings
 from dermstudy.workspace import Workspace
 
 
@@ -68,7 +68,7 @@ def test_the_finding_follows_the_first_cell_and_is_replaced(space):
     assert openings.reopen(space) == ["00_dataset"]
     cells = nbformat.read(space.root / "00_dataset.ipynb", as_version=4).cells
     assert len(cells) == 3 and "dealt by lesion, 1 of 204" in cells[1].source
-    page = pages.read(space.root / "00_dataset.ipynb", space, {"notebooks": {}})
+    page = article.read(space.root / "00_dataset.ipynb", space, {"notebooks": {}})
     assert page.finding.startswith("Dealt at random") and "figures/split.png" not in page.article
 
 

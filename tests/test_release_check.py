@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from dermstudy.files import InputError, sha256_file
-from dermstudy.maintenance import interface, packing, pages, release_check
+from dermstudy.maintenance import interface, markdown_links, packing, release_check
 from dermstudy.maintenance.release_check import Fault
 
 
@@ -180,11 +180,11 @@ def test_the_makefile_calls_it():
 def test_headings_become_anchors(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# One, two\n\n```\n# no heading\n```\n\n## `cli`: [a link](there.md)\n\n## One, two\n")
-    assert pages.anchors(page) == {"one-two", "cli-a-link", "one-two-1"}
+    assert markdown_links.anchors(page) == {"one-two", "cli-a-link", "one-two-1"}
     notebook = tmp_path / "page.ipynb"
     cells = [{"cell_type": "markdown", "source": ["# 01 · Title\n", "text"]}, {"cell_type": "code", "source": ["# no"]}]
     notebook.write_text(json.dumps({"cells": cells}))
-    assert pages.anchors(notebook) == {"01-·-Title"}
+    assert markdown_links.anchors(notebook) == {"01-·-Title"}
 
 
 # What a notebook may import

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dermstudy import cli, workspace
 from dermstudy.files import InputError
-from dermstudy.runner import pages, report
+from dermstudy.runner import article, report
 
 DEMO = workspace.Workspace(ROOT / "results" / "demo")
 STEMS = sorted(path.stem for path in DEMO.root.glob("*.ipynb"))
@@ -99,7 +99,7 @@ def test_every_figure_is_shown_once_and_described(written, soups):
             assert image["alt"].startswith(heading) and image["alt"][-1] in ".?", image["alt"]
             assert (
                 len(image["alt"]) > len(heading) + 20
-                and len(image["alt"]) > pages.SAYS
+                and len(image["alt"]) > article.SAYS
                 and f"{name}." not in image["alt"]
             )
             assert (written / image["src"]).read_bytes() == (DEMO.figures / f"{name}.png").read_bytes()
@@ -180,7 +180,7 @@ def drawing(source: str, *more) -> nbformat.NotebookNode:
 
 
 @pytest.fixture
-def small(tmp_path) -> pages.Page:
+def small(tmp_path) -> article.Page:
     markdown, output = nbformat.v4.new_markdown_cell, nbformat.v4.new_output
     table = (
         '<style scoped>td {color: red}</style><table border="1" class="dataframe"><thead><tr style="text-align: right;">'
@@ -206,7 +206,7 @@ def small(tmp_path) -> pages.Page:
     (tmp_path / "figures" / "kept.pdf").write_bytes(b"%PDF")
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "00_small.ipynb")
     notes = {"profile": "mine", "notebooks": {}, "figures": {"kept": {"notebook": "00_small"}}}
-    return pages.read(tmp_path / "00_small.ipynb", workspace.Workspace(tmp_path), notes)
+    return article.read(tmp_path / "00_small.ipynb", workspace.Workspace(tmp_path), notes)
 
 
 def test_the_figure_of_the_file_or_else_the_notebooks_own(small):

@@ -7,7 +7,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from dermstudy.maintenance import pages
+from dermstudy.maintenance import markdown_links
 
 PAGE = ROOT / "docs" / "REPORTING.md"
 DATASHEET = ROOT / "docs" / "DATASHEET.md"
@@ -35,7 +35,7 @@ def test_every_item_is_there_once_and_in_order(section):
 def test_every_item_has_a_place_or_a_reason(section):
     for item, asked, fulfilled, answer in rows(section):
         assert asked and fulfilled in ("yes", "partly", "no", "not applicable"), item
-        placed = bool(pages.LINK.findall(answer))
+        placed = bool(markdown_links.LINK.findall(answer))
         words = len(re.sub(r"\[[^\]]*\]\([^)]*\)", "", answer).split())
         if fulfilled == "yes":
             assert placed, item
@@ -54,7 +54,9 @@ def test_what_is_not_fulfilled_is_said():
 
 
 def test_every_place_exists():
-    faults = [fault for fault in pages.check(ROOT).faults if fault.startswith(("docs/REPORTING", "docs/DATASHEET"))]
+    faults = [
+        fault for fault in markdown_links.check(ROOT).faults if fault.startswith(("docs/REPORTING", "docs/DATASHEET"))
+    ]
     assert not faults
 
 

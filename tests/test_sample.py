@@ -68,13 +68,13 @@ def test_an_interrupted_run_goes_on(cohort, models, tmp_path, monkeypatch, capsy
 
 def test_a_finished_dataset_is_kept_until_a_setting_changes(cohort, models, tmp_path, capsys):
     originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True).head(2)
-    folder = make(models, originals, tmp_path / "synthetic", recipe="one")
+    folder = make(models, originals, tmp_path / "synthetic", made_with="one")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     capsys.readouterr()
-    assert make(models, originals, folder, recipe="one") == folder
+    assert make(models, originals, folder, made_with="one") == folder
     assert capsys.readouterr().out.startswith("2 of 2 images are there")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    make(models, originals, folder, recipe="two")
+    make(models, originals, folder, made_with="two")
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} != before
 
 

@@ -24,7 +24,7 @@ LOSSES = ("plain", "class weights", "logit adjustment")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Composition:
     """How a training set is made of originals and a pool.
 
     originals: whether it holds them. subset: the nested part of the training lesions in place of all. pool: where added
@@ -43,23 +43,23 @@ class Recipe:
 
 
 TRAINING_SETS = {
-    protocol.ORIGINALS: Recipe(),
-    protocol.HALF: Recipe(WHOLE, 0.5),
-    protocol.ONCE: Recipe(WHOLE),
-    protocol.TWICE: Recipe(WHOLE, 2.0),
-    protocol.BALANCED: Recipe(WHOLE, shares=BALANCED),
-    protocol.RARE_ONLY: Recipe(WHOLE, shares=RARE_ONLY),
-    protocol.SECOND: Recipe(SECOND),
-    protocol.REPEATED: Recipe(ORIGINALS),
-    protocol.REPEATED_BALANCED: Recipe(ORIGINALS, shares=BALANCED),
-    protocol.OVERSAMPLING: Recipe(oversampled=True),
-    protocol.CLASS_WEIGHTS: Recipe(loss=LOSSES[1]),
-    protocol.LOGIT_ADJUSTMENT: Recipe(loss=LOSSES[2]),
-    protocol.STRONGER: Recipe(augmented=True),
-    protocol.SYNTHETIC_ONLY: Recipe(WHOLE, originals=False),
-    protocol.SUBSET: Recipe(subset=True),
-    protocol.SUBSET_OWN: Recipe(OWN, subset=True),
-    protocol.SUBSET_BORROWED: Recipe(WHOLE, subset=True),
+    protocol.ORIGINALS: Composition(),
+    protocol.HALF: Composition(WHOLE, 0.5),
+    protocol.ONCE: Composition(WHOLE),
+    protocol.TWICE: Composition(WHOLE, 2.0),
+    protocol.BALANCED: Composition(WHOLE, shares=BALANCED),
+    protocol.RARE_ONLY: Composition(WHOLE, shares=RARE_ONLY),
+    protocol.SECOND: Composition(SECOND),
+    protocol.REPEATED: Composition(ORIGINALS),
+    protocol.REPEATED_BALANCED: Composition(ORIGINALS, shares=BALANCED),
+    protocol.OVERSAMPLING: Composition(oversampled=True),
+    protocol.CLASS_WEIGHTS: Composition(loss=LOSSES[1]),
+    protocol.LOGIT_ADJUSTMENT: Composition(loss=LOSSES[2]),
+    protocol.STRONGER: Composition(augmented=True),
+    protocol.SYNTHETIC_ONLY: Composition(WHOLE, originals=False),
+    protocol.SUBSET: Composition(subset=True),
+    protocol.SUBSET_OWN: Composition(OWN, subset=True),
+    protocol.SUBSET_BORROWED: Composition(WHOLE, subset=True),
 }
 
 
@@ -73,7 +73,7 @@ class FeatureSet:
 
     name: str
     rows: pd.DataFrame
-    recipe: Recipe
+    composition: Composition
 
     def weights(self, seed: int | None = None) -> np.ndarray:
         """Weight [rows] of each row in the loss, adding up to 1.
@@ -85,7 +85,7 @@ class FeatureSet:
         weights = self.rows["repetitions"].to_numpy(float)
         if seed is not None:
             weights = weights * self.rows["group"].map(lesion_weights(self.rows, seed)).to_numpy(float)
-        if self.recipe.loss == "class weights":
+        if self.composition.loss == "class weights":
             weights = weights / _shares(weights, self.rows["dx"])[_places(self.rows["dx"])]
         return weights / weights.sum()
 
@@ -96,7 +96,9 @@ class FeatureSet:
     def prior(self, weights: np.ndarray) -> np.ndarray:
         """The prior [7] that is in the head's posteriors: even where the logits were adjusted for the seen one."""
         return (
-            np.full(len(CODES), 1 / len(CODES)) if self.recipe.loss == "logit adjustment" else self.seen_prior(weights)
+            np.full(len(CODES), 1 / len(CODES))
+            if self.composition.loss == "logit adjustment"
+            else self.seen_prior(weights)
         )
 
 
@@ -108,11 +110,11 @@ def needed(originals: pd.DataFrame) -> pd.DataFrame:
     """
     train = originals[originals["split"] == "train"]
     table: dict[str, np.ndarray] = {}
-    for recipe in TRAINING_SETS.values():
-        if recipe.pool and recipe.pool != ORIGINALS:
-            counts = _counts(train[train["subset"].astype(bool)] if recipe.subset else train)
-            column = f"{WHOLE}, of the subset" if recipe.subset and recipe.pool == WHOLE else recipe.pool
-            table[column] = np.maximum(table.get(column, 0), _added(recipe, counts))
+    for composition in TRAINING_SETS.values():
+        if composition.pool and composition.pool != ORIGINALS:
+            counts = _counts(train[train["subset"].astype(bool)] if composition.subset else train)
+            column = f"{WHOLE}, of the subset" if composition.subset and composition.pool == WHOLE else composition.pool
+            table[column] = np.maximum(table.get(column, 0), _added(composition, counts))
     return pd.DataFrame(table, index=pd.Index(CODES, name="entity"))
 
 
@@ -133,24 +135,24 @@ def make_feature_set(
     """
     if name not in TRAINING_SETS:
         raise InputError(f"unknown training set {name!r}: choose one of {'; '.join(TRAINING_SETS)}")
-    recipe = TRAINING_SETS[name]
+    composition = TRAINING_SETS[name]
     every = originals.assign(pool=ORIGINALS, place=np.arange(len(originals)), repetitions=1.0)
     real = every[every["split"] == "train"]
-    if recipe.subset:
+    if composition.subset:
         real = real[real["subset"].astype(bool)]
     counts = _counts(real)
     absent = [NAMES[code] for code, count in zip(CODES, counts, strict=True) if count == 0]
     if absent:
         raise InputError(f"{name}: no training image of {', '.join(absent)}; use a larger cohort")
-    if recipe.oversampled:
-        return FeatureSet(name, _repeated(real, counts.max() - counts, seed), recipe)
-    if recipe.pool == ORIGINALS:
-        return FeatureSet(name, _repeated(real, _added(recipe, counts), seed), recipe)
-    parts = [real] if recipe.originals else []
-    if recipe.pool:
-        pool = _pool(name, recipe.pool, synthetic or {}, real)
-        parts.append(_taken(name, pool, _added(recipe, counts), seed))
-    return FeatureSet(name, _columns(pd.concat(parts)), recipe)
+    if composition.oversampled:
+        return FeatureSet(name, _repeated(real, counts.max() - counts, seed), composition)
+    if composition.pool == ORIGINALS:
+        return FeatureSet(name, _repeated(real, _added(composition, counts), seed), composition)
+    parts = [real] if composition.originals else []
+    if composition.pool:
+        pool = _pool(name, composition.pool, synthetic or {}, real)
+        parts.append(_taken(name, pool, _added(composition, counts), seed))
+    return FeatureSet(name, _columns(pd.concat(parts)), composition)
 
 
 def lesion_weights(rows: pd.DataFrame, seed: int) -> pd.Series:
@@ -167,12 +169,12 @@ def lesion_weights(rows: pd.DataFrame, seed: int) -> pd.Series:
     return pd.concat(drawn)
 
 
-def _added(recipe: Recipe, counts: np.ndarray) -> np.ndarray:
-    """How many images of each entity [7] a recipe adds to `counts` originals."""
-    if recipe.shares == NATURAL:
-        return np.round(recipe.dose * counts).astype(int)
-    even = np.full(len(CODES), round(recipe.dose * counts.sum() / len(CODES)))
-    return np.where(np.isin(CODES, RARE), even, 0) if recipe.shares == RARE_ONLY else even
+def _added(composition: Composition, counts: np.ndarray) -> np.ndarray:
+    """How many images of each entity [7] a composition adds to `counts` originals."""
+    if composition.shares == NATURAL:
+        return np.round(composition.dose * counts).astype(int)
+    even = np.full(len(CODES), round(composition.dose * counts.sum() / len(CODES)))
+    return np.where(np.isin(CODES, RARE), even, 0) if composition.shares == RARE_ONLY else even
 
 
 def _pool(name: str, pool: str, synthetic: Mapping[str, pd.DataFrame], real: pd.DataFrame) -> pd.DataFrame:

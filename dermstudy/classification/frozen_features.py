@@ -195,7 +195,7 @@ def run_trial(
             parts.append(replace(predictions.load(kept / "runs.npz"), images=trial.images))
             tables.append(pd.read_csv(kept / "penalties.csv").assign(training_set=name))
             continue
-        key = (chosen.recipe.originals, chosen.recipe.subset)
+        key = (chosen.composition.originals, chosen.composition.subset)
         if key not in bases:
             bases[key] = _prepared(trial, chosen)
         _, inputs, evaluated = bases[key]
@@ -331,7 +331,7 @@ def rows_of(chosen: FeatureSet, inputs: Encoded, weights: np.ndarray) -> tuple[n
     for pool, own in chosen.rows.groupby("pool"):
         values[own.index] = inputs.features[pool][own["place"]]
     places = _places(chosen.rows["dx"])
-    if not chosen.recipe.augmented:
+    if not chosen.composition.augmented:
         return values, places, weights
     if not inputs.augmented:
         raise InputError(f"{chosen.name} needs the augmented views of the originals: encode them first")
@@ -361,7 +361,7 @@ def _runs(
 def _fitted(chosen: FeatureSet, inputs: Encoded, penalty: float, seed: int | None, start: Head | None = None) -> Head:
     weights = chosen.weights(seed)
     prior = chosen.seen_prior(weights)
-    offset = np.log(np.maximum(prior, 1e-6)) if chosen.recipe.loss == "logit adjustment" else None
+    offset = np.log(np.maximum(prior, 1e-6)) if chosen.composition.loss == "logit adjustment" else None
     return fit_head(*rows_of(chosen, inputs, weights), penalty, offset, start)
 
 

@@ -99,7 +99,7 @@ def synthesise(
     base_steps: int | str,
     upsample_steps: int | str,
     batch: int = 16,
-    recipe: str = "",
+    made_with: str = "",
     storage: Storage = PNG,
     guidance_interval: tuple[float, float] = glide.EVERYWHERE,
 ) -> Path:
@@ -107,14 +107,14 @@ def synthesise(
 
     Each image is a file at the upsampler's side, stored as `storage` says, with its caption as a text file beside it, and a
     line of index.csv. guidance_interval: the noise at which guidance acts, as GlidePipeline takes it.
-    A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `recipe` and this
+    A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `made_with` and this
     code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `torchrun` the
     processes share the images. Prints a line a batch.
     """
     processes = PartialState()
     folder = Path(folder)
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
-    made_by = [code_hash(sys.modules[__name__]), *(identity(pipeline) for pipeline in (base, upsampler)), recipe]
+    made_by = [code_hash(sys.modules[__name__]), *(identity(pipeline) for pipeline in (base, upsampler)), made_with]
     shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
     guidance = {"guidance_scale": guidance_scale, "guidance_interval": tuple(guidance_interval)}
     asked = [*made_by, seed, guidance, base_steps, upsample_steps, asdict(storage), shown]

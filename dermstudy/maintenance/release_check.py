@@ -21,7 +21,7 @@ import yaml
 from dermstudy import workspace
 from dermstudy.diffusion import weights
 from dermstudy.files import InputError
-from dermstudy.maintenance import interface, packing, pages
+from dermstudy.maintenance import interface, markdown_links, packing
 from dermstudy.runner import findings
 
 LARGEST_CLONE = 150_000_000  # bytes of a clone of depth 1, its history and its files
@@ -66,7 +66,7 @@ def lint(root: Path) -> str:
 
 def links(root: Path) -> str:
     """Every relative link, anchor and named file of the pages."""
-    checked = pages.check(root)
+    checked = markdown_links.check(root)
     if checked.faults:
         raise Fault(_several(checked.faults))
     return f"{checked.targets} links and named files of {checked.pages} pages"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from dermstudy.files import InputError, atomic_path, write_text
-from dermstudy.runner import findings, pages
+from dermstudy.runner import article, findings
 from dermstudy.runner.fingerprints import manifest
 from dermstudy.workspace import Workspace, shown
 
@@ -31,13 +31,13 @@ def write(space: Workspace, out: str | Path) -> Path:
     if out.exists() and not _is_report(out):
         raise InputError(f"{shown(out)} is there already and is no report: choose another folder")
     notes = manifest(space.root)
-    made = [pages.read(path, space, notes) for path in notebooks]
+    made = [article.read(path, space, notes) for path in notebooks]
     templates = _templates()
     shared = {"notes": notes, "pages": made, "marker": MARKER}
     with atomic_path(out) as temporary:
         (temporary / "figures").mkdir(parents=True)
         for name in STATIC:
-            shutil.copyfile(pages.TEMPLATES / name, temporary / name)
+            shutil.copyfile(article.TEMPLATES / name, temporary / name)
         for place, page in enumerate(made):
             around = {
                 "before": made[place - 1] if place else None,
@@ -69,12 +69,12 @@ def _templates():
     import jinja2
 
     def inline(markdown: str) -> str:
-        return pages.prose(markdown).strip().removeprefix("<p>").removesuffix("</p>")
+        return article.to_html(markdown).strip().removeprefix("<p>").removesuffix("</p>")
 
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pages.TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(article.TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    templates.filters |= {"prose": pages.prose, "inline": inline, "clock": _clock}
+    templates.filters |= {"html": article.to_html, "inline": inline, "clock": _clock}
     return templates
 
 

@@ -108,10 +108,10 @@ def first_sentence(text: str) -> str:
 
 def plain(markdown: str) -> str:
     """Markdown as one line of plain text."""
-    return " ".join(BeautifulSoup(prose(markdown), "html.parser").get_text().split())
+    return " ".join(BeautifulSoup(to_html(markdown), "html.parser").get_text().split())
 
 
-def prose(markdown: str) -> str:
+def to_html(markdown: str) -> str:
     """Markdown as HTML."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
