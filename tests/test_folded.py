@@ -182,6 +182,25 @@ def test_an_image_depends_on_its_own_seed_alone(tokenizer):
     assert np.abs(both[1].astype(int) - alone[0]).max() <= 1 and not np.array_equal(both[0], both[1])
 
 
+@pytest.mark.parametrize("solver", ["dpm-solver", "ancestral"])
+def test_sampling_begins_from_an_image_with_as_much_noise_as_asked(tokenizer, solver):
+    image = np.random.default_rng(0).integers(64, 192, (2, 16, 16, 3), np.uint8)
+    pipeline = made(BASE, tokenizer)
+    pipeline.scheduler = schedules.sampler_from(pipeline.scheduler, solver)
+    near, far = (
+        np.abs(pipeline(CAPTIONS, num_inference_steps=6, begin=(image, noise)).astype(int) - image).mean()
+        for noise in (0.02, 20.0)
+    )
+    assert near < 4 < far
+    large = np.random.default_rng(1).integers(64, 192, (2, 32, 32, 3), np.uint8)
+    low = large.reshape(2, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
+    enlarged = made(UPSAMPLER, tokenizer)(CAPTIONS, low, num_inference_steps=6, begin=(large, 0.02))
+    assert np.abs(enlarged.astype(int) - large).mean() < 4
+    for wrong in ((image[:1], 1.0), (image, 0.0)):
+        with pytest.raises(InputError, match="beginning from images takes"):
+            pipeline(CAPTIONS, num_inference_steps=6, begin=wrong)
+
+
 def test_guidance_acts_within_its_interval_only(tokenizer):
     pipeline = made(BASE, tokenizer)
     plain, without, within = (

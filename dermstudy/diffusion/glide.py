@@ -17,6 +17,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from diffusers.utils import logging as diffusers_logging
 from transformers import GPT2Tokenizer
 
+from dermstudy.diffusion import given
 from dermstudy.diffusion.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
 from dermstudy.diffusion.folded import (
     FOLDED_PRESETS,
@@ -92,8 +93,13 @@ class _Glide(DiffusionPipeline):
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         blend: tuple[str, float] | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
+        begin: tuple[torch.Tensor, float] | None = None,
     ) -> torch.Tensor:
-        """Float32 [n, 3, side, side] in -1..1. low: the small image; known: an image and where it stays."""
+        """Float32 [n, 3, side, side] in -1..1.
+
+        low: the small image; known: an image and where it stays; begin: images [n, 3, side, side] and the noise over signal
+        that they are given, from which sampling goes on, in place of noise alone.
+        """
         pixels, count = self.pixels, len(captions)
         if len(seeds) != count:
             raise InputError(f"{count} images need as many seeds, got {len(seeds)}")
@@ -110,7 +116,10 @@ class _Glide(DiffusionPipeline):
             known = pixels.encode(known[0], low), fold(known[1].float(), pixels.config.fold).amin(1, keepdim=True) > 0
         seen = pixels.condition(low) if pixels and low is not None else low
         condition = [part for part in (*self._inpainting(known, sample), seen) if part is not None]
-        self._set_timesteps(steps)
+        self._set_timesteps(steps, begin)
+        if begin is not None:
+            clean = pixels.encode(begin[0], low) if pixels else begin[0]
+            sample = self.scheduler.add_noise(clean.to(sample), sample, self.scheduler.timesteps[:1])
         ancestral = isinstance(self.scheduler, DDPMScheduler)
         learned = ancestral and self.scheduler.config.variance_type == "learned_range"
         options = {"generator": generators} if ancestral else {}
@@ -150,8 +159,15 @@ class _Glide(DiffusionPipeline):
             output = torch.cat([negated + scale * (output[:, :data] - negated), output[:, data:]], dim=1)
         return output
 
-    def _set_timesteps(self, steps: int | str) -> None:
-        if isinstance(steps, str) and not (steps.isdigit() and isinstance(self.scheduler, DPMSolverMultistepScheduler)):
+    def _set_timesteps(self, steps: int | str, begin: tuple[torch.Tensor, float] | None = None) -> None:
+        if begin is not None:
+            noise = sigmas_of(self.scheduler, torch.arange(self.scheduler.config.num_train_timesteps))
+            last = int((noise - begin[1]).abs().argmin())
+            places = np.linspace(0, last, int(steps) + 1).round()[:0:-1].astype(int)
+            self.scheduler.set_timesteps(timesteps=list(dict.fromkeys(places.tolist())), device=self.device)
+        elif isinstance(steps, str) and not (
+            steps.isdigit() and isinstance(self.scheduler, DPMSolverMultistepScheduler)
+        ):
             self.scheduler.set_timesteps(timesteps=respaced_timesteps(steps), device=self.device)
         elif 1 <= int(steps) <= 1000:
             self.scheduler.set_timesteps(int(steps), device=self.device)
@@ -175,26 +191,6 @@ class _Glide(DiffusionPipeline):
         if self.scheduler.config.prediction_type == "v_prediction":
             noise = signal.sqrt() * noise - (1 - signal).sqrt() * image
         return torch.where(keep, noise, output)
-
-    def _known(self, image, keep, count: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The image and the mask of what stays as tensors [n, 3 or 1, side, side]; None where nothing is given."""
-        if image is None and keep is None:
-            return None
-        if image is None or keep is None:
-            raise InputError("inpainting needs both the image and the mask of what stays")
-        side = self.side
-        image = image if torch.is_tensor(image) else to_float(image)
-        keep = torch.as_tensor(np.asarray(keep, bool))
-        if len(image) == 1:
-            image = image.expand(count, *image.shape[1:])
-        if keep.shape[-2:] == (side, side) and (keep.ndim == 2 or len(keep) == 1):
-            keep = keep.expand(count, side, side)
-        if image.shape != (count, 3, side, side) or keep.shape != (count, side, side):
-            raise InputError(
-                f"inpainting {count} images at {side} x {side} needs as many images and masks of that size, got "
-                f"{tuple(image.shape)} and {tuple(keep.shape)}"
-            )
-        return image.to(self.device, torch.float32), keep[:, None].to(self.device)
 
     def _finish(self, sample: torch.Tensor, output_type: str):
         if output_type == "pt":
@@ -225,6 +221,7 @@ class GlidePipeline(_Glide):
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
         blend: tuple[str, float] | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
+        begin: tuple[np.ndarray, float] | None = None,
     ):
         """Sample `num_images` images a prompt.
 
@@ -237,11 +234,13 @@ class GlidePipeline(_Glide):
             composition after Liu et al. (arXiv 2206.01714).
         guidance_interval: the least and the largest noise over signal at which guidance acts (Kynkäänniemi et al., arXiv
             2404.07724); where it does not, the empty caption is not computed.
+        begin: uint8 [n, side, side, 3] and the noise over signal that they are given before sampling goes on from there,
+            in place of noise alone: variations of an image (Meng et al., arXiv 2108.01073).
         Returns uint8 [n, side, side, 3] ("np"), PIL images ("pil") or float [n, 3, side, side] in -1..1 ("pt").
         """
         captions = self._captions(prompt, num_images)
         seeds = range(len(captions)) if seeds is None else seeds
-        known = self._known(inpaint_image, inpaint_keep, len(captions))
+        known = given.known_pixels(inpaint_image, inpaint_keep, len(captions), self.side, self.device)
         if blend is not None and not 0 <= blend[1] <= 1:
             raise InputError(f"a share of {blend[1]} in the blend: give a number from 0 to 1")
         sample = self._denoise(
@@ -254,6 +253,7 @@ class GlidePipeline(_Glide):
             callback=callback,
             blend=blend,
             guidance_interval=guidance_interval,
+            begin=given.begun_from(begin, len(captions), self.side, self.device),
         )
         return self._finish(sample, output_type)
 
@@ -274,11 +274,12 @@ class GlideUpsamplePipeline(_Glide):
         inpaint_keep: np.ndarray | torch.Tensor | None = None,
         output_type: str = "np",
         callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        begin: tuple[np.ndarray, float] | None = None,
     ):
         """Enlarge `images`, uint8 [n, h, w, 3] or float [n, 3, h, w] in -1..1, one prompt each (or one for all).
 
-        temperature: factor on the first noise, upstream's upsample_temp. inpaint_image and inpaint_keep, at the output's
-        side, as in GlidePipeline; so is what is returned.
+        temperature: factor on the first noise, upstream's upsample_temp. inpaint_image, inpaint_keep and begin, at the
+        output's side, as in GlidePipeline; so is what is returned.
         """
         low = images if torch.is_tensor(images) else to_float(images)
         captions = self._captions(prompt, len(low) if isinstance(prompt, str) else 1)
@@ -287,10 +288,11 @@ class GlideUpsamplePipeline(_Glide):
         seeds = range(len(captions)) if seeds is None else seeds
         low = low.to(self.device, torch.float32)
         condition = low if self.pixels else enlarge(low, self.side)
-        known = self._known(inpaint_image, inpaint_keep, len(captions))
+        known = given.known_pixels(inpaint_image, inpaint_keep, len(captions), self.side, self.device)
         sample = self._denoise(
-            captions, list(seeds), num_inference_steps, guidance_scale, "", condition, known, temperature, callback
-        )
+            captions, list(seeds), num_inference_steps, guidance_scale, "", condition, known, temperature, callback,
+            begin=given.begun_from(begin, len(captions), self.side, self.device),
+        )  # fmt: skip
         return self._finish(sample, output_type)
 
 
