@@ -87,16 +87,24 @@ def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out,
     assert again.keys() == averaged.keys() and all(torch.equal(again[key], averaged[key].float()) for key in again)
 
 
-def test_what_went_before_counts(training, measured, out, tmp_path):
-    earlier = tmp_path / "earlier"
-    shutil.copytree(training, earlier)
+def test_what_went_before_counts(training, measured, out, capsys):
     command = [str(training), str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
-    assert sittings.main([*command, "--earlier", str(earlier), "20"]) == 0
+    assert sittings.main([*command, "--continues"]) == 2
+    assert "names no upsampler that a training could have started from" in capsys.readouterr().err
+    assert sittings.main(command) == 0
+    inputs = {"data_hash": "d", "split": "s", "start": sha256_file(out / "upsampler" / sittings.UNET)}
+    (training / "inputs.json").write_text(json.dumps(inputs))
+    assert sittings.main([*command, "--continues"]) == 0
     last = pd.read_csv(out / "tables" / weights.SITTINGS).iloc[-1]
-    assert (last["steps"], last["images"], last["hours"]) == (50, 800, 0.042)
-    assert weights.lineage(out)["upsampler"]["earlier"] == [{"recipe": {"preset": "mini-upsampler"}, "step": 20}]
+    assert (last["sitting"], last["steps"], last["images"], last["hours"]) == (2, 60, 960, 0.05)
+    own = {"recipe": {"preset": "mini-upsampler"}, "step": 30}
+    assert weights.lineage(out)["upsampler"]["earlier"] == [own]
     records, _ = weights.training_hours(out / "upsampler")
-    assert records["step"].tolist() == [20, 40, 50] and records["hours"].is_monotonic_increasing
+    assert records["step"].tolist() == [20, 30, 50, 60] and records["hours"].is_monotonic_increasing
+    (training / "inputs.json").write_text(json.dumps(inputs | {"start": "of others"}))
+    assert sittings.main([*command, "--continues"]) == 2
+    assert "did not start from the weights" in capsys.readouterr().err
+    assert len(pd.read_csv(out / "tables" / weights.SITTINGS)) == 2
 
 
 def test_what_does_not_belong_together_is_refused_in_a_line(training, measured, out, tmp_path, capsys):

@@ -13,7 +13,8 @@ preconditioning and the noise levels; Nichol et al., "GLIDE" (arXiv 2112.10741) 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,9 +58,15 @@ class FoldedPreset:
 FOLDED_PRESETS = {
     # name                         side fold low widths               n  attention head text: w l  h  n   log sigma  sigma
     "mini-base":      FoldedPreset(64,  2,   0,  (64, 128, 192),      1, (1, 2),  32,  128, 4, 4, 32, 0.8, 1.6,  120.0, 0.01),
-    "mini-upsampler": FoldedPreset(256, 2,   64, (32, 48, 64, 96),   1, (),      32,  64,  2, 2, 32, -0.4, 1.3, 20.0, 0.02),
+    "mini-upsampler": FoldedPreset(256, 2,   64, (32, 48, 64, 96),   1, (),      32,  64,  2, 2, 32, 1.2, 1.4,  80.0, 0.02),
 }  # fmt: skip
 # fmt: on
+
+
+def trained_preset(recipe: Mapping) -> FoldedPreset:
+    """The sizes that a training's recipe names (`preset`), with the noise levels that it says, where it says any."""
+    said = {name: recipe[name] for name in ("noise_mean", "noise_spread") if recipe.get(name) is not None}
+    return replace(FOLDED_PRESETS[recipe["preset"]], **said)
 
 
 def folded_unet(preset: FoldedPreset) -> UNet2DConditionModel:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Tokenizer
 
 from dermstudy.diffusion import glide
-from dermstudy.diffusion.folded import FOLDED_PRESETS
+from dermstudy.diffusion.folded import trained_preset
 from dermstudy.files import InputError, atomic_path
 from dermstudy.maintenance.commands import answered
 
@@ -31,7 +31,7 @@ def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):
         tensors = load_file(path)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no file of averaged weights of a long training") from error
-    pipeline = glide.build(FOLDED_PRESETS[notes["recipe"]["preset"]], tokenizer)
+    pipeline = glide.build(trained_preset(notes["recipe"]), tokenizer)
     for name in ("conv_out.weight", "conv_out.bias"):
         tensors[f"unet.{name}"] = -tensors[f"unet.{name}"]
     for part in ("unet", "text_encoder"):

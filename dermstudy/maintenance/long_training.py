@@ -38,11 +38,12 @@ from dermstudy.diffusion.folded import (
     low_condition,
     mixed,
     tempered,
+    trained_preset,
     training_target,
 )
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.entities import CODES
-from dermstudy.files import InputError, atomic_path, sha256_file, sha256_text, write_text
+from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text, write_text
 from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.folded_weights import averages_of
 from dermstudy.maintenance.taught_text import labels_of, teach
@@ -73,6 +74,8 @@ class Recipe:
     seed: int = 0
     balance: float = 0.5  # images are drawn by their entity's frequency to the power of 1 - balance: 1 is evenly
     taught_text: bool = False  # the text encoder first learns to tell its captions apart
+    noise_mean: float | None = None  # of the logarithm of sigma, in place of the preset's
+    noise_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool, balance: flo
     """
     arrays = {}
     for side in (64, 256) if large else (64,):
-        names = sha256_text(" ".join(cohort.frame["image_id"]))
+        read_by = code_hash(dataset.read_image, dataset.Cohort.images)
+        names = sha256_text(" ".join([read_by, *cohort.frame["image_id"]]))
         path = cache / f"{cohort.data_hash[:16]}-{names[:16]}-{side}.npy"
         if not path.is_file():
             with atomic_path(path) as temporary, open(temporary, "wb") as stream:
@@ -231,7 +235,7 @@ class Run:
 
     def __init__(self, folder: Path, recipe: Recipe, tokenizer: GPT2Tokenizer, scale: dict, start: Path | None):
         self.folder, self.recipe, self.scale = folder, recipe, scale
-        self.preset = FOLDED_PRESETS[recipe.preset]
+        self.preset = trained_preset(asdict(recipe))
         torch.manual_seed(recipe.seed)
         preset = self.preset
         text = text_encoder_from(preset, len(tokenizer))
@@ -339,7 +343,7 @@ class Run:
 
 def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path | None = None, minutes: float = 5):
     """Train until the sitting's last step; a line of the log and a saved state every `minutes`."""
-    preset = FOLDED_PRESETS[recipe.preset]
+    preset = trained_preset(asdict(recipe))
     scale = scale_of(pictures, preset, recipe.scaling)
     if preset.low_side:
         pictures = padded(pictures)
@@ -402,6 +406,11 @@ def training_cohort(data: str, split: str, lesions: str = "train", leave_out: Se
     return cohort.select(dx=[code for code in CODES if code not in leave_out])
 
 
+def started_from(start: Path) -> Path:
+    """The file by whose hash a training's inputs name what it started from: averages, or a pipeline's U-Net."""
+    return start / "unet" / "diffusion_pytorch_model.safetensors" if start.is_dir() else start
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.long_training", description=__doc__)
@@ -424,6 +433,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--balance", type=float, default=0.5, help="of the entities' draws: 0 none, 1 evenly")
     parser.add_argument("--taught-text", action="store_true", help="the text encoder first learns to read its captions")
+    parser.add_argument(
+        "--noise", nargs=2, type=float, metavar=("MEAN", "SPREAD"), default=(None, None),
+        help="of the logarithm of noise over signal at which it trains (default the preset's): see noise_levels",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -438,7 +451,8 @@ def _act(options: argparse.Namespace) -> None:
     recipe = Recipe(
         options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
         decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,
-        balance=options.balance, taught_text=options.taught_text,
+        balance=options.balance, taught_text=options.taught_text, noise_mean=options.noise[0],
+        noise_spread=options.noise[1],
     )  # fmt: skip
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
     write_text(
@@ -446,6 +460,7 @@ def _act(options: argparse.Namespace) -> None:
         json.dumps(
             {"data_hash": cohort.data_hash, "split": sha256_file(options.split), "lesions": options.lesions}
             | ({"left_out": options.leave_out} if options.leave_out else {})
+            | ({"start": sha256_file(started_from(options.start))} if options.start else {})
         ),
     )
     run(options.folder, recipe, pictures, tokenizer, options.start)

@@ -34,14 +34,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def keep(
-    folder: Path, average: Path, measured: list[dict], out: Path, earlier: tuple[Path, int] | None = None
-) -> pd.DataFrame:
+def keep(folder: Path, average: Path, measured: list[dict], out: Path, continues: bool = False) -> pd.DataFrame:
     """Write the pipeline, the log and the line of one sitting into `out`, and return all lines.
 
     folder: of the training; average: one of its averaged files; measured: stage_kid's rows of that file; out: where a
-    base/tokenizer lies; earlier: the folder of the training from whose average this one started, and that average's
-    step: its images and hours count. InputError where the file is no average of that training, or its KID is not among the rows.
+    base/tokenizer lies; continues: the training started from the weights that `out` holds, whose images and hours count.
+    InputError where the file is no average of that training, its KID is not among the rows, or it started from others.
     """
     notes, own = _notes(folder / "state.safetensors"), _notes(average)
     if own["recipe"]["preset"] != notes["recipe"]["preset"]:
@@ -49,7 +47,10 @@ def keep(
     model = notes["recipe"]["preset"].removeprefix("mini-")
     made, floor = _kid(measured, average.stem, bool(FOLDED_PRESETS[notes["recipe"]["preset"]].low_side))
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-    records = _log(notes, earlier)
+    records = _log(notes)
+    before = _went_before(out, model, inputs) if continues else []
+    if before:
+        records = _after(pd.read_csv(out / "tables" / weights.LOG.format(model)), records)
     last = records.iloc[-1]
     tokenizer = GPT2Tokenizer.from_pretrained(out / "base" / "tokenizer", local_files_only=True)
     save_half(pipeline_from(average, tokenizer), out / model)
@@ -68,24 +69,31 @@ def keep(
     log = pd.concat([log, pd.DataFrame([row])], ignore_index=True) if len(log) else pd.DataFrame([row])
     _write_table(log[list(COLUMNS)], lines)
     lineage = weights.lineage(out)
-    went_before = (
-        [{"recipe": _notes(earlier[0] / "state.safetensors")["recipe"], "step": earlier[1]}] if earlier else []
-    )
-    lineage[model] = {"earlier": went_before, "recipe": own["recipe"], "average": average.stem}
+    lineage[model] = {"earlier": before, "recipe": own["recipe"], "average": average.stem}
     write_text(out / weights.LINEAGE, json.dumps(lineage, indent=1) + "\n")
     return log
 
 
-def _log(notes: dict, earlier: tuple[Path, int] | None) -> pd.DataFrame:
-    """The records of a training after those of the one that it started from: step, images, loss, learning_rate, hours."""
+def _log(notes: dict) -> pd.DataFrame:
+    """The records of a training: step, images, loss, learning_rate, hours."""
     records = pd.DataFrame(notes["log"])
-    if earlier is not None:
-        before = pd.DataFrame(_notes(earlier[0] / "state.safetensors")["log"])
-        before = before[before["step"] <= earlier[1]]
-        for column in ("step", "images", "seconds"):
-            records[column] += before[column].iloc[-1]
-        records = pd.concat([before, records], ignore_index=True)
     return records.assign(hours=(records.pop("seconds") / 3600).round(4))
+
+
+def _after(before: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """`records` counted on from the last of `before`, after it."""
+    on = {column: records[column] + before[column].iloc[-1] for column in ("step", "images", "hours")}
+    return pd.concat([before, records.assign(**on)], ignore_index=True)
+
+
+def _went_before(out: Path, model: str, inputs: dict) -> list[dict]:
+    """The recipes that made the weights in `out`, each with the step that it was left at."""
+    if model not in (known := weights.lineage(out)):
+        raise InputError(f"{out / weights.LINEAGE} names no {model} that a training could have started from")
+    if inputs.get("start") not in (None, sha256_file(out / model / UNET)):
+        raise InputError(f"the training did not start from the weights in {out / model}: keep its forerunner first")
+    last = known[model]
+    return [*last["earlier"], {"recipe": last["recipe"], "step": int(last["average"].rsplit("-", 1)[1])}]
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
@@ -121,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors in it")
     parser.add_argument("--kid", type=Path, required=True, help="stage_kid's printed rows of that file")
     parser.add_argument(
-        "--earlier", nargs=2, metavar=("FOLDER", "STEP"), help="the training, and its step, that this one started from"
+        "--continues", action="store_true", help="the training started from the weights that --out holds now"
     )
     parser.add_argument("--out", default=OUT)
     options = parser.parse_args(arguments)
@@ -132,9 +140,8 @@ def _act(options: argparse.Namespace) -> None:
     if not options.kid.is_file():
         raise InputError(f"no file {options.kid}: write stage_kid's output there")
     lines = [line for line in options.kid.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
-    earlier = (Path(options.earlier[0]), int(options.earlier[1])) if options.earlier else None
     rows, out = [json.loads(line) for line in lines], workspace.from_root(options.out)
-    log = keep(options.folder, options.average, rows, out, earlier)
+    log = keep(options.folder, options.average, rows, out, options.continues)
     print(log.tail(1).T.to_string(header=False))
 
 
