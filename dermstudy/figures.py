@@ -19,6 +19,7 @@ from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
 LEAST = 6.5  # points of the smallest letters at print width
+FEWEST = 50  # images on each side from which a distance of one entity is drawn: below, its interval spans all others
 
 
 def use_style() -> None:
@@ -149,13 +150,18 @@ def tiles(path: str | Path, count: int) -> list[np.ndarray]:
         return np.split(np.asarray(image.convert("RGB")), count, axis=1)
 
 
-def intervals(ax, table, label: str, value: str) -> None:
-    """Dots with intervals (`value`, low, high), a row a `label`, the first on top; `always_nevus` red, `paper` a cross."""
+def intervals(ax, table, label: str, value: str, seeds=None) -> None:
+    """Dots with intervals (`value`, low, high), a row a `label`, the first on top; `always_nevus` red, `paper` a cross.
+
+    seeds: rows of `label` and `value`, a small dot each.
+    """
     rows = table[::-1]
     if value == "difference":
         ax.axvline(0, color="#BBBBBB", lw=1)
     ax.hlines(rows[label], rows["low"], rows["high"], color="#88CCEE", lw=3)
     ax.plot(rows[value], rows[label], "o", color="#332288", label="this run")
+    if seeds is not None:
+        ax.plot(seeds[value], seeds[label], ".", ms=4, color="#117733", label="each seed")
     if "always_nevus" in rows:
         ax.plot(rows["always_nevus"], rows[label], "|", color="#CC6677", ms=12, mew=2, label="always nevus")
     if "paper" in rows:
@@ -239,33 +245,27 @@ def is_plot(figure: Figure) -> bool:
 
 
 def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
-    """KID and recall of all entities together, on top, and of each, with interval and real-vs-real floor; FID where it has them.
+    """KID, precision and recall of all entities together, with interval and real-vs-real floor; FID where it has them.
 
-    audited: entity, metric, value, low, high, floor, as quality.audited gives them; printed: the paper's FID by entity, as
-    crosses; n: images an entity on each side.
+    Below come the entities, each with its own, where `n` images on each side carry that: at least FEWEST. audited: entity,
+    metric, value, low, high, floor, as quality.audited gives them; printed: the paper's FID by entity, as crosses.
     """
-    by_entity = audited[audited["entity"].isin(CODES)]
+    codes = CODES[::-1] if n >= FEWEST else ()
     pooled = audited[audited["entity"] == "overall"].set_index("metric")
-    titles = {"kid": f"KID x 1,000, n = {n}", "fid": f"FID, n = {n}", "recall": f"recall, n = {n}"}
-    titles = {metric: title for metric, title in titles.items() if metric in set(by_entity["metric"])}
-    figure, axes = plt.subplots(1, len(titles), sharey=True, figsize=(WIDTH, 2.9))
-    for ax, (metric, title) in zip(axes, titles.items(), strict=True):
-        order = [*CODES[::-1], *(["overall"] if metric in pooled.index else [])]
+    drawn = {"kid": "KID x 1,000", "fid": "FID", "precision": "precision", "recall": "recall"}
+    figure, axes = plt.subplots(1, len(drawn), sharey=True, figsize=(WIDTH, 1.0 + 0.24 * len(codes)))
+    for ax, (metric, title) in zip(axes, drawn.items(), strict=True):
+        order = [*codes, "overall"]
+        own = audited[audited["metric"] == metric].set_index("entity").reindex(order)
         names = [f"all, n = {pooled.loc['kid', 'n']:.0f}" if code == "overall" else NAMES[code] for code in order]
-        own = audited[audited["metric"] == metric].set_index("entity").loc[order]
         ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3, label="middle 95 % of subsamples")
         ax.plot(own["value"], names, "o", color="#332288", label="synthetic")
         ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
-        if metric == "fid":
-            ax.plot(
-                printed.reindex(order).drop("overall", errors="ignore"),
-                names[: len(CODES)],
-                "x",
-                color="#999933",
-                label="paper (own n)",
-            )
-        ax.set(title=title)
-    handles, labels = axes[list(titles).index("fid") if "fid" in titles else 0].get_legend_handles_labels()
+        if metric == "fid" and len(order) > 1:
+            ax.plot(printed.reindex(order[:-1]), names[:-1], "x", color="#999933", label="paper (own n)")
+        ax.set(title=f"{title}, n = {n}" if codes else title, ylim=(-0.5, len(order) - 0.5))
+        ax.margins(x=0.15)
+    handles, labels = axes[list(drawn).index("fid")].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4)
     return figure
 

@@ -117,6 +117,27 @@ def dose_plot(measured: pd.DataFrame) -> Figure:
     return figure
 
 
+def headline_plot(summary: pd.DataFrame, each: pd.DataFrame, headlines: tuple[str, ...]) -> Figure:
+    """Means with 95 % intervals, a panel a measure of `headlines`, a row a training set and protocol; seeds as small dots.
+
+    summary: as scores.summary gives it; each: the runs behind it, as scores.every_run gives them.
+    """
+    figure, axes = plt.subplots(1, len(headlines), sharex=True, sharey=True, figsize=(WIDTH, 2.8))
+    runs = each.rename(columns={"value": "mean"})
+    for ax, metric in zip(axes, headlines, strict=True):
+        own, seeds = (
+            table[table["metric"] == metric].assign(
+                label=lambda rows: rows["training_set"].map(short) + ", " + rows["protocol"]
+            )
+            for table in (summary, runs)
+        )
+        intervals(ax, own, "label", "mean", seeds)
+        ax.set(title=metric, xlim=(0, 1), xlabel="share, 95 % interval")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=len(labels))
+    return figure
+
+
 def learning_curves(histories: pd.DataFrame) -> Figure:
     """Training (light) and watched loss (dark) by epoch, a panel a training set, a line a seed.
 
