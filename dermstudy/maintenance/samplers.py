@@ -187,6 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="weights/glide-mini", help="base/ and upsampler/")
     parser.add_argument("--split", default="weights/ham10000-split.csv")
     parser.add_argument("--count", type=int, default=150, help="images a setting, at most (default 150)")
+    parser.add_argument(
+        "--precision", choices=glide.PRECISIONS, default="bf16", help="of the arithmetic (default bf16)"
+    )
     parser.add_argument("--cache", type=Path, default=Path("build/samplers"), help="painted images are kept here")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
@@ -195,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _act(options: argparse.Namespace) -> None:
     folder = workspace.from_root(options.weights)
     cohort = split_cohort(options.data, options.split)
-    stages = sample.stages(folder / "base", folder / "upsampler", SAMPLER, "fp32")
+    stages = sample.stages(folder / "base", folder / "upsampler", SAMPLER, options.precision)
     for stage in stages:
         stage.set_progress_bar_config(disable=True)
     parts = cascade.sides(cohort.select(split="validation"), options.count)

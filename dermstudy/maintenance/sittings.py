@@ -41,6 +41,7 @@ def keep(folder: Path, average: Path, measured: list[dict], out: Path, continues
     base/tokenizer lies; continues: the training started from the weights that `out` holds, whose images and hours count.
     InputError where the file is no average of that training, its KID is not among the rows, or it started from others.
     """
+    commit = workspace.commit()  # before anything is written
     notes, own = _notes(folder / "state.safetensors"), _notes(average)
     if own["recipe"]["preset"] != notes["recipe"]["preset"]:
         raise InputError(f"{average} is of {own['recipe']['preset']}, {folder} trains {notes['recipe']['preset']}")
@@ -63,7 +64,7 @@ def keep(folder: Path, average: Path, measured: list[dict], out: Path, continues
         "average": average.stem, "sampler_steps": made["steps"], "guidance_scale": made.get("guidance_scale"),
         "n": made["n"], "kid": made["kid"], "low": made["low"], "high": made["high"], "floor": floor["kid"],
         "caption_gain": made.get("caption_gain"), "processor": described(),
-        "commit": workspace.commit(), "data_hash": inputs["data_hash"], "split": inputs["split"],
+        "commit": commit, "data_hash": inputs["data_hash"], "split": inputs["split"],
         "weights_sha256": sha256_file(out / model / UNET),
     }  # fmt: skip
     log = pd.concat([log, pd.DataFrame([row])], ignore_index=True) if len(log) else pd.DataFrame([row])
