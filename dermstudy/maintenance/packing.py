@@ -26,7 +26,7 @@ from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.entities import CODES, NAMES, PROMPTS
 from dermstudy.evaluation import encoders
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
-from dermstudy.maintenance import samplers
+from dermstudy.maintenance import noise_levels, samplers
 from dermstudy.maintenance.commands import answered
 
 LARGEST = 40_000_000  # bytes of all that ships
@@ -35,6 +35,7 @@ STAGES = {"base": glide.GlidePipeline, "upsampler": glide.GlideUpsamplePipeline}
 NEEDED = (
     weights.SITTINGS,
     samplers.TABLE,
+    noise_levels.TABLE,
     "images.csv",
     "recipes.csv",
     "captions.csv",
@@ -162,6 +163,7 @@ def card(folder: Path) -> str:
         "kid_256": _kid(compared[compared["chosen"]].iloc[-1]),
         "captions": _markdown(tables["captions.csv"].set_index("weights"), 2),
         "recipes": _markdown(tables["recipes.csv"].set_index("candidate"), 3),
+        "noise_levels": _markdown(_levels(tables[noise_levels.TABLE]), 2),
         "measured": _measured(folder),
     }
     for name in STAGES:
@@ -237,6 +239,8 @@ def _recipe(recipe: dict) -> str:
     balance = recipe.get("balance", 0.5)
     drawn = {0.5: "by the square root of their entity's frequency", 1.0: "evenly over the entities"}
     crops = f", crops of {recipe['crop']} pixels" if recipe["crop"] else ""
+    if recipe.get("noise_mean") is not None:
+        crops += f", noise over signal of logarithm {recipe['noise_mean']:g} ± {recipe['noise_spread']:g}"
     taught = ", the text encoder first taught to name entity, site and sex of its captions" * recipe.get(
         "taught_text", False
     )
@@ -270,6 +274,18 @@ def _settings(compared: pd.DataFrame, comparison: str) -> pd.DataFrame:
     shown = own[[*varied, "precision", "recall"]].astype({name: str for name in varied}).set_index(varied)
     shown.insert(0, "kid", [_kid(row) for row in own.to_dict("records")])
     return shown.assign(chosen=np.where(own["chosen"], "x", ""))
+
+
+def _levels(table: pd.DataFrame) -> pd.DataFrame:
+    """`noise_levels` for a reader: a row a noise level, KID and texture a column of each stage and sitting."""
+    named = table.sort_values("noise").assign(noise=lambda own: own["noise"].map(noise_levels.name_of))
+    columns = {}
+    for (stage, sitting), own in named.groupby(["model", "sitting"]):
+        lines = own.set_index("noise")
+        columns[f"{stage}, sitting {sitting}"] = lines.apply(_kid, axis=1)
+        if stage == "upsampler":
+            columns[f"texture, sitting {sitting}"] = lines["texture"].map("{:.2f}".format)
+    return pd.DataFrame(columns).reindex(named["noise"].unique()).fillna("").rename_axis("noise over signal")
 
 
 def _kid(row) -> str:

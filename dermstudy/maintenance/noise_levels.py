@@ -1,0 +1,161 @@
+"""At which noise levels a stage loses what: `python -m dermstudy.maintenance.noise_levels --data DIR`.
+
+Real images of validation lesions are given noise of one level and denoised from there, by their captions and, for the
+upsampler, their small version. What is lost between two levels the network does not know there: that is where to train
+(long_training's --noise). Sampling from noise alone stands beside it. Adds to tables/noise_levels.csv of a folder of
+weights, by sitting, and draws figures/noise_levels.png. Test lesions have no part in it.
+Source: Meng et al. (arXiv 2108.01073) for sampling from a noised image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dermstudy import figures, workspace
+from dermstudy.data.storage import storage_of
+from dermstudy.diffusion import sample, weights
+from dermstudy.evaluation import cascade, encoders
+from dermstudy.files import InputError, write_text
+from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.stage_kid import split_cohort
+
+TABLE = "noise_levels.csv"
+FIGURE = "noise_levels.png"
+LEVELS = {"base": (0.3, 1.0, 3.0, 10.0), "upsampler": (0.3, 1.0, 3.0, 10.0)}
+COUNT = {"base": 250, "upsampler": 105}  # asked of cascade.sides; lesions of rare entities give fewer
+STEPS_A_FOLD = 1.3  # solver steps for each e-fold of noise: enough that more change nothing
+LEAST = 4  # steps
+SEED = 0
+
+
+def stage_rows(
+    stage: str, pipeline, parts: cascade.Sides, encode: cascade.Encode, levels: Sequence[float]
+) -> list[dict]:
+    """One row a noise level: noise, n, kid, low, high, texture.
+
+    The first row is real images as they are (noise 0), the last one sampling from noise alone (noise infinite). texture, of
+    an upsampler: the standard deviation over bicubic enlargement, beside the real images'; 1 is right.
+    """
+    frame, side = parts.enlarged.frame, pipeline.side
+    real, stored = parts.enlarged.images(side), storage_of(parts.compared)
+    small = parts.enlarged.images(pipeline.pixels.config.low_side) if stage == "upsampler" else None
+    compared = _encoded(parts.compared.images(side), encode)
+    rows = []
+    for noise in (0.0, *levels, np.inf):
+        made = real if noise == 0 else _denoised(pipeline, frame, real, small, noise)
+        seen = made if noise == 0 or small is None else stored.stored(made)
+        row = {"noise": noise} | cascade.against(_encoded(seen, encode), compared)
+        rows.append(row | {"texture": _texture(made, real, small)})
+        print(
+            json.dumps({"model": stage} | {key: round(float(value), 3) for key, value in rows[-1].items()}), flush=True
+        )
+    return rows
+
+
+def _denoised(pipeline, frame: pd.DataFrame, real: np.ndarray, small: np.ndarray | None, noise: float, batch: int = 8):
+    """`real` given that noise and denoised, or sampled from noise alone where it is infinite: uint8, as `real`."""
+    captions, seeds, made = frame["caption"].tolist(), sample.seeds_for(frame["image_id"], SEED), []
+    levels = pipeline.scheduler.alphas_cumprod
+    least, largest = (float((1 - level) / level) ** 0.5 for level in (levels[0], levels[-1]))
+    steps = max(LEAST, round(STEPS_A_FOLD * np.log(min(noise, largest) / least)))
+    for start in range(0, len(frame), batch):
+        part = slice(start, start + batch)
+        options = {"num_inference_steps": steps, "seeds": seeds[part]}
+        if np.isfinite(noise):
+            options["begin"] = real[part], noise
+        if small is None:
+            made.append(pipeline(captions[part], guidance_scale=1.0, **options))
+        else:
+            made.append(pipeline(captions[part], small[part], **options))
+    return np.concatenate(made)
+
+
+def _texture(made: np.ndarray, real: np.ndarray, small: np.ndarray | None) -> float:
+    if small is None:
+        return float("nan")
+    smooth = sample.bicubic(small, real.shape[1]).astype(np.float32)
+    spread, right = (float(np.mean([(a - b).std() for a, b in zip(own, smooth, strict=True)])) for own in (made, real))
+    return spread / right
+
+
+def _encoded(images: np.ndarray, encode: cascade.Encode, batch: int = 16) -> np.ndarray:
+    return np.concatenate([encode(images[start : start + batch]) for start in range(0, len(images), batch)])
+
+
+def name_of(noise: float) -> str:
+    """A noise level for a reader: none of it, so much over signal, or noise alone."""
+    return "none" if noise == 0 else "alone" if np.isinf(noise) else f"{noise:g}"
+
+
+def added(table: pd.DataFrame | None, rows: list[dict], stage: str, sitting: int) -> pd.DataFrame:
+    """`table` with the rows of one stage after one sitting in place of any that it had."""
+    own = pd.DataFrame(rows).assign(model=stage, sitting=sitting)
+    own = own[["model", "sitting", "noise", "n", "kid", "low", "high", "texture"]]
+    if table is not None:
+        own = pd.concat([table[(table["model"] != stage) | (table["sitting"] != sitting)], own])
+    return own.sort_values(["model", "sitting", "noise"], ignore_index=True)
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """KID by the noise from which real images were denoised, a panel a stage, a line a sitting."""
+    figures.use_style()
+    drawn, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 2.8))
+    colours = ("#88CCEE", "#332288", "#117733", "#CC6677")
+    for ax, (stage, own) in zip(axes, table.groupby("model"), strict=True):
+        noise = sorted(own["noise"].unique())
+        for colour, (sitting, line) in zip(colours, own.groupby("sitting"), strict=False):
+            place = [noise.index(value) for value in line["noise"]]
+            ax.fill_between(place, line["low"], line["high"], color=colour, alpha=0.2, lw=0)
+            ax.plot(place, line["kid"], "o-", ms=4, color=colour, label=f"after sitting {sitting}")
+        ax.set_xticks(range(len(noise)), [name_of(value) for value in noise])
+        ax.set(title=f"{stage}, n = {own['n'].iloc[0]}", xlabel="noise over signal that real images were given")
+        ax.legend()
+    axes[0].set(ylabel="KID x 1,000 after denoising")
+    drawn.tight_layout()
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dermstudy.maintenance.noise_levels", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--data", required=True, help="a HAM10000 download")
+    parser.add_argument("--weights", default="weights/glide-mini", help="base/, upsampler/ and tables/sittings.csv")
+    parser.add_argument("--split", default="weights/ham10000-split.csv")
+    parser.add_argument("--stage", choices=LEVELS, nargs="+", default=list(LEVELS), help="(default both)")
+    parser.add_argument("--out", help="the folder of weights whose table is added to (default --weights)")
+    options = parser.parse_args(arguments)
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    folder = workspace.from_root(options.weights)
+    out = workspace.from_root(options.out or options.weights)
+    lines = folder / "tables" / weights.SITTINGS
+    if not lines.is_file():
+        raise InputError(f"{lines} is missing: write it with 'python -m dermstudy.maintenance.sittings'")
+    sittings = pd.read_csv(lines)["model"].value_counts()
+    cohort = split_cohort(options.data, options.split).select(split="validation")
+    stages = dict(zip(LEVELS, sample.stages(folder / "base", folder / "upsampler", "dpm-solver", "bf16"), strict=True))
+    path = out / "tables" / TABLE
+    for stage in options.stage:
+        stages[stage].set_progress_bar_config(disable=True)
+        parts = cascade.sides(cohort, COUNT[stage])
+        rows = stage_rows(stage, stages[stage], parts, encoders.fid_inception_features, LEVELS[stage])
+        table = added(pd.read_csv(path) if path.is_file() else None, rows, stage, int(sittings[stage]))
+        write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    if table["model"].nunique() == 2:
+        figures.save(figure(table), out / "figures" / FIGURE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
