@@ -254,8 +254,8 @@ def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
     pooled = audited[audited["entity"] == "overall"].set_index("metric")
     drawn = {"kid": "KID x 1,000", "fid": "FID", "precision": "precision", "recall": "recall"}
     figure, axes = plt.subplots(1, len(drawn), sharey=True, figsize=(WIDTH, 1.0 + 0.24 * len(codes)))
+    order = [*codes, "overall"]
     for ax, (metric, title) in zip(axes, drawn.items(), strict=True):
-        order = [*codes, "overall"]
         own = audited[audited["metric"] == metric].set_index("entity").reindex(order)
         names = [f"all, n = {pooled.loc['kid', 'n']:.0f}" if code == "overall" else NAMES[code] for code in order]
         ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3, label="middle 95 % of subsamples")
@@ -263,10 +263,10 @@ def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
         ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
         if metric == "fid" and len(order) > 1:
             ax.plot(printed.reindex(order[:-1]), names[:-1], "x", color="#999933", label="paper (own n)")
-        ax.set(title=f"{title}, n = {n}" if codes else title, ylim=(-0.5, len(order) - 0.5))
-        ax.margins(x=0.15)
+        ax.set(title=f"{title}, n = {n}" if codes else title, ylim=(-0.5, len(order) - 0.5), xmargin=0.15)
     handles, labels = axes[list(drawn).index("fid")].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=4)
+    below = (0.5, 0.11 - 0.35 / figure.get_figheight())
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=below, ncols=4)
     return figure
 
 

@@ -134,7 +134,7 @@ def headline_plot(summary: pd.DataFrame, each: pd.DataFrame, headlines: tuple[st
         intervals(ax, own, "label", "mean", seeds)
         ax.set(title=metric, xlim=(0, 1), xlabel="share, 95 % interval")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=len(labels))
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=len(labels))
     return figure
 
 
