@@ -160,6 +160,17 @@ def test_timesteps_are_drawn_log_normal(tokenizer):
     assert logarithms.std() == pytest.approx(UPSAMPLER.noise_spread, abs=0.05)
 
 
+def test_a_share_of_a_training_draws_high_noise_of_its_own():
+    def drawn(**settings):
+        recipe = long_training.Recipe("tiny-base", 1, batch=20_000, **settings)
+        return np.log(long_training.noise_levels(recipe, BASE, np.random.default_rng(0)))
+
+    alone, both = drawn(), drawn(high_share=0.25, high_mean=9.0, high_spread=0.5)
+    assert alone.mean() == pytest.approx(BASE.noise_mean, abs=0.05)
+    assert (both > 7).mean() == pytest.approx(0.25, abs=0.02) and both[both > 7].std() == pytest.approx(0.5, abs=0.05)
+    assert np.array_equal(both[both < 7], alone[both < 7])
+
+
 def test_a_saved_pipeline_opens_as_it_was(tokenizer, tmp_path):
     before = made(BASE, tokenizer)
     before.save_pretrained(tmp_path / "base")
@@ -333,3 +344,24 @@ def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
         == 2
     )
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_long_training_sees_the_lesions_that_it_is_asked_for(cohort, phantom_folder, tmp_path):
+    frame = cohort.frame.copy()
+    lesions = sorted(frame["lesion_id"].unique())
+    side = {lesion: ("train", "validation", "test")[place % 3] for place, lesion in enumerate(lesions)}
+    frame["split"] = frame["lesion_id"].map(side)
+    frame["subset"] = frame["lesion_id"].isin([own for own in lesions if side[own] == "train"][::2])
+    frame[["image_id", "split", "subset"]].to_csv(tmp_path / "split.csv", index=False)
+    given = str(phantom_folder), str(tmp_path / "split.csv")
+
+    def seen(*rest) -> set[str]:
+        return set(long_training.training_cohort(*given, *rest).frame["image_id"])
+
+    train = set(frame.loc[frame["split"] == "train", "image_id"])
+    assert seen() == seen("train") == train and 0 < len(train) < len(frame)
+    assert seen("subset") == set(frame.loc[frame["subset"], "image_id"]) < train
+    assert seen("all") == set(frame["image_id"])
+    assert seen("train", ["mel"]) == train - set(frame.loc[frame["dx"] == "mel", "image_id"])
+    with pytest.raises(InputError, match="no entity 'mole'"):
+        long_training.training_cohort(*given, "train", ["mole"])

@@ -103,6 +103,14 @@ def test_the_card_opens_in_hugging_faces_form_with_the_tables_figures():
         assert value == pytest.approx(values[metric], abs=5e-4)
 
 
+def test_the_trainings_share_what_the_card_says_of_all():
+    for stage in packing.STAGES:
+        own = weights.lineage(MINI)[stage]
+        for recipe in [own["recipe"], *(part["recipe"] for part in own["earlier"])]:
+            shared = {"warmup_steps": 200, "caption_dropout": 0.1, "gradient_clip": 1.0}
+            assert shared.items() <= recipe.items() and recipe["noise_spread"] > 0
+
+
 def test_the_lines_by_which_another_project_loads_it_run():
     """The card's code, as it stands there; and each U-Net by diffusers alone."""
     block = re.search(r"```python\n(.+?)```", (MINI / "README.md").read_text(encoding="utf-8"), re.S)[1]

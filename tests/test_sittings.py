@@ -21,6 +21,8 @@ from dermstudy.maintenance import folded_weights, sittings
 COMMITTED = ROOT / sittings.OUT
 AVERAGE = "short-0000030.safetensors"
 
+RECIPE = {"preset": "mini-upsampler", "noise_mean": 1.2, "noise_spread": 1.4}  # kept with the preset's noise levels
+
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
@@ -52,18 +54,18 @@ def training(tmp_path, averaged):
     save_file({"w": torch.ones(2)}, folder / "state.safetensors", {"dermstudy": json.dumps(notes)})
     own = {"recipe": recipe, "scale": {}}
     save_file(averaged, folder / AVERAGE, {"dermstudy": json.dumps(own)})
-    (folder / "inputs.json").write_text(json.dumps({"data_hash": "d", "split": "s"}))
+    (folder / "inputs.json").write_text(json.dumps({"data_hash": "d", "split": "s", "commit": "c"}))
     return folder
 
 
 @pytest.fixture
-def measured(tmp_path):
+def measured(tmp_path, training):
     rows = [
         {"input": "real images", "enlarged_by": cascade.NONE, "kid": 3.0},
         {"input": cascade.REAL, "enlarged_by": cascade.BICUBIC, "kid": 35.0},
         {"input": cascade.REAL, "enlarged_by": cascade.UPSAMPLER, "kid": 22.0},
     ]
-    shared = {"average": "short-0000030", "steps": 8, "n": 120, "low": 20.0, "high": 25.0}
+    shared = {"sha256": sha256_file(training / AVERAGE), "steps": 8, "n": 120, "low": 20.0, "high": 25.0}
     path = tmp_path / "kid.txt"
     path.write_text("a warning\n" + "\n".join(json.dumps(row | shared) for row in rows) + "\n")
     return path
@@ -78,9 +80,7 @@ def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out,
     found = last["model"], last["kid"], last["floor"], last["images"], last["hours"]
     assert found == ("upsampler", 22.0, 3.0, 480, 0.025)
     assert last["weights_sha256"] == sha256_file(out / "upsampler" / sittings.UNET)
-    assert weights.lineage(out)["upsampler"] == {
-        "earlier": [], "recipe": {"preset": "mini-upsampler"}, "average": "short-0000030",
-    }  # fmt: skip
+    assert weights.lineage(out)["upsampler"] == {"earlier": [], "recipe": RECIPE, "average": "short-0000030"}
     records, own = weights.training_hours(out / "upsampler")
     assert records["hours"].tolist() == [0.0167, 0.025] and own["kid"].tolist() == [22.0, 22.0]
     again = folded_weights.averages_of(out / "upsampler")
@@ -89,20 +89,23 @@ def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out,
 
 def test_what_went_before_counts(training, measured, out, capsys):
     command = [str(training), str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
-    assert sittings.main([*command, "--continues"]) == 2
+    inputs = {"data_hash": "d", "split": "s", "commit": "c"}
+    (training / "inputs.json").write_text(json.dumps(inputs | {"start": "of others"}))
+    assert sittings.main(command) == 2
     assert "names no upsampler that a training could have started from" in capsys.readouterr().err
-    assert sittings.main(command) == 0
-    inputs = {"data_hash": "d", "split": "s", "start": sha256_file(out / "upsampler" / sittings.UNET)}
     (training / "inputs.json").write_text(json.dumps(inputs))
-    assert sittings.main([*command, "--continues"]) == 0
+    assert sittings.main(command) == 0
+    started = {"start": sha256_file(out / "upsampler" / sittings.UNET)}
+    (training / "inputs.json").write_text(json.dumps(inputs | started))
+    assert sittings.main(command) == 0
     last = pd.read_csv(out / "tables" / weights.SITTINGS).iloc[-1]
     assert (last["sitting"], last["steps"], last["images"], last["hours"]) == (2, 60, 960, 0.05)
-    own = {"recipe": {"preset": "mini-upsampler"}, "step": 30}
+    own = {"recipe": RECIPE, "step": 30}
     assert weights.lineage(out)["upsampler"]["earlier"] == [own]
     records, _ = weights.training_hours(out / "upsampler")
     assert records["step"].tolist() == [20, 30, 50, 60] and records["hours"].is_monotonic_increasing
     (training / "inputs.json").write_text(json.dumps(inputs | {"start": "of others"}))
-    assert sittings.main([*command, "--continues"]) == 2
+    assert sittings.main(command) == 2
     assert "did not start from the weights" in capsys.readouterr().err
     assert len(pd.read_csv(out / "tables" / weights.SITTINGS)) == 2
 

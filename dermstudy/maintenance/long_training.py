@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import GPT2Tokenizer
 
+from dermstudy import workspace
 from dermstudy.data import dataset, splits
 from dermstudy.diffusion.architecture import text_encoder_from, tokenize
 from dermstudy.diffusion.folded import (
@@ -49,6 +50,7 @@ from dermstudy.maintenance.folded_weights import averages_of
 from dermstudy.maintenance.taught_text import labels_of, teach
 from dermstudy.processor import bf16_products
 
+STATE, INPUTS = "state.safetensors", "inputs.json"  # in a training's folder
 CAPTION_VARIANTS = 8  # templates an image is captioned by
 MARGIN = 2  # pixels of the small image around a crop, for its enlargement
 AVERAGES = {"short": 16.97, "long": 6.94}  # exponents of the power-function averages (widths 0.05 and 0.10)
@@ -76,6 +78,9 @@ class Recipe:
     taught_text: bool = False  # the text encoder first learns to tell its captions apart
     noise_mean: float | None = None  # of the logarithm of sigma, in place of the preset's
     noise_spread: float | None = None
+    high_share: float = 0.0  # of the draws, at the high noise levels where a picture's entity is decided
+    high_mean: float = 2.3
+    high_spread: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def make_step(pictures: Pictures, recipe: Recipe, preset: FoldedPreset, scale: d
     flags = random.random((recipe.batch, 3)) < 0.5
     variant = random.integers(0, CAPTION_VARIANTS, recipe.batch)
     rows = np.where(random.random(recipe.batch) < recipe.caption_dropout, -1, chosen * CAPTION_VARIANTS + variant)
-    sigma = torch.from_numpy(random.normal(preset.noise_mean, preset.noise_spread, recipe.batch)).float().exp()
+    sigma = torch.from_numpy(noise_levels(recipe, preset, random)).float()
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
     if preset.low_side:
         clean, condition = _upsampler_data(pictures, recipe, preset, scale, chosen, flags, random, generator)
@@ -169,6 +174,18 @@ def make_step(pictures: Pictures, recipe: Recipe, preset: FoldedPreset, scale: d
         clean, condition = fold((pixels - mean) / spread, preset.fold), None
     noise = torch.randn(clean.shape, generator=generator)
     return Step(clean, noise, sigma, rows, condition)
+
+
+def noise_levels(recipe: Recipe, preset: FoldedPreset, random: np.random.Generator) -> np.ndarray:
+    """Noise over signal of a batch, [n]: log-normal, a share of them at the recipe's high levels.
+
+    Most of a picture is decided at low noise and what it shows at high noise, so that one bell starves one of the two.
+    """
+    logarithm = random.normal(preset.noise_mean, preset.noise_spread, recipe.batch)
+    if recipe.high_share:
+        high = random.random(recipe.batch) < recipe.high_share
+        logarithm = np.where(high, random.normal(recipe.high_mean, recipe.high_spread, recipe.batch), logarithm)
+    return np.exp(logarithm)
 
 
 def _upsampler_data(pictures, recipe, preset, scale, chosen, flags, random, generator):
@@ -256,7 +273,7 @@ class Run:
 
     @property
     def state_file(self) -> Path:
-        return self.folder / "state.safetensors"
+        return self.folder / STATE
 
     def learning_rate(self) -> float:
         """Warm-up, a plateau, and a cosine to a fiftieth over the last `decay_share` of the sitting."""
@@ -406,6 +423,16 @@ def training_cohort(data: str, split: str, lesions: str = "train", leave_out: Se
     return cohort.select(dx=[code for code in CODES if code not in leave_out])
 
 
+def inputs_of(cohort: dataset.Cohort, options: argparse.Namespace) -> dict:
+    """What a training was begun with and by: hashes of data, split and starting weights, lesions, threads, commit."""
+    inputs = {"data_hash": cohort.data_hash, "split": sha256_file(options.split), "lesions": options.lesions}
+    if options.leave_out:
+        inputs["left_out"] = options.leave_out
+    if options.start:
+        inputs["start"] = sha256_file(started_from(options.start))
+    return inputs | {"threads": torch.get_num_threads(), "commit": workspace.commit()}
+
+
 def started_from(start: Path) -> Path:
     """The file by whose hash a training's inputs name what it started from: averages, or a pipeline's U-Net."""
     return start / "unet" / "diffusion_pytorch_model.safetensors" if start.is_dir() else start
@@ -437,6 +464,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--noise", nargs=2, type=float, metavar=("MEAN", "SPREAD"), default=(None, None),
         help="of the logarithm of noise over signal at which it trains (default the preset's): see noise_levels",
     )  # fmt: skip
+    parser.add_argument(
+        "--high-noise", nargs=3, type=float, metavar=("SHARE", "MEAN", "SPREAD"), default=(0.0, 2.3, 0.8),
+        help="a share of the draws at noise of its own, where captions are learned (default none)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -452,17 +483,12 @@ def _act(options: argparse.Namespace) -> None:
         options.preset, options.steps, options.batch, options.learning_rate, crop=options.crop,
         decay_share=options.decay_share, limit=options.limit, scaling=options.scaling, seed=options.seed,
         balance=options.balance, taught_text=options.taught_text, noise_mean=options.noise[0],
-        noise_spread=options.noise[1],
+        noise_spread=options.noise[1], high_share=options.high_noise[0], high_mean=options.high_noise[1],
+        high_spread=options.high_noise[2],
     )  # fmt: skip
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-    write_text(
-        options.folder / "inputs.json",
-        json.dumps(
-            {"data_hash": cohort.data_hash, "split": sha256_file(options.split), "lesions": options.lesions}
-            | ({"left_out": options.leave_out} if options.leave_out else {})
-            | ({"start": sha256_file(started_from(options.start))} if options.start else {})
-        ),
-    )
+    if not (options.folder / STATE).is_file():  # what goes on from a state was begun by the call that left it
+        write_text(options.folder / INPUTS, json.dumps(inputs_of(cohort, options)))
     run(options.folder, recipe, pictures, tokenizer, options.start)
 
 

@@ -162,6 +162,7 @@ def card(folder: Path) -> str:
         "sampler_n": f"{compared['n'].iloc[0]:.0f}",
         "kid_256": _kid(compared[compared["chosen"]].iloc[-1]),
         "captions": _markdown(tables["captions.csv"].set_index("weights"), 2),
+        "trainings": _markdown(_trainings(lineage), 0),
         "recipes": _markdown(tables["recipes.csv"].set_index("candidate"), 3),
         "noise_levels": _markdown(_levels(tables[noise_levels.TABLE]), 2),
         "measured": _measured(folder),
@@ -169,7 +170,6 @@ def card(folder: Path) -> str:
     for name in STAGES:
         fields |= {
             f"{name}_parameters": f"{glide.parameter_count(glide.load(folder / name, STAGES[name])) / 1e6:.1f}",
-            f"{name}_recipe": _recipes(lineage[name]),
             f"{name}_images": f"{last.loc[name, 'images']:,}",
             f"{name}_hours": f"{last.loc[name, 'hours']:.1f}",
             f"{name}_kid": _kid(last.loc[name]),
@@ -228,28 +228,33 @@ def _montage(folder: Path, sampling: dict) -> None:
         whole.save(path, format="JPEG", quality=92)
 
 
-def _recipes(lineage: dict) -> str:
-    """How a network was trained, in a line: what went before, then the training whose average ships."""
-    parts = [f"{_recipe(part['recipe'])}, left at step {part['step']:,}" for part in lineage["earlier"]]
-    return "; then, from there, ".join([*parts, _recipe(lineage["recipe"])])
+def _trainings(lineage: dict) -> pd.DataFrame:
+    """A row a training that made what ships, in their order, for a reader; each began from the average of the one before."""
+    rows = []
+    for model in STAGES:
+        steps = [part["step"] for part in lineage[model]["earlier"]] + [int(lineage[model]["average"].rsplit("-", 1)[1])]
+        recipes = [part["recipe"] for part in lineage[model]["earlier"]] + [lineage[model]["recipe"]]
+        rows += [{"model": model} | _training(recipe, step) for recipe, step in zip(recipes, steps, strict=True)]
+    return pd.DataFrame(rows).set_index("model")
 
 
-def _recipe(recipe: dict) -> str:
-    """The settings of a long training in one line."""
+def _training(recipe: dict, step: int) -> dict:
+    """The settings of one long training, left at `step`, in the words of the card's table."""
+    noise = f"{recipe['noise_mean']:g} ± {recipe['noise_spread']:g}"
+    if recipe.get("high_share"):
+        noise += f", {recipe['high_share']:.0%} of it {recipe['high_mean']:g} ± {recipe['high_spread']:g}"
     balance = recipe.get("balance", 0.5)
-    drawn = {0.5: "by the square root of their entity's frequency", 1.0: "evenly over the entities"}
-    crops = f", crops of {recipe['crop']} pixels" if recipe["crop"] else ""
-    if recipe.get("noise_mean") is not None:
-        crops += f", noise over signal of logarithm {recipe['noise_mean']:g} ± {recipe['noise_spread']:g}"
-    taught = ", the text encoder first taught to name entity, site and sex of its captions" * recipe.get(
-        "taught_text", False
-    )
-    return (
-        f"{recipe['steps']:,} steps of {recipe['batch']} images{crops}, drawn {drawn.get(balance, f'with balance {balance:g}')}"
-        f"{taught}, learning rate {recipe['learning_rate']:g} after {recipe['warmup_steps']} steps of warm-up, falling by a "
-        f"cosine over the last {recipe['decay_share']:.0%}, captions dropped in {recipe['caption_dropout']:.0%}, gradients "
-        f"clipped at {recipe['gradient_clip']:g}"
-    )
+    drawn = {0.5: "square root", 1.0: "evenly"}.get(balance, f"frequency to the power of {1 - balance:g}")
+    return {
+        "steps": f"{step:,}" if step == recipe["steps"] else f"{step:,} of {recipe['steps']:,}",
+        "images a step": recipe["batch"],
+        "crops": f"{recipe['crop']} pixels" if recipe["crop"] else "whole images",
+        "logarithm of noise": noise,
+        "entities drawn": drawn,
+        "learning rate": f"{recipe['learning_rate']:g}",
+        "it falls over the last": f"{recipe['decay_share']:.0%}",
+        "text encoder taught first": "yes" if recipe.get("taught_text") else "",
+    }
 
 
 def _told(sittings: pd.DataFrame) -> pd.DataFrame:

@@ -19,11 +19,12 @@ from transformers import GPT2Tokenizer
 
 from dermstudy import workspace
 from dermstudy.diffusion import weights
-from dermstudy.diffusion.folded import FOLDED_PRESETS
+from dermstudy.diffusion.folded import FOLDED_PRESETS, trained_preset
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError, sha256_file, write_text
 from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.folded_weights import pipeline_from, save_half
+from dermstudy.maintenance.long_training import INPUTS, STATE
 from dermstudy.processor import described
 
 OUT = "weights/glide-mini"
@@ -34,22 +35,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def keep(folder: Path, average: Path, measured: list[dict], out: Path, continues: bool = False) -> pd.DataFrame:
+def keep(folder: Path, average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
     """Write the pipeline, the log and the line of one sitting into `out`, and return all lines.
 
     folder: of the training; average: one of its averaged files; measured: stage_kid's rows of that file; out: where a
-    base/tokenizer lies; continues: the training started from the weights that `out` holds, whose images and hours count.
-    InputError where the file is no average of that training, its KID is not among the rows, or it started from others.
+    base/tokenizer lies. The images and hours of the weights that a training started from count, and those are the weights
+    that `out` holds. InputError where the file is no average of that training, its KID is not among the rows, or it
+    started from others: a training that was kept goes on in a new folder, from what was kept.
     """
-    commit = workspace.commit()  # before anything is written
-    notes, own = _notes(folder / "state.safetensors"), _notes(average)
+    notes, own = _notes(folder / STATE), _notes(average)
     if own["recipe"]["preset"] != notes["recipe"]["preset"]:
         raise InputError(f"{average} is of {own['recipe']['preset']}, {folder} trains {notes['recipe']['preset']}")
     model = notes["recipe"]["preset"].removeprefix("mini-")
-    made, floor = _kid(measured, average.stem, bool(FOLDED_PRESETS[notes["recipe"]["preset"]].low_side))
-    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    made, floor = _kid(measured, average, bool(FOLDED_PRESETS[notes["recipe"]["preset"]].low_side))
+    inputs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
     records = _log(notes)
-    before = _went_before(out, model, inputs) if continues else []
+    before = _went_before(out, model, inputs["start"]) if inputs.get("start") else []
     if before:
         records = _after(pd.read_csv(out / "tables" / weights.LOG.format(model)), records)
     last = records.iloc[-1]
@@ -64,13 +65,15 @@ def keep(folder: Path, average: Path, measured: list[dict], out: Path, continues
         "average": average.stem, "sampler_steps": made["steps"], "guidance_scale": made.get("guidance_scale"),
         "n": made["n"], "kid": made["kid"], "low": made["low"], "high": made["high"], "floor": floor["kid"],
         "caption_gain": made.get("caption_gain"), "processor": described(),
-        "commit": commit, "data_hash": inputs["data_hash"], "split": inputs["split"],
+        "commit": inputs["commit"], "data_hash": inputs["data_hash"], "split": inputs["split"],
         "weights_sha256": sha256_file(out / model / UNET),
     }  # fmt: skip
     log = pd.concat([log, pd.DataFrame([row])], ignore_index=True) if len(log) else pd.DataFrame([row])
     _write_table(log[list(COLUMNS)], lines)
     lineage = weights.lineage(out)
-    lineage[model] = {"earlier": before, "recipe": own["recipe"], "average": average.stem}
+    preset = trained_preset(own["recipe"])  # whose own noise levels may be others one day
+    recipe = own["recipe"] | {"noise_mean": preset.noise_mean, "noise_spread": preset.noise_spread}
+    lineage[model] = {"earlier": before, "recipe": recipe, "average": average.stem}
     write_text(out / weights.LINEAGE, json.dumps(lineage, indent=1) + "\n")
     return log
 
@@ -87,11 +90,11 @@ def _after(before: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([before, records.assign(**on)], ignore_index=True)
 
 
-def _went_before(out: Path, model: str, inputs: dict) -> list[dict]:
-    """The recipes that made the weights in `out`, each with the step that it was left at."""
+def _went_before(out: Path, model: str, start: str) -> list[dict]:
+    """The recipes that made the weights in `out`, whose hash `start` is, each with the step that it was left at."""
     if model not in (known := weights.lineage(out)):
         raise InputError(f"{out / weights.LINEAGE} names no {model} that a training could have started from")
-    if inputs.get("start") not in (None, sha256_file(out / model / UNET)):
+    if start != sha256_file(out / model / UNET):
         raise InputError(f"the training did not start from the weights in {out / model}: keep its forerunner first")
     last = known[model]
     return [*last["earlier"], {"recipe": last["recipe"], "step": int(last["average"].rsplit("-", 1)[1])}]
@@ -109,9 +112,10 @@ def _notes(path: Path) -> dict:
         raise InputError(f"{path} is no file of a long training") from error
 
 
-def _kid(measured: list[dict], average: str, upsamples: bool) -> tuple[dict, dict]:
-    """The row of what the average made, and that of real images."""
-    rows = [row for row in measured if row.get("average") == average]
+def _kid(measured: list[dict], average: Path, upsamples: bool) -> tuple[dict, dict]:
+    """The row of what the averaged file made, and that of real images."""
+    digest = sha256_file(average)
+    rows = [row for row in measured if row.get("sha256") == digest]
     made = [
         row
         for row in rows
@@ -119,7 +123,7 @@ def _kid(measured: list[dict], average: str, upsamples: bool) -> tuple[dict, dic
     ]
     floors = [row for row in rows if row["input"].startswith("real images")]
     if len(made) != 1 or len(floors) != 1:
-        raise InputError(f"the measured rows hold no KID of {average}: give what stage_kid printed of that file")
+        raise InputError(f"the measured rows hold no KID of {average.name}: give what stage_kid printed of that file")
     return made[0], floors[0]
 
 
@@ -129,9 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="of the training")
     parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors in it")
     parser.add_argument("--kid", type=Path, required=True, help="stage_kid's printed rows of that file")
-    parser.add_argument(
-        "--continues", action="store_true", help="the training started from the weights that --out holds now"
-    )
     parser.add_argument("--out", default=OUT)
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
@@ -142,7 +143,7 @@ def _act(options: argparse.Namespace) -> None:
         raise InputError(f"no file {options.kid}: write stage_kid's output there")
     lines = [line for line in options.kid.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     rows, out = [json.loads(line) for line in lines], workspace.from_root(options.out)
-    log = keep(options.folder, options.average, rows, out, options.continues)
+    log = keep(options.folder, options.average, rows, out)
     print(log.tail(1).T.to_string(header=False))
 
 

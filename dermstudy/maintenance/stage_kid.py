@@ -25,7 +25,7 @@ from dermstudy.diffusion.glide import GlideUpsamplePipeline
 from dermstudy.diffusion.losses import Denoiser
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.evaluation import cascade, encoders
-from dermstudy.files import atomic_path
+from dermstudy.files import atomic_path, sha256_file
 from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.folded_weights import pipeline_from
 
@@ -119,7 +119,7 @@ def _act(options: argparse.Namespace) -> None:
         upsamples = isinstance(pipeline, GlideUpsamplePipeline)
         steps = options.steps or (10 if upsamples else 25)
         table = stage_table(pipeline, parts, steps, options.scale, tuple(options.interval))
-        for row in table.assign(average=path.stem, steps=steps).to_dict("records"):
+        for row in table.assign(average=path.stem, sha256=sha256_file(path), steps=steps).to_dict("records"):
             print(json.dumps(row | {"seconds": round(time.monotonic() - began)}), flush=True)
         if options.images and not upsamples:
             with atomic_path(options.images) as temporary, open(temporary, "wb") as stream:
