@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from dermstudy import figures
 from dermstudy.adaptation.teaching import Sampling, Trial
 from dermstudy.classification.training_sets import TrainingSet
 from dermstudy.data.dataset import Cohort, open_synthetic
 from dermstudy.entities import NAMES
+from dermstudy.evaluation import reference_classifier
 from dermstudy.files import atomic_path
 from dermstudy.intervals import clustered_bootstrap, paired_difference
 
@@ -60,15 +64,68 @@ def pair_areas(answers: Mapping[str, list[pd.DataFrame]], repeats: int, seed: in
     """`pair_area` by training set, the mean over seeds, and its gain over the first one's, with 95 % intervals.
 
     answers: the predictions of each training seed, over the same test images. Columns: training, auc, low, high, gain,
-    gain_low, gain_high; lesions and seeds are resampled, for the gain pairwise.
+    gain_low, gain_high, and what was resampled, for the gain pairwise: lesions (of so many images) and seeds.
     """
     rows, reference = [], next(iter(answers.values()))
     for name, own in answers.items():
         low, high = clustered_bootstrap(own, pair_area, repeats, seed)
         gain = paired_difference(own, reference, pair_area, repeats, seed)
         row = {"training": name, "auc": float(np.mean([pair_area(one) for one in own])), "low": low, "high": high}
-        rows.append(row | {"gain": gain["difference"], "gain_low": gain["low"], "gain_high": gain["high"]})
+        row |= {"gain": gain["difference"], "gain_low": gain["low"], "gain_high": gain["high"]}
+        rows.append(row | {"images": len(own[0]), "lesions": own[0]["group"].nunique(), "seeds": len(own)})
     return pd.DataFrame(rows)
+
+
+def seed_areas(answers: Mapping[str, list[pd.DataFrame]], seeds: Sequence[int]) -> pd.DataFrame:
+    """`pair_area` of each single network: columns training, seed, auc. answers: as for `pair_areas`, in the order of `seeds`."""
+    rows = [
+        {"training": name, "seed": seed, "auc": pair_area(one)}
+        for name, own in answers.items()
+        for seed, one in zip(seeds, own, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def areas_figure(areas: pd.DataFrame, by_seed: pd.DataFrame, first: str, second: str) -> Figure:
+    """Areas with intervals from `pair_areas`, each seed of `seed_areas` a dot where there are several.
+
+    first, second: the names of the two entities; the second is told from the first.
+    """
+    row = areas.iloc[0]
+    several = row["seeds"] > 1
+    figure, ax = plt.subplots(figsize=(figures.WIDTH * 0.7, 1.6))
+    figures.intervals(ax, areas, "training", "auc", by_seed if several else None)
+    ax.axvline(0.5, color="#BBBBBB", lw=1)
+    over = f"{row['lesions']} test lesions" + (f" and {row['seeds']} seeds (small dots)" if several else ", one seed")
+    ax.set_xlabel(f"AUC, {second} against {first}, n = {row['images']} images;\n95 % interval over {over}")
+    return figure
+
+
+def interpolated(
+    strips: Mapping[str, Sequence[np.ndarray]], shares: Sequence[float], codes: Sequence[str], folder: Path
+) -> pd.DataFrame:
+    """What the reference classifier in `folder` sees along each strip: the mean probability of each of `codes`.
+
+    strips: by way, uint8 images [n, side, side, 3] at each of `shares`. Columns way, share, n and an entity code each.
+    """
+    rows = []
+    for way, strip in strips.items():
+        for share, images in zip(shares, strip, strict=True):
+            seen = reference_classifier.probabilities(folder, images)[list(codes)].mean()
+            rows.append({"way": way, "share": share, "n": len(images), **seen})
+    return pd.DataFrame(rows)
+
+
+def interpolation_figure(steps: pd.DataFrame, code: str) -> Figure:
+    """The probability of entity `code` by its share, a curve a way; steps: as `interpolated` gives them."""
+    figure, ax = plt.subplots(figsize=(figures.WIDTH * 0.6, 2.2))
+    for (way, own), colour in zip(steps.groupby("way"), ("#332288", "#CC6677"), strict=True):
+        ax.plot(own["share"], own[code], "o-", color=colour, label=way)
+    ax.set(
+        xlabel=f"share of {NAMES[code]}", ylabel=f"its probability,\nmean of n = {steps['n'].max()} images", ylim=(0, 1)
+    )
+    ax.legend()
+    return figure
 
 
 def repainted(

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+import torch
+from safetensors.torch import load_file
 
-from dermstudy import figures
 from dermstudy.adaptation import inversion
 from dermstudy.data.dataset import Cohort
 from dermstudy.diffusion import finetune, schedules
@@ -36,16 +36,18 @@ EntityFeatures = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
 BASELINE = "unadapted"
 BATCH = 16  # images painted at once: more are slower an image on a processor
 MEASURES = ("seconds", "peak_megabytes")  # costs that no two runs share: noted beside the tables, not in them
+RECORDS, FEWEST_STEPS = 10, 3  # records of a training after its start, and the steps whose mean loss is worth recording
 
 
 @dataclass
 class Trial:
-    """A model, adapted or not: what its captions say for each entity code, and what the adaptation cost."""
+    """A model, adapted or not: what its captions say for each entity code, what the adaptation cost and how it went."""
 
     name: str
     model: object
     captions: Mapping[str, str]
     costs: dict = field(default_factory=dict)  # steps, seconds, trained_numbers, megabytes, peak_megabytes
+    log: pd.DataFrame | None = None  # step, loss, validation_loss, held_out; entity where each was taught alone
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,29 @@ def training_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int)
         own = cohort.select(split="train", dx=code).frame
         if len(own) < count:
             raise InputError(f"{NAMES[code]} has {len(own)} training images, {count} are asked for: lower IMAGES")
-        shuffled = own.sample(frac=1, random_state=np.random.default_rng([seed, place]))
-        order = shuffled.groupby("group").cumcount().sort_values(kind="stable").index
-        chosen += list(own.loc[order[:count], "image_id"])
+        chosen += _of_many_lesions(own, count, [seed, place])
     return cohort.select(image_id=chosen)
+
+
+def held_out_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int) -> Cohort:
+    """Up to `count` images of validation lesions of each entity in `codes`, of as many lesions as it has.
+
+    InputError where an entity has none.
+    """
+    chosen = []
+    for place, code in enumerate(codes):
+        own = cohort.select(split="validation", dx=code).frame
+        if not len(own):
+            raise InputError(f"{NAMES[code]} has no validation image by which its training could be judged")
+        chosen += _of_many_lesions(own, count, [seed, place])
+    return cohort.select(image_id=chosen)
+
+
+def _of_many_lesions(own: pd.DataFrame, count: int, seed: list[int]) -> list[str]:
+    """The names of up to `count` images: one of each lesion, in a drawn order, before a second of any."""
+    shuffled = own.sample(frac=1, random_state=np.random.default_rng(seed))
+    order = shuffled.groupby("group").cumcount().sort_values(kind="stable").index
+    return list(own.loc[order[:count], "image_id"])
 
 
 def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) -> list[tuple[int, int]]:
@@ -91,17 +112,35 @@ def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) 
 
 
 def learn_tokens(
-    pipeline, cohort: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path, seed: int = 0
+    pipeline,
+    cohort: Cohort,
+    held_out: Cohort,
+    vectors: int,
+    config: finetune.TrainingConfig,
+    folder: Path,
+    seed: int = 0,
 ) -> Trial:
-    """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors."""
+    """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors.
+
+    held_out: images of the same entities, whose loss is recorded while it learns.
+    """
     model, captions, seconds, size, numbers, most = pipeline, {}, 0.0, 0, 0, 0.0
-    config = replace(config, validate_every=config.steps)  # without held-out images no record is better than the last
-    for code in cohort.frame["dx"].unique():
-        own, token = cohort.select(dx=code), f"<{code}>"
+    codes, logs = list(cohort.frame["dx"].unique()), []
+    name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(codes)} images"
+    for code in codes:
+        token, said = f"<{code}>", inversion.phrase(f"<{code}>", vectors)
         adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
-        said = inversion.phrase(token, vectors)
-        images = own.images(adapted.side)
-        log, peak = _train(adapted, images, [said] * len(images), config, folder / f"{code}_training")
+        own, judge = (part.select(dx=code).images(adapted.side) for part in (cohort, held_out))
+        log, peak = _train(
+            adapted,
+            own,
+            [said] * len(own),
+            (judge, [said] * len(judge)),
+            config,
+            folder / code,
+            f"{name}, {NAMES[code]}",
+        )
+        logs.append(log.assign(entity=code))
         seconds, most = seconds + log["seconds"].iloc[-1], max(most, peak)
         numbers += finetune.trained_count(adapted, config.trains)
         path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
@@ -111,36 +150,64 @@ def learn_tokens(
         captions[code] = inversion.load(model, path)
     costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": numbers, "megabytes": size / 1e6}
     costs["peak_megabytes"] = most
-    name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(captions)} images"
-    return Trial(name, model, captions, costs)
+    return Trial(name, model, captions, costs, pd.concat(logs, ignore_index=True))
 
 
-def train_part(pipeline, cohort: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
-    """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions."""
-    model, config = inversion.copied(pipeline), replace(config, validate_every=config.steps)
+def train_part(pipeline, cohort: Cohort, held_out: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
+    """One trial in which config.trains of a copy of `pipeline` learns the cohort's plain captions.
+
+    held_out: captioned images of the same entities, whose loss is recorded while it learns.
+    """
+    model = inversion.copied(pipeline)
+    name = {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains]
+    judge = held_out.images(model.side), held_out.frame["caption"].tolist()
     images, captions = cohort.images(model.side), cohort.frame["caption"].tolist()
-    log, peak = _train(model, images, captions, config, folder / "training", entities=cohort.frame["dx"].tolist())
+    log, peak = _train(model, images, captions, judge, config, folder, name, entities=cohort.frame["dx"].tolist())
     numbers = finetune.trained_count(model, config.trains)
     costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}
     costs |= {"megabytes": numbers * 4 / 1e6, "peak_megabytes": peak}
-    said = cohort.frame.groupby("dx")["caption"].first().to_dict()
-    return Trial(
-        {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains], model, said, costs
-    )
+    return Trial(name, model, cohort.frame.groupby("dx")["caption"].first().to_dict(), costs, log)
 
 
 def _train(
-    model, images, captions, config: finetune.TrainingConfig, folder: Path, **more
+    model, images, captions, held_out, config: finetune.TrainingConfig, folder: Path, name: str, **more
 ) -> tuple[pd.DataFrame, float]:
-    """The log of finetune.train and the megabytes that it took at most, kept beside its state for when that is read."""
+    """Train to the last step; the log, and the megabytes that it took at most, kept beside the state for when that is read.
+
+    held_out: images and captions. The lines of finetune.train go to progress.txt in its folder; one is printed when done.
+    """
+    config = replace(config, validate_every=max(FEWEST_STEPS, math.ceil(config.steps / RECORDS)))
+    folder = folder / f"training_{len(held_out[0])}_held_out"  # a state knows nothing of what its log was judged by
+    folder.mkdir(parents=True, exist_ok=True)
     record = folder / "peak_megabytes.txt"
-    with _peak_memory() as peak:
-        log = finetune.train(model, images, captions, config, folder, **more)
+    with _peak_memory() as peak, (folder / "progress.txt").open("w", buffering=1) as stream, redirect_stdout(stream):
+        log = finetune.train(model, images, captions, config, folder, held_out, **more)
     token = sha256_text(f"{config} {read_notes(folder)['origin']}")[:16]
     kept = record.read_text(encoding="utf-8").split() if record.is_file() else []
     most = max(peak[0], float(kept[1]) if kept[:1] == [token] else 0.0)
     write_text(record, f"{token} {most:.1f}\n")
-    return log, most
+    _take_last_step(model, folder, config.trains)
+    first, last = log["validation_loss"].iloc[[0, -1]]
+    print(
+        f"{name}: loss on held-out lesions {first:.4f} before training, {last:.4f} after {config.steps} steps",
+        flush=True,
+    )
+    return log[["step", "loss", "validation_loss", "seconds"]].assign(held_out=len(held_out[0])), most
+
+
+def _take_last_step(model, folder: Path, trains: str) -> None:
+    """Put the weights of a training's last step into `model`, from the state in `folder`.
+
+    finetune.train leaves those of the lowest held-out loss: then ways to train would be compared after unequal steps.
+    """
+    modules = {"unet": model.unet, "text": model.text_encoder, "tokens": model.text_encoder.token_embedding}
+    names = {"all": ("unet", "text"), "lora": ("unet",)}.get(trains, (trains,))
+    moved = [(key, value) for name in names for key, value in modules[name].named_parameters()]
+    moved = [value for key, value in moved if trains != "lora" or "lora_" in key]
+    tensors = load_file(folder / "state.safetensors")
+    with torch.no_grad():
+        for place, value in enumerate(moved):
+            value.copy_(tensors[f"weight.{place}"])
 
 
 @contextmanager
@@ -199,19 +266,22 @@ def features(images: Mapping[str, np.ndarray]) -> EntityFeatures:
 def judged(
     images: Mapping[str, Mapping[str, np.ndarray]],
     seen: Mapping[str, EntityFeatures],
+    real: Mapping[str, np.ndarray],
     known: EntityFeatures,
     lesions: Mapping[str, Sequence[str]],
     reference_folder: Path,
     seed: int,
 ) -> pd.DataFrame:
-    """One row a trial and entity: KID to real images of test lesions, and the share that the reference classifier names rightly.
+    """One row a trial and entity: KID to real images of test lesions, and how many the reference classifier names rightly.
 
-    images: by trial and entity; seen: their features; known: those of real test images; lesions: the lesion of each of
-    these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the real lesions, the mean over ten
-    ways of halving drawn from `seed`), named (images named rightly). InputError where an entity has one lesion only.
+    images: by trial and entity; seen: their features; real: real test images, uint8 by entity; known: their features;
+    lesions: the lesion of each of these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the
+    real lesions, the mean over ten ways of halving drawn from `seed`), named (images named rightly), and, of the real
+    images, real_n and real_named: what that network does at best. InputError where an entity has one lesion only.
     """
     rows = []
     floors = {code: _floor(code, own, lesions[code], seed) for code, own in known.items()}
+    right = {code: int((reference_classifier.named(reference_folder, own) == code).sum()) for code, own in real.items()}
     for name, by_entity in images.items():
         for code, own in by_entity.items():
             rows.append({
@@ -219,14 +289,9 @@ def judged(
                 "kid": metrics.kid(seen[name][code], known[code]),
                 "floor": floors[code],
                 "named": int((reference_classifier.named(reference_folder, own) == code).sum()),
+                "real_n": len(real[code]), "real_named": right[code],
             })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def named_rightly(reference_folder: Path, real: Mapping[str, np.ndarray]) -> float:
-    """The share of real images, uint8 by entity, that the reference classifier names rightly, the mean of the entities."""
-    shares = [(reference_classifier.named(reference_folder, own) == code).mean() for code, own in real.items()]
-    return float(np.mean(shares))
 
 
 def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
@@ -277,27 +342,3 @@ def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial])
 def measures(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
     """Seconds of training and the megabytes that it took at most, by trial and measure, to a tenth."""
     return {trial.name: {name: round(float(trial.costs[name]), 1) for name in MEASURES} for trial in trials}
-
-
-def overview_figure(overview: pd.DataFrame, anchor: float | None = None) -> Figure:
-    """Gain of KID and share named rightly of each trial in `overview`, with intervals; a line at `anchor`.
-
-    The red line is the most that there is to gain: the KID of BASELINE less that of real halves.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.7 + 0.24 * len(overview)), sharey=True)
-    parts = {"gain": ("gain_low", "gain_high"), "fidelity": ("fidelity_low", "fidelity_high")}
-    labels = (
-        "KID x 1,000 below the unadapted model's,\nmiddle 95 % of halves; red: all there is to gain",
-        "share named rightly, Wilson's 95 %" + ("" if anchor is None else "\ngreen: of real images"),
-    )
-    for ax, (column, (low, high)), label in zip(axes, parts.items(), labels, strict=True):
-        ax.hlines(overview.index, overview[low], overview[high], color="#88CCEE", lw=3)
-        ax.plot(overview[column], overview.index, "o", color="#332288")
-        ax.set_xlabel(label, fontsize=8)
-        ax.set(ylim=(len(overview) - 0.5, -0.5))
-    axes[0].axvline(0, color="#BBBBBB", lw=1)
-    axes[0].axvline(overview.loc[BASELINE, "kid"] - overview.loc[BASELINE, "floor"], color="#CC6677", lw=1)
-    axes[1].set_xlim(-0.02, 1.02)
-    if anchor is not None:
-        axes[1].axvline(anchor, color="#999933", lw=1)
-    return figure
