@@ -22,7 +22,8 @@ PATIENCE = 10  # seconds that a dying kernel gets before an interrupted run ends
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and act; 0 on success, 1 for a failed notebook or results that differ, 2 for bad input, 130 when interrupted."""
+    """Parse and act; 0 on success, 1 for a failed notebook or results that differ, 2 for bad input (what a notebook refuses
+    among it), 130 when interrupted."""
     from dermstudy.runner.study import NotebookFailed
 
     parser = _parser()

@@ -69,10 +69,11 @@ def auc_bootstrap(true: np.ndarray, score: np.ndarray, resamples: int = 2000, se
 def clustered_bootstrap(
     predictions: list[pd.DataFrame], statistic: Statistic, repeats: int = 200, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of `statistic`, by resampling test lesions (column group) and, with them, seeds.
+    """95 % percentile interval of the mean of `statistic` over seeds, by resampling test lesions (column group) and seeds.
 
-    predictions: one frame a training seed over the same test images. Resampling whole lesions keeps sister images
-    together; the interval is conditional on one generator.
+    predictions: one frame a training seed over the same test images. Each resample draws lesions whole, so that sister
+    images stay together, and as many seeds as there are, and takes the mean over those: more seeds, a narrower interval.
+    With one seed it is over test lesions alone. The interval is conditional on one generator.
     """
     random = np.random.default_rng(seed)
     members = lesion_rows(predictions[0])
@@ -80,32 +81,40 @@ def clustered_bootstrap(
     values = []
     for _ in range(repeats):
         rows = np.concatenate([members[names[index]] for index in random.integers(0, len(names), len(names))])
-        values.append(statistic(predictions[random.integers(0, len(predictions))].iloc[rows]))
+        values.append(_mean_of_drawn(random, len(predictions), lambda own: statistic(predictions[own].iloc[rows])))  # noqa: B023
     return quantiles(values)
 
 
 def paired_difference(
     first: list[pd.DataFrame], second: list[pd.DataFrame], statistic: Statistic, repeats: int, seed: int
 ) -> dict[str, float]:
-    """`first` minus `second`: difference, interval, and half its width as what is detectable.
+    """`first` minus `second`, the mean over seeds: difference, interval, and half its width as what is detectable.
 
     Lesions of both test sets are resampled together and seeds pairwise, so images that both sets share are paired and
-    others are not.
+    others are not; each resample takes the mean over the seeds that it drew, as `clustered_bootstrap` does.
     """
     random = np.random.default_rng(seed)
     sides = [lesion_rows(first[0]), lesion_rows(second[0])]
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
+
+    def change(own: int, rows: list[np.ndarray]) -> float:
+        return statistic(first[own].iloc[rows[0]]) - statistic(second[own].iloc[rows[1]])
+
     values = []
     while len(values) < repeats:
         picked = [names[index] for index in random.integers(0, len(names), len(names))]
         rows = [np.concatenate([side[name] for name in picked if name in side] or [[]]).astype(int) for side in sides]
         if min(len(part) for part in rows):
-            chosen = random.integers(0, len(first))
-            parts = (first[chosen].iloc[rows[0]], second[chosen].iloc[rows[1]])
-            values.append(statistic(parts[0]) - statistic(parts[1]))
+            values.append(_mean_of_drawn(random, len(first), lambda own: change(own, rows)))  # noqa: B023
     low, high = quantiles(values)
     mean = float(np.mean([statistic(a) - statistic(b) for a, b in zip(first, second, strict=True)]))
     return {"difference": mean, "low": low, "high": high, "detectable": (high - low) / 2}
+
+
+def _mean_of_drawn(random: np.random.Generator, seeds: int, score: Callable[[int], float]) -> float:
+    """The mean of `score` over as many seeds as there are, drawn with replacement; each drawn one is scored once."""
+    drawn, times = np.unique(random.integers(0, seeds, seeds), return_counts=True)
+    return float(np.average([score(own) for own in drawn], weights=times))
 
 
 def lesion_rows(frame: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from dermstudy import intervals
@@ -140,6 +141,60 @@ def test_early_stopping_restores_the_best_weights(cohort, synthetic):
     assert losses.idxmin() != losses.index[-1]
 
 
+def test_a_network_that_diverges_is_a_failed_run_and_is_kept_as_one(cohort, synthetic, tmp_path):
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+    thrown = replace(SMALL, learning_rate=1e30)
+    result = training.train_once(chosen, thrown, 0, tmp_path)
+    columns = list(CODES)
+    assert (
+        result.failed
+        and result.predictions[columns].isna().all(axis=None)
+        and result.predictions["answer"].eq("").all()
+    )
+    assert len(result.history) >= 1 and result.history["validation_loss"].isna().all()
+    kept = training.train_once(chosen, thrown, 0, tmp_path)
+    assert kept.failed and kept.predictions["answer"].eq("").all()
+    sound = training.Result(result.predictions.assign(**{code: 1 / 7 for code in columns}), result.history)
+    lines: list[str] = []
+    own, seeds = training.finished({"a": [sound, sound], "b": [result, sound]}, [3, 4], lines.append)
+    assert seeds == [4] and own == {"a": [sound], "b": [sound]}
+    assert lines == ["failed, so its seed is left out of every set: b, seed 3"]
+    with pytest.raises(InputError, match="no seed of 3 was trained to its end in every set: b failed"):
+        training.finished({"b": [result]}, [3])
+
+
+def test_a_run_that_ends_in_an_error_has_three_attempts_with_its_own_seed(
+    cohort, synthetic, tmp_path, monkeypatch, capsys
+):
+    chosen, seen = audited(protocol.ORIGINALS, cohort, synthetic), []
+    sound = training.Result(
+        training._answers(chosen, np.full((len(chosen.rows("test")), 7), 1 / 7)), pd.DataFrame({"epoch": [1]})
+    )
+
+    def train(_, __, seed, *___):
+        seen.append(seed)
+        if len(seen) in errors:
+            raise errors[len(seen)]
+        return sound
+
+    errors = {1: ValueError("not\nfinite"), 2: RuntimeError("again")}
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "code_hash", lambda *_: "")
+    assert not training.train_once(chosen, SMALL, 7, tmp_path).failed and seen == [7, 7, 7]
+    assert "seed 7: attempt 1 of 3 not finished, ValueError: not finite" in capsys.readouterr().out
+    seen.clear()
+    errors[3] = ValueError("and again")
+    failed = training.train_once(chosen, SMALL, 8, tmp_path)
+    assert failed.failed and seen == [8, 8, 8] and failed.history.empty
+    assert training.train_once(chosen, SMALL, 8, tmp_path).failed and len(seen) == 3  # it is not tried again
+    for outside in (OSError("no space left"), MemoryError(), InputError("no images")):
+        seen.clear()
+        errors[1] = outside
+        with pytest.raises(type(outside)):
+            training.train_once(chosen, SMALL, 9, tmp_path)
+        assert seen == [9]
+
+
 def predictions(random, groups=12):
     group = np.repeat([f"L{n}" for n in range(groups)], 3)
     dx = np.repeat(random.choice(["nv", "mel"], groups), 3)
@@ -148,18 +203,40 @@ def predictions(random, groups=12):
 
 def test_clustered_bootstrap_by_hand():
     random = np.random.default_rng(0)
-    frames = [predictions(random)] * 2
+    first = predictions(random)
+    frames = [first, first.assign(answer=random.permutation(first["answer"]))]
     low, high = intervals.clustered_bootstrap(frames, scores.accuracy, 300, seed=5)
     literal, draw = [], np.random.default_rng(5)
-    names = list(dict.fromkeys(frames[0]["group"]))
+    names = list(dict.fromkeys(first["group"]))
     for _ in range(300):
         picked = [names[index] for index in draw.integers(0, 12, 12)]
-        draw.integers(0, 2)
-        rows = pd.concat([frames[0][frames[0]["group"] == name] for name in picked])
-        literal.append((rows["dx"] == rows["answer"]).mean())
+        chosen, values = draw.integers(0, 2, 2), []
+        for frame in (frames[place] for place in chosen):
+            rows = pd.concat([frame[frame["group"] == name] for name in picked])
+            values.append((rows["dx"] == rows["answer"]).mean())
+        literal.append(np.mean(values))
     assert (low, high) == pytest.approx(tuple(np.quantile(literal, [0.025, 0.975])))
     same = intervals.paired_difference(frames, frames, scores.accuracy, 50, 0)
     assert (same["difference"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
+
+
+def test_more_seeds_narrow_the_interval_of_their_mean():
+    """Only seeds differ here, so a resample's mean is normal with the seeds' spread divided by the root of their number."""
+
+    def seeds_of(number: int, sign: int) -> list[pd.DataFrame]:
+        values = norm.ppf((np.arange(number) + 0.5) / number)
+        values = 0.5 + sign * 0.1 * values / values.std()
+        return [pd.DataFrame({"group": ["A", "B"], "value": value}) for value in values]
+
+    def mean(rows: pd.DataFrame) -> float:
+        return float(rows["value"].mean())
+
+    for number in (4, 16):
+        expected = 2 * norm.ppf(0.975) * 0.1 / np.sqrt(number)
+        low, high = intervals.clustered_bootstrap(seeds_of(number, 1), mean, 600)
+        assert high - low == pytest.approx(expected, rel=0.12) and (low + high) / 2 == pytest.approx(0.5, abs=0.01)
+        pair = intervals.paired_difference(seeds_of(number, 1), seeds_of(number, -1), mean, 600, 0)
+        assert pair["high"] - pair["low"] == pytest.approx(2 * expected, rel=0.12)  # pairs: one is the other's mirror
 
 
 def test_scores_and_floor_by_hand():
@@ -246,24 +323,45 @@ def test_calibration_error_by_hand():
 
 
 def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
-    steps = training_sets.ladder(cohort, synthetic, synthetic, 0)
-    assert list(steps) == [name for name in training_sets.LADDER if name != training_sets.LADDER[1]]
-    ids = {name: {part: chosen.rows(part)["image_id"].tolist() for part in ("train", "fit_until", "test")}
-           for name, chosen in steps.items()}  # fmt: skip
-    apart, stopped, safe = (ids[name] for name in training_sets.LADDER[2:])
-    assert apart["train"] == stopped["train"] and apart["test"] == stopped["test"] == apart["fit_until"]
-    assert stopped["fit_until"] != apart["fit_until"] and stopped == safe
-    assert steps[training_sets.LADDER[4]].rows("test")["kind"].eq("original").all()
+    """What a step trains on (originals, synthetic images), is tested on and stops on: one of them moves, and what hangs on it."""
+    other = replace(synthetic, data_hash="of the twin")
+    steps = training_sets.ladder(cohort, synthetic, other, 0)
+    assert list(steps) == list(training_sets.LADDER)
+
+    def parts(chosen) -> dict[str, object]:
+        train, test, watched = (chosen.rows(part) for part in ("train", "test", "fit_until"))
+        ids = {kind: set(train.loc[train["kind"] == kind, "image_id"]) for kind in ("original", "synthetic")}
+        own = "its test set" if set(watched["image_id"]) == set(test["image_id"]) else set(watched["image_id"])
+        return {
+            "originals": ids["original"], "synthetic images": ids["synthetic"], "generator": chosen.train[1].data_hash,
+            "test kinds": set(test["kind"]), "real test images": set(test.loc[test["kind"] == "original", "image_id"]),
+            "stopping": own,
+        }  # fmt: skip
+
+    held = [parts(chosen) for chosen in steps.values()]
+    changed = [{key for key in now if now[key] != before[key]} for before, now in zip(held, held[1:], strict=False)]
+    assert changed == [{"test kinds"}, {"originals", "real test images"}, {"stopping"}, {"generator"}]
+    assert held[0]["stopping"] == "its test set" and held[1]["test kinds"] == {"original"}
     trained = [chosen.rows("train") for chosen in steps.values()]
-    for rows in trained:  # the same number of originals of each entity, the same synthetic images
+    for rows in trained:  # the same number of originals of each entity
         assert rows.groupby(["kind", "dx"]).size().equals(trained[0].groupby(["kind", "dx"]).size())
-        made = rows["kind"] == "synthetic"
-        assert set(rows.loc[made, "image_id"]) == set(trained[0].loc[trained[0]["kind"] == "synthetic", "image_id"])
-    originals = trained[1].query("kind == 'original'")
+    originals = trained[2].query("kind == 'original'")
     assert not set(originals["group"]) & set(steps[training_sets.LADDER[2]].rows("test")["group"])
-    assert list(training_sets.ladder(cohort, synthetic, None, 0)) == [
-        training_sets.LADDER[0],
-        *training_sets.LADDER[2:4],
+    assert set(steps[training_sets.LADDER[3]].rows("fit_until")["split"]) == {"validation"}
+    assert list(training_sets.ladder(cohort, synthetic, None, 0)) == list(training_sets.LADDER[:4])
+
+
+def test_the_published_end_holds_one_synthetic_image_an_original(cohort):
+    train = cohort.frame[cohort.frame["split"] == "train"]
+    made = pd.concat([in_place_of_synthetic(train, cohort.root).frame.assign(draw=draw) for draw in range(3)])
+    made["image_id"] += "_" + made.pop("draw").astype(str)
+    pool = dataset.Cohort("synthetic", cohort.root, made.reset_index(drop=True), "s")
+    taken = training_sets.one_an_original(pool, cohort)
+    assert sorted(taken.frame["source_image_id"]) == sorted(train["image_id"])
+    rows = audited(protocol.ONCE, cohort, pool).rows("train")
+    assert set(taken.frame["image_id"]) == set(rows.loc[rows["kind"] == "synthetic", "image_id"])
+    assert taken.frame["image_id"].tolist() == [
+        name for name in pool.frame["image_id"] if name in set(taken.frame["image_id"])
     ]
 
 
@@ -307,21 +405,28 @@ def test_the_one_run_that_is_missing_has_the_threads_of_all_others(cohort, synth
             pass
 
         def map(self, _, *jobs):
-            for chosen, config, seed, folder in zip(*jobs, strict=True):
-                kept(training._kept(chosen, config, seed, folder))
+            for chosen, config, seed, folder, threads in zip(*jobs, strict=True):
+                kept(training._kept(chosen, config, seed, folder, threads))
             return []
 
     def kept(folder):
         folder.mkdir()
-        pd.DataFrame({"image_id": [folder.name]}).to_csv(folder / "predictions.csv")
+        pd.DataFrame({"image_id": [folder.name], "answer": "nv"}).to_csv(folder / "predictions.csv")
         pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv")
 
     monkeypatch.setattr(training, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(training.os, "cpu_count", lambda: 4)
     chosen = audited(protocol.ORIGINALS, cohort, synthetic)
-    kept(training._kept(chosen, SMALL, 0, tmp_path))
+    kept(training._kept(chosen, SMALL, 0, tmp_path, 2))
     training.train_all({"a": chosen}, SMALL, [0, 1], tmp_path, workers=2)
     assert asked == [(training.limit_threads, (2,))]
+
+
+def test_kept_runs_are_told_apart_by_their_threads(cohort, synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.os, "cpu_count", lambda: 4)
+    chosen = audited(protocol.ORIGINALS, cohort, synthetic)
+    names = {training._kept(chosen, SMALL, 0, tmp_path, threads) for threads in (1, 2, 4)}
+    assert len(names) == 3 and training._kept(chosen, SMALL, 0, tmp_path) in names  # by itself a run has all four
 
 
 def test_kept_runs_are_told_apart_by_the_code_that_made_them(cohort, synthetic, tmp_path, monkeypatch):
@@ -380,6 +485,11 @@ def test_worth_pairs_what_both_tests_share():
     change = scores.balanced_accuracy(real) - scores.balanced_accuracy(frame)
     assert table.loc[1, "difference"] == pytest.approx(change) and table.loc[1, "low"] < change < table.loc[1, "high"]
     assert table.loc[2, ["difference", "low", "high"]].tolist() == [0.0, 0.0, 0.0]
+    twice = {"pooled": [frame, frame], "real": [real, frame]}
+    each = scores.worth_by_seed(twice)
+    assert each["step"].tolist() == ["real", "real"] and each["difference"].tolist() == [pytest.approx(change), 0.0]
+    assert scores.worth(twice, 5, 0).loc[1, "difference"] == pytest.approx(each["difference"].mean())
+    assert scores.interval_words(1).endswith("(one seed)") and scores.interval_words(5).endswith("lesions and seeds")
 
 
 def test_pixels_are_decoded_once_and_read_from_disk(cohort, tmp_path):

@@ -142,6 +142,12 @@ def test_needed_is_what_is_taken(originals, synthetic):
         sets.make_feature_set("all originals + synthetic, dose 1", originals, short)
 
 
+def test_a_pool_is_asked_for_by_its_name(originals):
+    assert sets.needed_of(originals, sets.OWN).equals(sets.needed(originals)[sets.OWN])
+    with pytest.raises(InputError, match="no pool 'trial' of synthetic images in the trial: choose among generator"):
+        sets.needed_of(originals, "trial")
+
+
 def test_what_cannot_be_made_is_named(originals):
     with pytest.raises(InputError, match="unknown training set 'all'"):
         sets.make_feature_set("all", originals)

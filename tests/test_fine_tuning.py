@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dermstudy import pretrained
-from dermstudy.classification import encoding, feature_sets, fine_tuning, protocol, runs
+from dermstudy.classification import encoding, feature_sets, fine_tuning, predictions, protocol, runs
 from dermstudy.classification.encoding import View
 from dermstudy.data import dataset
 from dermstudy.entities import CODES
@@ -104,3 +104,27 @@ def test_every_training_set_that_the_images_allow_is_run_and_kept(images, tmp_pa
     again = runs.tuned_runs(images, short, range(1), tmp_path, workers=2)
     assert np.array_equal(again.predictions.log_probabilities, ran.predictions.log_probabilities)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np[yz]")} == stamps
+
+
+def test_a_network_that_diverges_is_a_failed_run_and_is_kept_as_one(jobs, tmp_path, capsys):
+    thrown = replace(TUNING, rate=1e30, last_rate=1e30, epochs=2)
+    job = replace(jobs[0], tuning=thrown, keeps=tmp_path / "run.npz")
+    found = predictions.load(fine_tuning.run_once(job))
+    assert np.isnan(found.log_probabilities).all() and found.runs.to_numpy().tolist() == [
+        [protocol.TUNED, protocol.ORIGINALS, job.seed]
+    ]
+    assert capsys.readouterr().out.startswith("all originals, seed 0: failed, no epoch gives numbers")
+    assert runs.failed_lines(fine_tuning.run_all([job])) == ["failed: fine-tuned, all originals, seed 0"]
+
+
+def test_a_run_that_ends_in_an_error_three_times_has_failed(jobs, tmp_path, monkeypatch, capsys):
+    tried = []
+
+    def train(job):
+        tried.append(job.seed)
+        raise RuntimeError("no step")
+
+    monkeypatch.setattr(fine_tuning, "train", train)
+    found = predictions.load(fine_tuning.run_once(replace(jobs[1], keeps=tmp_path / "run.npz")))
+    assert np.isnan(found.log_probabilities).all() and tried == [1, 1, 1]
+    assert capsys.readouterr().out.count("not finished, RuntimeError: no step") == 3

@@ -17,6 +17,7 @@ from dermstudy.data import dataset
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.maintenance import power
+from dermstudy.runner import study
 
 PAGE = (ROOT / "docs/PROTOCOL.md").read_text()
 FOLDER = ROOT / "docs/protocol"
@@ -224,12 +225,27 @@ def test_a_committed_trial_asks_what_the_protocol_asks(tables):
 
 
 @pytest.mark.parametrize("tables", RUNS, ids=lambda path: path.parent.name)
-def test_the_protocol_is_older_than_the_run(tables):
+def test_the_protocol_that_a_trial_names_is_older_than_its_run(tables):
     notes = json.loads((tables.parent / "manifest.json").read_text(encoding="utf-8"))
-    if "protocol" not in notes:
-        pytest.skip("the run is older than the manifest's line on the protocol")
-    fixed, ran = notes["protocol"]["commit"], notes["tables"]["trial"]["commit"]
+    fixed, ran = study.protocol_of(notes), notes["notebooks"][study.TRIAL]["commit"]
+    assert fixed, "the trial's run names no commit of the protocol"
     asked = subprocess.run(["git", "merge-base", "--is-ancestor", fixed, ran], cwd=ROOT, capture_output=True, text=True)
     if asked.returncode == 128:
         pytest.skip("this clone does not hold both commits")
     assert asked.returncode == 0 and fixed != ran
+
+
+def test_the_history_of_the_page_is_told_on_it():
+    """Every commit that changed what stands above the amendments, but the first, is named below."""
+    git = ["git", "-C", str(ROOT)]
+    log = subprocess.run(
+        [*git, "log", "--reverse", "--format=%H", "--", "docs/PROTOCOL.md"], capture_output=True, text=True
+    )
+    above, amendments = PAGE.split("## Amendments\n")
+    before = None
+    for name in log.stdout.split():
+        text = subprocess.run([*git, "show", f"{name}:docs/PROTOCOL.md"], capture_output=True, text=True).stdout
+        body = text.split("## Amendments\n")[0]
+        assert before in (None, body) or name[:7] in amendments, f"{name} edited the page and no amendment says so"
+        before = body
+    assert before in (None, above), "what stands above the amendments is not edited"

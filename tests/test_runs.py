@@ -101,6 +101,13 @@ def test_the_runs_are_kept_in_files_from_which_all_is_drawn_again(cohort, synthe
     assert set(theirs["combined"][0]["kind"]) == {"original", "synthetic"}
     histories = pd.read_csv(folder / "histories.csv")
     assert set(histories["protocol"]) == set(training_sets.PROTOCOLS) and histories["loss"].notna().all()
+    steps = runs.steps_table(histories).set_index(["training_set", "seed"])
+    sizes = {
+        name: len(training_sets.audited_set(name, images.originals, images.synthetic).rows("train")) for name in answers
+    }
+    for name in (protocol.ONCE, protocol.LONGER):
+        assert steps.loc[(name, 1), "steps"] == -(-sizes[protocol.ONCE] // SMALL.batch) * SMALL.epochs
+    assert steps["epochs"].eq(1).all() and steps["kept_steps"].eq(steps["steps"]).all()
     rows = runs.as_run_rows(secondary.run_table(found))
     assert list(rows.columns) == scores.RUN_COLUMNS and set(rows["model"]) == {protocol.FROZEN, protocol.KERAS}
 
@@ -126,6 +133,38 @@ def test_a_network_that_did_not_run_is_left_out_by_name(cohort, synthetic, tmp_p
     assert pd.read_csv(folder / "histories.csv").empty and scores.summary({}, 10, 0).empty
 
 
+@pytest.mark.slow
+def test_failed_runs_are_listed_counted_and_left_out_of_every_score(cohort, synthetic, tmp_path):
+    """A network made to diverge: its runs are there without a number, and all that 07 computes goes on without them."""
+    images = runs.gather(cohort, {feature_sets.WHOLE: synthetic}, runs.CAPTIONED)
+    keras = runs.keras_runs(images, replace(SMALL, learning_rate=1e30), range(2), tmp_path / "runs")
+    frozen = runs.frozen_runs(images, SETTINGS, range(2), tmp_path / "features")
+    folder = runs.save(tmp_path / "predictions", frozen, runs.without(protocol.TUNED, "no seeds"), keras, {})
+    found = predictions.load(folder / "trial.npz")
+    sets = protocol.TRAINING_SETS[protocol.KERAS]
+    assert runs.failed_lines(found) == [f"failed: Keras CNN, {name}, seed {seed}" for name in sets for seed in (0, 1)]
+    assert runs.frames_of(found, protocol.KERAS) == {} and scores.every_run({}).empty
+    table = trial.trial_table(found, seeds={**protocol.SEEDS, protocol.KERAS: 2}, resamples=20)
+    row = table.set_index("comparison").loc["combined against longer training"]
+    assert (row["seeds"], row["missing_seeds"], row["verdict"]) == (0, "0, 1", protocol.NOT_RESOLVED)
+    told, _ = trial.answerable(found, protocol.DESCRIBED)
+    described = trial.described_table(found, told)
+    assert described.set_index("network").loc[protocol.KERAS, "difference"].isna().all()
+    forest.described_plot(described)
+    assert secondary.run_table(found).query("network == 'Keras CNN'")["value"].isna().all()
+
+
+def test_answers_name_their_seed_and_leave_failed_runs_out():
+    own = simulated({protocol.ORIGINALS: 1.0, protocol.ONCE: 1.0}, protocol.KERAS, seeds=3)
+    failed = own.log_probabilities.copy()
+    failed[1, 4, 2] = np.nan
+    answers = runs.frames_of(replace(own, log_probabilities=failed), protocol.KERAS)
+    seeds = {name: [frame["seed"].iloc[0] for frame in frames] for name, frames in answers.items()}
+    assert seeds == {protocol.ORIGINALS: [0, 2], protocol.ONCE: [0, 1, 2]}
+    every = scores.every_run({("audited", name): frames for name, frames in answers.items()})
+    assert every.groupby("training_set")["seed"].unique().map(list).to_dict() == seeds
+
+
 def test_comparisons_are_asked_where_their_runs_are_there():
     names = {protocol.ORIGINALS: 1.0, protocol.ONCE: 1.0, protocol.REPEATED: 1.0}
     asked, lacking = trial.answerable(simulated(names))
@@ -137,6 +176,15 @@ def test_comparisons_are_asked_where_their_runs_are_there():
     moved = trial.on_split(asked, "external")
     assert [own.name for own in moved] == [own.name for own in asked[:2]]  # the pooled one asks the same there
     assert all(own.splits == ("external",) for own in moved)
+
+
+def test_steps_are_those_up_to_the_end_and_up_to_the_epoch_that_is_kept():
+    history = pd.DataFrame({
+        "protocol": "audited", "training_set": "a", "seed": [0, 0, 0, 1], "epoch": [1, 2, 3, 1], "steps": 10,
+        "loss": 1.0, "validation_loss": [0.9, 0.7, 0.8, np.nan],
+    })  # fmt: skip
+    table = runs.steps_table(history)
+    assert table[["epochs", "steps", "kept_epoch", "kept_steps"]].to_numpy().tolist() == [[3, 30, 2, 20], [1, 10, 0, 0]]
 
 
 def test_figures_of_the_trial_hold_what_ran(tmp_path):
@@ -153,8 +201,17 @@ def test_figures_of_the_trial_hold_what_ran(tmp_path):
     told, _ = trial.answerable(found, protocol.DESCRIBED)
     table = trial.described_table(found, told)
     table.loc[0, ["low", "high"]] = [-40.0, 40.0]
-    (axes,) = forest.described_plot(table).axes
+    figure = forest.described_plot(table)
+    (axes,) = figure.axes
     assert len(axes.get_yticklabels()) == len(told) and max(map(abs, axes.get_xlim())) < 2
+    numbers = [text.get_text() for text in axes.texts]
+    assert len(numbers) == len(told) and any("−40.000, +40.000" in text for text in numbers)  # beside its arrows
+    figure.canvas.draw()
+    heights = [text.get_window_extent().y0 for text in axes.texts]
+    labels = [label.get_window_extent().y0 for label in axes.get_yticklabels()]
+    assert np.argsort(heights).tolist() == np.argsort(labels).tolist() == list(range(len(told)))
+    assert axes.get_yticklabels()[-1].get_text() == forest.short(table["comparison"][0])
+    assert forest._numbers(table.iloc[0]) == numbers[-1]
     measured = secondary.secondary_table(found, told, {protocol.FROZEN: 6}, 20)
     parts = secondary.artefact_table(measured)
     assert len(parts) == len(told)
@@ -163,8 +220,15 @@ def test_figures_of_the_trial_hold_what_ran(tmp_path):
         "protocol": ["audited"] * 4, "training_set": [protocol.ONCE] * 2 + [protocol.LONGER] * 2, "seed": 0,
         "epoch": [1, 2, 1, 2], "loss": 1.0, "validation_loss": 1.0,
     })  # fmt: skip
+    own = pd.DataFrame({"epoch": [1, 2, 3], "loss": 1.0, "validation_loss": [0.9, 0.7, 0.8]})
+    figure = forest.stopping_curves({"as published": own, "audited": own}, 4)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["as published, seed 4", "audited, seed 4"] or [
+        ax.get_title() for ax in figure.axes
+    ] == ["as published, seed 4", "audited, seed 4"]
+    assert all(ax.lines[2].get_xdata().tolist() == [2] for ax in figure.axes)
     figure = forest.learning_curves(histories)
-    assert [len(ax.lines) for ax in figure.axes] == [2, 2]
+    assert [len(ax.lines) for ax in figure.axes] == [3, 3]
+    assert [ax.lines[2].get_xdata().tolist() for ax in figure.axes] == [[1], [1]]  # the epoch that is kept
     table = trial.trial_table(found, trial.answerable(found)[0], {protocol.FROZEN: 6}, 50)
     said = trial.sentences(table)
     assert said[0].startswith("primary: ") and said[1].startswith("positive control: ") and len(said) == len(table)

@@ -20,11 +20,18 @@ from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
 PRIMARY = COMPARISONS[0]
+CONTROL = next(own for own in COMPARISONS if own.role == protocol.CONTROL)
 SEEDS = {FROZEN: 6, TUNED: 5, KERAS: 5}
 
 
 def one(predictions, comparison=PRIMARY, planned=6):
     return trial.trial_table(predictions, [comparison], {comparison.network: planned}, resamples=400).iloc[0]
+
+
+def beside_control(predictions) -> pd.DataFrame:
+    """The primary comparison's row and, from further runs on the same images, that of a positive control that is found."""
+    control = simulated({ORIGINALS: 2.6, protocol.SUBSET: 1.8}, images=predictions.images, seed=9)
+    return trial.trial_table(joined([predictions, control]), [PRIMARY, CONTROL], {FROZEN: 6}, resamples=200)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +266,7 @@ def test_the_table_has_the_protocols_comparisons(whole, table):
 def test_a_known_effect_is_found_and_its_sign():
     assert one(simulated({ONCE: 2.6, REPEATED: 1.8}))["verdict"] == protocol.HELPS
     assert one(simulated({ONCE: 1.8, REPEATED: 2.6}))["verdict"] == protocol.HARMS
-    close = one(simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1))
+    close = beside_control(simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1)).iloc[0]
     assert close["verdict"] == protocol.EQUIVALENT and close["high"] < 0.015
     assert one(simulated({ONCE: 2.0, REPEATED: 2.0}, noise=4.0))["verdict"] == protocol.NOT_RESOLVED
 
@@ -279,8 +286,9 @@ def test_the_interval_holds_the_truth_of_many_test_sets():
 
 def test_training_sets_with_the_same_predictions_are_equivalent(pair):
     same = replace(pair, log_probabilities=np.tile(pair.log_probabilities[:6], (2, 1, 1)))
-    row = one(same)
+    row = beside_control(same).iloc[0]
     assert row["difference"] == 0 and row["verdict"] == protocol.EQUIVALENT and row["p"] == 1
+    assert one(same)["verdict"] == protocol.NOT_RESOLVED and one(same)["p"] == 1  # no control was asked
 
 
 def test_holm_by_hand():
@@ -323,7 +331,57 @@ def test_a_missed_control_takes_the_word_equivalent(whole):
     assert "no power" in trial.verdict_sentence(table.iloc[1])
 
 
-# Failed runs
+def test_without_a_positive_control_nothing_is_called_equivalent_and_it_is_said():
+    close = simulated({ONCE: 2.0, REPEATED: 2.0}, noise=0.1)
+    alone, beside = trial.trial_table(close, [PRIMARY], {FROZEN: 6}, resamples=200), beside_control(close)
+    assert alone["p_equivalence_holm"].iloc[0] < 0.05 and alone["verdict"].tolist() == [protocol.NOT_RESOLVED]
+    assert trial.sentences(alone)[-1] == protocol.NO_CONTROL and protocol.NO_CONTROL not in trial.sentences(beside)
+    not_run = trial.trial_table(close, [PRIMARY, CONTROL], {FROZEN: 6}, resamples=200)
+    assert not_run["verdict"].iloc[0] == protocol.NOT_RESOLVED
+    assert trial.sentences(not_run[not_run["seeds"] > 0])[-1] == protocol.NO_CONTROL
+
+
+def test_a_second_generator_of_another_verdict_is_told_in_the_next_sentence(table):
+    table = table.copy()
+    second = table.index[table["comparison"] == protocol.SECOND_GENERATOR][0]
+    table.loc[0, "verdict"] = table.loc[second, "verdict"] = protocol.HARMS
+    alone = trial.verdict_sentence(table.loc[0])
+    assert trial.answer(table) == alone and trial.sentences(table)[0] == f"primary: {alone}"
+    table.loc[second, ["verdict", "difference", "low", "high", "p_holm"]] = protocol.HELPS, 0.01, 0.002, 0.018, 0.01
+    said = (
+        f"{alone} With the second generator the verdict is another, helps: macro AUC changes by +0.010 (95 % interval +0.002 "
+        "to +0.018, p = 0.010)."
+    )
+    assert trial.answer(table) == said and trial.sentences(table)[0] == f"primary: {said}"
+    table.loc[second, ["verdict", "seeds", "missing"]] = protocol.NOT_RESOLVED, 4, 2
+    assert trial.answer(table).endswith("the verdict is another, not resolved: 2 of 6 seeds are missing.")
+    table.loc[second, ["seeds", "missing"]] = 0, 6  # it did not run: no verdict that could differ
+    assert trial.answer(table) == alone and trial.answer(table.drop(index=second)) == alone
+
+
+# Planned, missing and failed runs
+
+
+def test_fewer_seeds_than_the_protocols_give_no_verdict_but_in_a_demonstration():
+    given = {FROZEN: 20, TUNED: 0, KERAS: 3}
+    assert trial.planned(given) == protocol.SEEDS
+    assert trial.planned(given, small=True) == {FROZEN: 20, TUNED: 5, KERAS: 3}
+    own = simulated({ONCE: 3.0, protocol.LONGER: 1.0}, KERAS, seeds=3)
+    comparison = next(one for one in COMPARISONS if one.network == KERAS)
+    row = trial.trial_table(own, [comparison], trial.planned(given), resamples=200).iloc[0]
+    assert row["p"] < 0.05 and row["verdict"] == protocol.NOT_RESOLVED and row["missing_seeds"] == "3, 4"
+    assert "2 of 5 seeds are missing" in trial.verdict_sentence(row)
+    small = trial.trial_table(own, [comparison], trial.planned(given, small=True), resamples=200).iloc[0]
+    assert small["missing"] == 0 and small["verdict"] == protocol.HELPS
+
+
+def test_described_differences_of_too_few_seeds_have_no_numbers(pair):
+    failed = pair.log_probabilities.copy()
+    failed[1:6] = np.nan
+    row = trial.described_table(replace(pair, log_probabilities=failed), [PRIMARY], {FROZEN: 6}).iloc[0]
+    assert row["seeds"] == 1 and np.isnan(row["difference"])
+    strata = pd.Series("all", pair.images["image_id"])
+    assert trial.exploratory_table(replace(pair, log_probabilities=failed), PRIMARY, strata, {FROZEN: 6}).empty
 
 
 def test_a_failed_seed_leaves_all_training_sets_and_is_listed():
@@ -378,6 +436,37 @@ def test_errors_say_what_and_how_to_mend_it(pair):
         one(replace(pair, priors=priors))
     with pytest.raises(InputError, match="stands twice"):
         one(replace(pair, runs=pair.runs.assign(seed=0)))
+
+
+# Other people's images
+
+
+def lesions_left(predictions: Predictions, counts: dict[str, int]) -> Predictions:
+    """The first lesions of the entities in `counts`, as other people's images."""
+    number = predictions.images["group"].str.split("_").str[-1].astype(int)
+    kept = np.flatnonzero(number < predictions.images["dx"].map(counts).fillna(0))
+    images = predictions.images.iloc[kept].reset_index(drop=True).assign(split="external")
+    return replace(predictions, images=images, log_probabilities=predictions.log_probabilities[:, kept])
+
+
+def test_entities_without_two_lesions_are_left_out_of_other_peoples_images_by_name(pair):
+    asked = [own for own in COMPARISONS if set(own.training_sets) == {ONCE, REPEATED} and own.network == FROZEN]
+    table, lines = trial.elsewhere(
+        lesions_left(pair, {"mel": 9, "nv": 9, "df": 1}), asked, "external", {FROZEN: 6}, resamples=50
+    )
+    assert table["comparison"].tolist() == [PRIMARY.name] and table["low"].notna().all()
+    assert lines == [
+        "left out, for no image shows it: actinic keratosis, benign keratosis, basal cell carcinoma, vascular lesion",
+        "left out, for an interval needs two lesions: dermatofibroma",
+        "left out, for none of its entities is left: rare entities alone",
+    ]
+    assert trial.sentences(table)[-1] == protocol.NO_CONTROL
+    rare, lines = trial.elsewhere(
+        lesions_left(pair, {"mel": 9, "nv": 9, "df": 2}), asked, "external", {FROZEN: 6}, resamples=50
+    )
+    assert rare["comparison"].tolist() == [PRIMARY.name, "rare entities alone"] and "dermatofibroma" not in str(lines)
+    with pytest.raises(InputError, match="the external images have two lesions of melanoma only"):
+        trial.elsewhere(lesions_left(pair, {"mel": 9, "nv": 1}), asked, "external", {FROZEN: 6})
 
 
 # Words and the figure

@@ -43,7 +43,9 @@ def results(cohort, tmp_path_factory):
     for old, new in zip(chosen["file"], made["file"], strict=True):
         shutil.copy(cohort.root / old, folder / new)
     made[list(dataset.SYNTHETIC_COLUMNS)].to_csv(folder / "index.csv", index=False)
-    (root / "03_sample.ipynb").write_text("{}")
+    marks = space.notes / "tasks"
+    marks.mkdir(parents=True)
+    (marks / "notebook-03_sample").touch()
     return root
 
 
@@ -55,6 +57,32 @@ def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path)
     once = {"notebook": "10", "sample": "1", "activations": "1"}
     trained = {"encode": "4", "train": str(2 * (sets + len(training_sets.PUBLISHED))), "tune": str(2 * tuned)}
     assert counts == once | trained
+
+
+@pytest.mark.slow
+def test_an_executed_notebook_without_its_artifacts_is_not_done(tmp_path):
+    """A clone holds committed notebooks and no artifact."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for stem in ("00_dataset", "01_finetune", "02_upsample", "03_sample", "09_which_parts"):
+        (folder / f"{stem}.ipynb").write_text("{}")
+    planned = snakemake("-n", "--cores", "1", "--config", "profile=smoke", f"results={folder}", folder=tmp_path)
+    assert re.search(r"^notebook\s+10$", planned, re.M)
+
+
+@pytest.mark.slow
+def test_real_images_go_into_no_committed_folder(tmp_path, monkeypatch):
+    planned = snakemake("-n", "-p", "--cores", "1", "--config", "profile=demo", f"data={tmp_path}", folder=tmp_path)
+    assert "results/demo-data/artifacts" in planned and not re.search(r"results/demo[/ ]", planned)
+    asked: list[str] = []
+
+    def parameters(profile, results, data):
+        asked.append(results)
+        raise InputError("seen")
+
+    monkeypatch.setattr(task, "parameters", parameters)
+    assert task.main(["demo", "train", "--data", str(tmp_path)]) == task.main(["demo", "train"]) == 2
+    assert asked == ["results/demo-data", "results/demo"]
 
 
 @pytest.mark.slow
@@ -70,7 +98,8 @@ def test_tasks_leave_what_the_notebook_reads(results, tmp_path):
     assert len(np.load(features)) == len(gathered.synthetic["generator"])
     chosen = training_sets.audited_set(protocol.ORIGINALS, gathered.originals, gathered.synthetic)
     config = task.config_of(own)
-    assert training._kept(chosen, config, 1, space.out("classifier")).is_dir()
+    threads = training.threads_of(own["WORKERS"])
+    assert training._kept(chosen, config, 1, space.out("classifier"), threads).is_dir()
     (tuned,) = (job for job in task._jobs(space, own, [1]) if job.name == protocol.SUBSET)
     assert tuned.keeps.is_file()
     again = snakemake(*done, *options, folder=tmp_path)
@@ -88,3 +117,18 @@ def test_a_task_that_cannot_be_done_says_so_in_a_line(results, capsys):
     assert task.main(["smoke", "train", "--set", "both", "--results", str(results)]) == 2
     assert "unknown training set 'both'" in capsys.readouterr().err
     assert task.main(["nothing", "train"]) == 2
+
+
+def test_the_page_gives_a_task_for_every_run_that_the_protocol_plans():
+    """docs/RUNNING.md's commands for the two networks that the profile leaves out, its loops read as a shell does."""
+    text = (ROOT / "docs" / "RUNNING.md").read_text(encoding="utf-8")
+    commands = re.search(r"```\n# the last blocks fine-tuned.+?```", text, re.S)[0]
+    tuned, trained = re.split(r"# the small convolutional network", commands)
+    for part, sets, word in ((tuned, task.TUNED_SETS, "tune"), (trained, task.SETS, "train")):
+        named = re.findall(r'"((?:all|30|longer|as published)[^"]*)"', part)
+        assert sorted(named) == sorted(sets)
+        assert "for seed in 0 1 2 3 4;" in part and f"dermstudy.runner.task ham10000 {word} --set" in part
+    assert protocol.SEEDS[protocol.TUNED] == protocol.SEEDS[protocol.KERAS] == 5
+    loop = re.search(r"for seed.+?(?= \|\n)", trained, re.S)[0]
+    listed = subprocess.run(["sh", "-c", loop], capture_output=True, text=True, check=True).stdout.split("\0")
+    assert sorted(set(listed[:-1:2])) == sorted(task.SETS) and len(listed[:-1]) == 2 * 5 * len(task.SETS)

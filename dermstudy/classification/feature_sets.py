@@ -118,6 +118,14 @@ def needed(originals: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, index=pd.Index(CODES, name="entity"))
 
 
+def needed_of(originals: pd.DataFrame, pool: str) -> pd.Series:
+    """`needed` of one pool of synthetic images; InputError where there is none of that name."""
+    table = needed(originals)
+    if pool not in table:
+        raise InputError(f"no pool {pool!r} of synthetic images in the trial: choose among {', '.join(table)}")
+    return table[pool]
+
+
 def make_feature_set(
     name: str, originals: pd.DataFrame, synthetic: Mapping[str, pd.DataFrame] | None = None, seed: int = 0
 ) -> FeatureSet:

@@ -21,6 +21,7 @@ import torch
 
 from dermstudy import pretrained
 from dermstudy.classification import feature_sets, predictions, protocol
+from dermstudy.classification.attempts import attempted
 from dermstudy.classification.encoding import View, encode_early
 from dermstudy.classification.frozen_features import EXTERNAL, balanced_log_loss, macro_auc
 from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions
@@ -28,6 +29,8 @@ from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.files import code_hash, sha256_text
 from dermstudy.processor import bf16_products
+
+EPOCH_COLUMNS = ["epoch", "loss", "balanced_log_loss", "macro_auc"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def jobs(
             content = [
                 chosen.rows.drop(columns="group").to_json(), images.to_json(), seed, asdict(tuning),
                 {pool: [path.name for path in own] for pool, own in activations.files.items()},
-                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks, balanced_log_loss, Predictions),
+                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks, balanced_log_loss, Predictions,
+                    attempted),
                 arithmetic(tuning),
             ]  # fmt: skip
             place = Path(folder) / f"{sha256_text(json.dumps(content, default=str))[:16]}.npz"
@@ -151,23 +155,43 @@ def run_all(asked: Sequence[Job], workers: int = 1) -> Predictions:
 
 
 def run_once(job: Job) -> Path:
-    """Train one job and write its Predictions to `job.keeps`, unless they are there."""
+    """Train one job and write its Predictions to `job.keeps`, unless they are there.
+
+    A run that has failed (docs/PROTOCOL.md) is kept as well, its log probabilities NaN.
+    """
     if job.keeps.is_file():
         return job.keeps
     job.keeps.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    found, epochs = train(job)
-    best = epochs.loc[epochs["balanced_log_loss"].idxmin()]
-    print(
-        f"{job.name}, seed {job.seed}: epoch {best['epoch']:.0f} of {len(epochs)} kept, validation macro AUC "
-        f"{best['macro_auc']:.3f}, {time.monotonic() - started:.0f} s",
-        flush=True,
-    )
+    started, name = time.monotonic(), f"{job.name}, seed {job.seed}"
+    found, epochs = attempted(lambda: train(job), name) or (failed(job), pd.DataFrame(columns=EPOCH_COLUMNS))
+    seconds = f"{time.monotonic() - started:.0f} s"
+    if epochs["balanced_log_loss"].isna().all():
+        print(f"{name}: failed, no epoch gives numbers, {seconds}", flush=True)
+    else:
+        best = epochs.loc[epochs["balanced_log_loss"].idxmin()]
+        print(
+            f"{name}: epoch {best['epoch']:.0f} of {len(epochs)} kept, validation macro AUC {best['macro_auc']:.3f}, {seconds}",
+            flush=True,
+        )
     return predictions.save(found, job.keeps)
 
 
+def failed(job: Job) -> Predictions:
+    """The Predictions of a run that has failed: no number for any image."""
+    shown = job.images[list(IMAGE_COLUMNS)]
+    return Predictions(shown, _runs(job), job.prior[None], np.full((1, len(shown), len(CODES)), np.nan, np.float32))
+
+
+def _runs(job: Job) -> pd.DataFrame:
+    return pd.DataFrame({"network": [protocol.TUNED], "training_set": [job.name], "seed": [job.seed]})
+
+
 def train(job: Job) -> tuple[Predictions, pd.DataFrame]:
-    """The best epoch's Predictions, and a row an epoch: epoch, loss, balanced_log_loss and macro_auc of validation lesions."""
+    """The best epoch's Predictions, and a row an epoch: EPOCH_COLUMNS, the last two of validation lesions.
+
+    An epoch after which the network gives no numbers is the last, for none will give them again; where it is the first the
+    run has failed.
+    """
     tuning, views = job.tuning, job.activations.opened()
     torch.manual_seed(job.seed)
     random = np.random.default_rng([job.seed, 17])
@@ -176,7 +200,6 @@ def train(job: Job) -> tuple[Predictions, pd.DataFrame]:
     targets = torch.from_numpy(pd.Index(CODES).get_indexer(rows["dx"]))
     optimizer, schedule = _optimizer(network, tuning, -(-len(rows) // tuning.batch) * tuning.epochs)
     shown, validation = job.images[list(IMAGE_COLUMNS)], (job.images["split"] == "validation").to_numpy()
-    runs = pd.DataFrame({"network": [protocol.TUNED], "training_set": [job.name], "seed": [job.seed]})
     table, best = [], None
     for epoch in range(1, tuning.epochs + 1):
         network.train()
@@ -193,15 +216,20 @@ def train(job: Job) -> tuple[Predictions, pd.DataFrame]:
             schedule.step()
             losses.append(loss.item())
         held = _probabilities(network, views, job.images[validation], tuning)
-        answers = Predictions(shown[validation].reset_index(drop=True), runs, job.prior[None], np.log(held)[None])
+        if np.isnan(held).any():
+            table.append((epoch, np.mean(losses), np.nan, np.nan))
+            break
+        answers = Predictions(shown[validation].reset_index(drop=True), _runs(job), job.prior[None], np.log(held)[None])
         score = balanced_log_loss(answers)[0]
         table.append((epoch, np.mean(losses), score, macro_auc(answers)[0]))
         if best is None or score < best[0]:
             best = score, {name: value.clone() for name, value in network.state_dict().items()}
+    epochs = pd.DataFrame(table, columns=EPOCH_COLUMNS)
+    if best is None:
+        return failed(job), epochs
     network.load_state_dict(best[1])
     logarithms = np.log(_probabilities(network, views, job.images, tuning))
-    found = Predictions(shown, runs, job.prior[None], logarithms[None])
-    return found, pd.DataFrame(table, columns=["epoch", "loss", "balanced_log_loss", "macro_auc"])
+    return Predictions(shown, _runs(job), job.prior[None], logarithms[None]), epochs
 
 
 def _optimizer(network: pretrained.LastBlocks, tuning: Tuning, steps: int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from dermstudy.classification import protocol
+from dermstudy.classification.scores import interval_words
 from dermstudy.figures import WIDTH, intervals
 
 COLOURS = {
@@ -74,27 +77,38 @@ def short(name: str) -> str:
 
 
 def described_plot(table: pd.DataFrame) -> Figure:
-    """Described differences with their intervals; an interval that is far wider than the differences is cut at the axis.
+    """Described differences with their intervals, and both in numbers beside each row.
 
-    table: as trial.described_table gives it.
+    table: as trial.described_table gives it. An interval that is far wider than the differences is cut at the axis, where
+    an arrow stands for the rest; a row without numbers has none.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 0.6 + 0.34 * len(table)))
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.62, 0.6 + 0.34 * len(table)))
     labels = table["comparison"].map(short) + np.where(table["network"] == protocol.FROZEN, "", f" ({protocol.KERAS})")
     intervals(ax, table.assign(label=labels), "label", "difference")
-    widths = (table["high"] - table["low"]).to_numpy()
-    close = table[widths <= 4 * np.median(widths)]  # intervals of few seeds would leave no room for the rest
-    furthest = 1.3 * table["difference"].abs().max() + 0.02
-    ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
-    room = 0.05 * (ends[1] - ends[0])
-    left, right = ends[0] - room, ends[1] + room
-    ax.set(xlabel="difference of macro AUC", xlim=(left, right))
-    for place, row in enumerate(table[::-1].itertuples()):
-        for end, marker, beyond in ((left, "<", row.low < left), (right, ">", row.high > right)):
+    ax.set_ylim(-0.5, len(table) - 0.5)
+    left, right = _close_ends(table.dropna(subset=["difference"]))
+    ax.set(xlabel="difference of macro AUC", xlim=(left, right), yticks=range(len(table)), yticklabels=labels[::-1])
+    beside = blended_transform_factory(ax.transAxes, ax.transData)
+    for place, (_, row) in enumerate(table[::-1].iterrows()):
+        ax.text(1.03, place, _numbers(row), transform=beside, va="center", fontsize=7)
+        for end, marker, beyond in ((left, "<", row["low"] < left), (right, ">", row["high"] > right)):
             if beyond:
                 ax.plot(end, place, marker, color="#88CCEE", ms=5, clip_on=False)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.tick_params(labelsize=7)
     return figure
+
+
+def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
+    """An axis for differences and their intervals: those of few seeds would leave no room for the rest."""
+    if table.empty:
+        return -1.0, 1.0
+    widths = (table["high"] - table["low"]).to_numpy()
+    close = table[widths <= 4 * np.median(widths)]
+    furthest = 1.3 * table["difference"].abs().max() + 0.02
+    ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
+    room = 0.05 * (ends[1] - ends[0])
+    return float(ends[0] - room), float(ends[1] + room)
 
 
 def dose_plot(measured: pd.DataFrame) -> Figure:
@@ -103,6 +117,7 @@ def dose_plot(measured: pd.DataFrame) -> Figure:
     measured: as secondary.run_table gives it. A red line marks the 30 % subset, where it ran.
     """
     own = measured[(measured["network"] == protocol.FROZEN) & (measured["measure"] == protocol.MACRO_AUC)]
+    own = own.dropna(subset="value")  # runs that failed
     values = own.groupby("training_set")["value"].apply(list)
     doses = {name: dose for name, dose in protocol.DOSES.items() if name in values}
     figure, ax = plt.subplots(figsize=(WIDTH * 0.6, 2.4))
@@ -132,14 +147,32 @@ def headline_plot(summary: pd.DataFrame, each: pd.DataFrame, headlines: tuple[st
             for table in (summary, runs)
         )
         intervals(ax, own, "label", "mean", seeds)
-        ax.set(title=metric, xlim=(0, 1), xlabel="share, 95 % interval")
+        ax.set(title=metric, xlim=(0, 1))
+    figure.supxlabel(f"share, {interval_words(each['seed'].nunique())}", fontsize=9, y=-0.04)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=len(labels))
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(labels))
+    return figure
+
+
+def stopping_curves(histories: Mapping[str, pd.DataFrame], seed: int) -> Figure:
+    """Training and watched loss of one run a protocol, side by side, and a dot at the epoch whose weights are kept.
+
+    histories: epoch, loss and validation_loss by protocol; seed: of these runs, named above.
+    """
+    figure, axes = plt.subplots(1, len(histories), sharey=True, figsize=(WIDTH, 2.6), squeeze=False)
+    for ax, (kind, history) in zip(axes.flat, histories.items(), strict=True):
+        best = history.loc[history["validation_loss"].idxmin()]
+        ax.plot(history["epoch"], history["loss"], color="#88CCEE", label="training")
+        ax.plot(history["epoch"], history["validation_loss"], color="#332288", label="watched for stopping")
+        ax.plot(best["epoch"], best["validation_loss"], "o", color="#332288", label="kept")
+        ax.set(title=f"{kind}, seed {seed}", xlabel="epoch", ylabel="cross-entropy")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 0].legend()
     return figure
 
 
 def learning_curves(histories: pd.DataFrame) -> Figure:
-    """Training (light) and watched loss (dark) by epoch, a panel a training set, a line a seed.
+    """Training (light) and watched loss (dark) by epoch, a panel a training set, a line a seed; a dot where it was kept.
 
     histories: protocol, training_set, seed, epoch, loss, validation_loss.
     """
@@ -151,11 +184,13 @@ def learning_curves(histories: pd.DataFrame) -> Figure:
         for _, curve in own.groupby("seed"):
             ax.plot(curve["epoch"], curve["loss"], color="#88CCEE", lw=1)
             ax.plot(curve["epoch"], curve["validation_loss"], color="#332288", lw=1)
+            kept = curve[curve["validation_loss"] == curve["validation_loss"].min()][:1]
+            ax.plot(kept["epoch"], kept["validation_loss"], "o", color="#332288", ms=3)
         ax.set_title(f"{short(name)}\n{kind}", fontsize=7)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.tick_params(labelsize=7)
     figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel("cross-entropy (light: training, dark: watched)", fontsize=9)
+    figure.supylabel("cross-entropy (light: training, dark: watched, dot: kept)", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -49,6 +49,7 @@ MARGIN = 0.015  # of either measure, and of a slope by unit of dose
 MISSING = 0.1  # a comparison that lost more than this share of its seeds is not resolved
 DOSES = {ORIGINALS: 0.0, HALF: 0.5, ONCE: 1.0, TWICE: 2.0}
 
+SECOND_GENERATOR = "second generator"  # the comparison that reruns the primary one
 PRIMARY, FAMILY, CONTROL, SENSITIVITY = "primary", "family", "positive control", "sensitivity"
 DESCRIBED_ONLY = "described"
 HELPS, HARMS, EQUIVALENT, NOT_RESOLVED = "helps", "harms", "equivalent", "not resolved"
@@ -109,7 +110,7 @@ COMPARISONS = (
         "having all originals in place of 30 % of them",
     ),
     Comparison(
-        "second generator", SENSITIVITY, FROZEN, difference(SECOND, REPEATED),
+        SECOND_GENERATOR, SENSITIVITY, FROZEN, difference(SECOND, REPEATED),
         "adding the second generator's images in place of repeated originals",
     ),
     Comparison(
@@ -162,6 +163,11 @@ CONTROL_MISSED = (
     "The positive control is missed, so the trial has no power to call anything equivalent: {subject} changes {measure} by "
     "{difference} " + _MEASURED + "."
 )
+NO_CONTROL = "No positive control ran beside these comparisons, so none of them is called equivalent."
+OTHER_GENERATOR = (
+    "With the second generator the verdict is another, {verdict}: {measure} changes by {difference} " + _MEASURED + "."
+)
+OTHER_LOST = "With the second generator the verdict is another, not resolved: {missing} of {planned} seeds are missing."
 LOST = "Whether {subject} helps is not resolved: {missing} of {planned} seeds are missing, more than one in ten."
 
 

@@ -25,6 +25,7 @@ from dermstudy.classification import (
 )
 from dermstudy.classification.encoded_trial import encoded_trial
 from dermstudy.classification.encoding import Settings
+from dermstudy.classification.inference import sound_runs
 from dermstudy.classification.networks import ClassifierConfig
 from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
 from dermstudy.classification.scores import RUN_COLUMNS
@@ -37,7 +38,7 @@ from dermstudy.files import InputError, write_text
 EVERY, CAPTIONED = "all", "captioned"
 LEFT_OUT_COLUMNS = ("network", "training_set", "reason")
 PEOPLE_COLUMNS = ("image_id", "sex", "age", "localization")
-HISTORY_COLUMNS = ("protocol", "training_set", "seed", "epoch", "loss", "validation_loss")
+HISTORY_COLUMNS = ("protocol", "training_set", "seed", "epoch", "loss", "validation_loss", "steps")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Ran:
     """What one network's runs gave: Predictions (None: it did not run), training sets left out, what was written down.
 
     left_out: LEFT_OUT_COLUMNS. record: of the frozen features the penalties tried, of the Keras network the learning curves
-    (protocol, training_set, seed, epoch, loss, validation_loss).
+    (HISTORY_COLUMNS; steps: of an epoch).
     """
 
     predictions: Predictions | None
@@ -144,7 +145,7 @@ def keras_runs(
         for name, results in kept.items()
         for number, result in zip(seeds, results, strict=True)
     ]
-    return Ran(joined(parts), left_out, _histories(kept, training_sets.PROTOCOLS[1], seeds))
+    return Ran(joined(parts), left_out, _histories(kept, chosen, config, training_sets.PROTOCOLS[1], seeds))
 
 
 def tuned_runs(
@@ -184,10 +185,11 @@ def published_runs(
     originals: Cohort, synthetic: Cohort, config: ClassifierConfig, seeds: Sequence[int], folder: str | Path,
     workers: int = 1, seed: int = 0, test_fraction: float = 0.2,
 ) -> dict[str, Ran]:  # fmt: skip
-    """The Keras network as published, by training set of Table 3.
+    """The Keras network as published, by training set of Table 3, with as many synthetic images as `one_an_original` gives.
 
     Every set has test images of its own; `split` says original or synthetic there.
     """
+    synthetic = training_sets.one_an_original(synthetic, originals)
     chosen = {
         name: training_sets.published_set(name, originals, synthetic, seed, test_fraction)
         for name in training_sets.PUBLISHED
@@ -200,7 +202,9 @@ def published_runs(
         runs = zip(seeds, results, strict=True)
         answers = joined([_predictions(name, number, result, chosen[name], shown) for number, result in runs])
         nothing = pd.DataFrame(columns=list(LEFT_OUT_COLUMNS))
-        found[name] = Ran(answers, nothing, _histories({name: results}, training_sets.PROTOCOLS[0], seeds))
+        found[name] = Ran(
+            answers, nothing, _histories({name: results}, chosen, config, training_sets.PROTOCOLS[0], seeds)
+        )
     return found
 
 
@@ -244,13 +248,33 @@ def save(folder: str | Path, frozen: Ran, tuned: Ran, keras: Ran, published: Map
     return folder
 
 
-def _histories(kept: Mapping[str, Sequence[training.Result]], protocol_name: str, seeds: Sequence[int]) -> pd.DataFrame:
+def _histories(
+    kept: Mapping[str, Sequence[training.Result]], chosen: Mapping[str, training_sets.TrainingSet],
+    config: ClassifierConfig, protocol_name: str, seeds: Sequence[int],
+) -> pd.DataFrame:  # fmt: skip
     curves = [
-        result.history.assign(protocol=protocol_name, training_set=name, seed=number)
+        result.history.assign(
+            protocol=protocol_name, training_set=name, seed=number, steps=training.steps_an_epoch(chosen[name], config)
+        )
         for name, results in kept.items()
         for number, result in zip(seeds, results, strict=True)
     ]
     return pd.concat(curves, ignore_index=True)[list(HISTORY_COLUMNS)]
+
+
+def steps_table(histories: pd.DataFrame) -> pd.DataFrame:
+    """How long each run of the Keras network was trained: protocol, training_set, seed, epochs, steps, kept_epoch, kept_steps.
+
+    histories: HISTORY_COLUMNS. A run stops on its own watched loss, so equal steps an epoch are not equal steps in all. A
+    run without a watched loss kept no epoch.
+    """
+    rows = []
+    for names, own in histories.groupby(["protocol", "training_set", "seed"], sort=False):
+        watched = own["validation_loss"].dropna()
+        best = own.loc[watched.idxmin(), "epoch"] if len(watched) else 0
+        rows.append((*names, len(own), own["steps"].sum(), best, best * own["steps"].iloc[0]))
+    columns = ["protocol", "training_set", "seed", "epochs", "steps", "kept_epoch", "kept_steps"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def predicted_images(images: Images) -> pd.DataFrame:
@@ -272,27 +296,40 @@ def _predictions(name, number, result, chosen, shown: pd.DataFrame) -> Predictio
 
 def published_frames(folder: str | Path) -> dict[str, list[pd.DataFrame]]:
     """`frames_of` the Keras network as published, by training set of Table 3; empty where it did not run."""
-    paths = {name: Path(folder) / f"published_{name}.npz" for name in training_sets.PUBLISHED}
     return {
-        name: frames_of(predictions.load(path), protocol.KERAS, None)[name]
-        for name, path in paths.items()
-        if path.is_file()
+        name: frames[name]
+        for name, found in published_predictions(folder).items()
+        if name in (frames := frames_of(found, protocol.KERAS, None))
     }
 
 
-def frames_of(found: Predictions, network: str, split: str | None = "test") -> dict[str, list[pd.DataFrame]]:
-    """A network's answers as `scores` takes them: by training set, a frame a seed.
+def published_predictions(folder: str | Path) -> dict[str, Predictions]:
+    """What `save` kept of the Keras network as published, by training set of Table 3; empty where it did not run."""
+    paths = {name: Path(folder) / f"published_{name}.npz" for name in training_sets.PUBLISHED}
+    return {name: predictions.load(path) for name, path in paths.items() if path.is_file()}
 
-    split: of the images (None: all). Columns image_id, group, kind (original or synthetic), dx, answer, entity codes.
+
+def frames_of(found: Predictions, network: str, split: str | None = "test") -> dict[str, list[pd.DataFrame]]:
+    """A network's answers as `scores` takes them: by training set, a frame a seed; runs that failed are left out.
+
+    split: of the images (None: all). Columns image_id, group, kind (original or synthetic), dx, answer, seed, entity codes.
     """
     own = found.select(split=split, network=network)
     kind = np.where(own.images["split"] == "synthetic", "synthetic", "original")
     frames: dict[str, list[pd.DataFrame]] = {}
-    for place, run in own.runs.iterrows():
+    for place, run in own.runs[sound_runs(own)].iterrows():
         shares = pd.DataFrame(np.exp(own.log_probabilities[place]), columns=list(CODES))
-        frame = own.images[["image_id", "group", "dx"]].assign(kind=kind, answer=shares.idxmax(axis=1))
+        frame = own.images[["image_id", "group", "dx"]].assign(
+            kind=kind, answer=shares.idxmax(axis=1), seed=run["seed"]
+        )
         frames.setdefault(run["training_set"], []).append(pd.concat([frame, shares], axis=1))
     return frames
+
+
+def failed_lines(found: Predictions) -> list[str]:
+    """A line for each run that failed; a table's `missing_seeds` names it in the comparisons that lack it."""
+    failed = found.runs[~sound_runs(found)]
+    return [f"failed: {run.network}, {run.training_set}, seed {run.seed}" for run in failed.itertuples()]
 
 
 def as_run_rows(measured: pd.DataFrame) -> pd.DataFrame:

@@ -115,11 +115,15 @@ METRICS = {
 HEADLINES = ("accuracy", "balanced accuracy")  # drawn beside the paper's
 
 
-def every_run(runs: Runs, seeds: list[int]) -> pd.DataFrame:
-    """The scores and the recall by entity of each run of the Keras network: RUN_COLUMNS."""
+def every_run(runs: Runs, seeds: list[int] | None = None) -> pd.DataFrame:
+    """The scores and the recall by entity of each run of the Keras network: RUN_COLUMNS.
+
+    seeds: of the frames of every set; None reads each frame's own, from its column seed.
+    """
     rows = []
     for (protocol, name), predictions in runs.items():
-        for seed, own in zip(seeds, predictions, strict=True):
+        own_seeds = [own["seed"].iloc[0] for own in predictions] if seeds is None else seeds
+        for seed, own in zip(own_seeds, predictions, strict=True):
             recall = report(own).loc[list(CODES), "recall"].rename(lambda code: f"recall {NAMES[code]}")
             for metric, value in {**scores(own), **recall.to_dict()}.items():
                 rows.append((trial_protocol.KERAS, name, seed, protocol, metric, value))
@@ -187,3 +191,19 @@ def worth(steps: dict[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.D
         rows.append(row)
         before = predictions
     return pd.DataFrame(rows)
+
+
+def worth_by_seed(steps: dict[str, list[pd.DataFrame]]) -> pd.DataFrame:
+    """The differences whose means are in `worth`: columns step, difference, a row a step and seed."""
+    names = list(steps)
+    rows = [
+        (name, balanced_accuracy(own) - balanced_accuracy(other))
+        for before, name in zip(names, names[1:], strict=False)
+        for own, other in zip(steps[name], steps[before], strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["step", "difference"])
+
+
+def interval_words(seeds: int) -> str:
+    """What an interval of this room is over, for a label: test lesions, and seeds where there are several."""
+    return "95 % interval over test lesions " + ("and seeds" if seeds > 1 else "(one seed)")

@@ -91,28 +91,41 @@ def audited_set(
     return TrainingSet(PROTOCOLS[1], name, train, [originals.select(split="validation")], tested, changes)
 
 
+def one_an_original(synthetic: Cohort, originals: Cohort, seed: int = 0) -> Cohort:
+    """The natural dose 1 of `synthetic`: an image for each training original, as protocol.ONCE takes them from the pool.
+
+    A pool that was made for the trial holds more, of rare entities above all. InputError as `make_feature_set`.
+    """
+    pools = {feature_sets.WHOLE: synthetic.frame}
+    rows = feature_sets.make_feature_set(protocol.ONCE, originals.frame, pools, seed).rows
+    places = np.sort(rows.loc[rows["pool"] == feature_sets.WHOLE, "place"])
+    return replace(synthetic, frame=synthetic.frame.iloc[places].reset_index(drop=True))
+
+
 def ladder(
     originals: Cohort, published: Cohort, safe: Cohort | None, seed: int, test_fraction: float = 0.2
 ) -> dict[str, TrainingSet]:
     """The combined set from the published protocol to the audited one, a single change a step; names of LADDER.
 
-    published: synthetic images of a generator that saw all lesions; safe: of its twin that saw training lesions only, for
-    the same captions (None leaves the last step out). Every step trains on as many originals of each entity, those of the
-    smaller of the two splits, and on the same synthetic images up to the last step. The second step changes the test set
-    alone, so its network is the first step's.
+    published: synthetic images of a generator that saw all lesions, as many as `one_an_original` gives; safe: of its twin
+    that saw training lesions only, for the same captions (None leaves the last step out). Every step trains on as many
+    originals of each entity, those of the smaller of the two splits, and on the same synthetic images up to the last step.
+    The first three stop on their test set, whatever it is: the first step takes its synthetic images out, the second one
+    brings other lesions, and the third leaves it for validation lesions.
     """
     pooled = published_set("combined", originals, published, seed, test_fraction)
     published, safe = _grouped(published, originals), safe and _grouped(safe, originals)
     sides = [pooled.train[0], originals.select(split="train")]
     each = pd.concat([side.frame["dx"].value_counts() for side in sides], axis=1).min(axis=1)
     own, apart = (_thinned(side, each, seed) for side in sides)
-    test = [originals.select(split="test")]
+    real, test = [pooled.test[0]], [originals.select(split="test")]
     # The published split keeps a part of the synthetic images for its test; every step trains on that part's rest.
     kept = pooled.train[1].frame["image_id"]
-    first = replace(pooled, train=[own, pooled.train[1]])
+    first = replace(pooled, protocol="ladder", name=LADDER[0], train=[own, pooled.train[1]])
+    second = replace(first, name=LADDER[1], fit_until=real, test=real)
     third = TrainingSet("ladder", LADDER[2], [apart, published.select(image_id=kept)], test, test)
     stopped = replace(third, name=LADDER[3], fit_until=[originals.select(split="validation")])
-    steps = {LADDER[0]: replace(first, protocol="ladder", name=LADDER[0]), LADDER[2]: third, LADDER[3]: stopped}
+    steps = {step.name: step for step in (first, second, third, stopped)}
     if safe is not None:
         other = safe.select(image_id=kept)  # a caption may have been lent more than once
         steps[LADDER[4]] = replace(stopped, name=LADDER[4], train=[apart, other])

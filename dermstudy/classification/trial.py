@@ -53,8 +53,8 @@ def trial_table(
     t_low, t_high: over seeds alone; lesions_share: what the lesions carry of the variance; missing: how many seeds
     failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is the p; a member
     of the protocol's family that is not among `comparisons` stays in Holm's count. A comparison of fewer than two whole
-    seeds has no numbers, and one whose training sets did not run misses them all. InputError where the
-    images cannot be compared.
+    seeds has no numbers, and one whose training sets did not run misses them all. Without a positive control among
+    `comparisons` nothing is called equivalent. InputError where the images cannot be compared.
     """
     rows = [_row(predictions, comparison, seeds[comparison.network], resamples, seed) for comparison in comparisons]
     table = pd.DataFrame(rows)
@@ -65,9 +65,17 @@ def trial_table(
         if family.any():
             table.loc[family, f"{p}_holm"] = holm(table.loc[family, p].to_numpy(), absent)
     controls = table[table["role"] == protocol.CONTROL]
-    found = all(_verdict(row, True) == protocol.HELPS for _, row in controls.iterrows())
+    found = len(controls) > 0 and all(_verdict(row, True) == protocol.HELPS for _, row in controls.iterrows())
     table["verdict"] = [_verdict(row, found) for _, row in table.iterrows()]
     return table[[*COLUMNS, *FURTHER]]
+
+
+def planned(given: Mapping[str, int], small: bool = False) -> dict[str, int]:
+    """How many seeds are planned for each network: the protocol's, however many a run is `given`.
+
+    small: a demonstration on captioned originals alone plans what it is given (0, a network left out: the protocol's).
+    """
+    return {network: (small and given[network]) or count for network, count in protocol.SEEDS.items()}
 
 
 def answerable(
@@ -82,6 +90,54 @@ def answerable(
         else:
             kept.append(comparison)
     return kept, pd.DataFrame(left_out, columns=["comparison", "role", "lacks"])
+
+
+def known_by_lesions(predictions: Predictions, split: str) -> tuple[Predictions, list[str]]:
+    """The images of `split` without those of entities that have a single lesion there, and lines that name what is left out.
+
+    Absent entities are named too. Entities are in no area where they are absent; one lesion gives no interval.
+    InputError where fewer than two entities are left: nothing can be told apart.
+    """
+    own = predictions.images["split"] == split
+    first = predictions.images[own].groupby("group")["dx"].transform("first")  # a lesion's entity is its first image's
+    lesions = predictions.images[own].groupby(first)["group"].nunique().reindex(list(CODES), fill_value=0)
+    lines = [
+        f"left out, for {said}: {', '.join(NAMES[code] for code in codes)}"
+        for said, codes in (
+            ("no image shows it", lesions.index[lesions == 0]), ("an interval needs two lesions", lesions.index[lesions == 1]),
+        )
+        if len(codes)
+    ]  # fmt: skip
+    kept = lesions.index[lesions > 1]
+    if len(kept) < 2:
+        raise InputError(
+            f"the {split} images have two lesions of {', '.join(NAMES[code] for code in kept) or 'no entity'} only: "
+            "a comparison needs two lesions each of two entities; add images"
+        )
+    rows = own & first.reindex(own.index).isin(kept)
+    places = np.flatnonzero(rows)
+    images = predictions.images.iloc[places].reset_index(drop=True)
+    own = Predictions(images, predictions.runs, predictions.priors, predictions.log_probabilities[:, places])
+    return own, lines
+
+
+def elsewhere(
+    predictions: Predictions, comparisons: Sequence[Comparison], split: str,
+    seeds: Mapping[str, int] = protocol.SEEDS, resamples: int = RESAMPLES, seed: int = 0,
+) -> tuple[pd.DataFrame, list[str]]:  # fmt: skip
+    """`trial_table` on the images of another split, such as other people's, and lines that name what is left out of it.
+
+    Left out are entities without two lesions there, and comparisons whose measure has none of its entities left.
+    InputError as `known_by_lesions`.
+    """
+    own, lines = known_by_lesions(predictions, split)
+    here, asked = set(own.images["dx"]), []
+    for comparison in on_split(comparisons, split):
+        if here & set(protocol.MEASURES[comparison.measure] or CODES):
+            asked.append(comparison)
+        else:
+            lines.append(f"left out, for none of its entities is left: {comparison.name}")
+    return trial_table(own, asked, seeds, resamples, seed), lines
 
 
 def on_split(comparisons: Sequence[Comparison], split: str) -> list[Comparison]:
@@ -144,17 +200,7 @@ def contrast_of(
 
 def verdict_sentence(row: Mapping | pd.Series) -> str:
     """The protocol's sentence for a row of `trial_table`; a change that is real and small is told in a second one."""
-    known = {comparison.name: comparison for comparison in protocol.COMPARISONS}
-    if row["comparison"] not in known:
-        raise InputError(f"the protocol has no comparison {row['comparison']!r}")
-    comparison, verdict = known[row["comparison"]], row["verdict"]
-    subject, adjusted = comparison.subject, " after Holm" if row["role"] == protocol.FAMILY else ""
-    words = {
-        "subject": subject, "Subject": subject[0].upper() + subject[1:], "measure": row["measure"],
-        "p": f"p {protocol.p_words(row['p_holm'])}{adjusted}", "size": protocol.unsigned(row["difference"]),
-        "margin": protocol.unsigned(row["margin"]), "missing": row["missing"], "planned": row["seeds"] + row["missing"],
-        **{key: protocol.signed(row[key]) for key in ("difference", "low", "high")},
-    }  # fmt: skip
+    words, verdict = _words(row), row["verdict"]
     if _lost(row):
         sentence = protocol.LOST
     elif row["role"] == protocol.CONTROL:
@@ -166,10 +212,44 @@ def verdict_sentence(row: Mapping | pd.Series) -> str:
     return sentence.format(**words)
 
 
+def answer(table: pd.DataFrame) -> str:
+    """The trial's answer: `verdict_sentence` of the primary comparison and, where the second generator's verdict differs, that.
+
+    table: as `trial_table` gives it. A second generator that did not run has no verdict to differ.
+    """
+    primary = table[table["role"] == protocol.PRIMARY].iloc[0]
+    said = [verdict_sentence(primary)]
+    for _, row in table[(table["comparison"] == protocol.SECOND_GENERATOR) & (table["seeds"] > 0)].iterrows():
+        if row["verdict"] != primary["verdict"]:
+            sentence = protocol.OTHER_LOST if _lost(row) else protocol.OTHER_GENERATOR
+            said.append(sentence.format(**_words(row)))
+    return " ".join(said)
+
+
 def sentences(table: pd.DataFrame) -> list[str]:
-    """`verdict_sentence` of every row of `trial_table`, the primary comparison first, each after its role."""
+    """What each row of `trial_table` says, after its role: the `answer` first; last, where it is so, that no control ran."""
     roles = (protocol.PRIMARY, protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY)
-    return [f"{role}: {verdict_sentence(row)}" for role in roles for _, row in table[table["role"] == role].iterrows()]
+    said = []
+    for role in roles:
+        for _, row in table[table["role"] == role].iterrows():
+            said.append(f"{role}: {answer(table) if role == protocol.PRIMARY else verdict_sentence(row)}")
+    controls = table[(table["role"] == protocol.CONTROL) & (table["seeds"] > 0)]
+    return said + ([] if len(controls) else [protocol.NO_CONTROL])
+
+
+def _words(row: Mapping | pd.Series) -> dict[str, object]:
+    """What the protocol's sentences put in their braces, from a row of `trial_table`; InputError for an unknown comparison."""
+    known = {comparison.name: comparison for comparison in protocol.COMPARISONS}
+    if row["comparison"] not in known:
+        raise InputError(f"the protocol has no comparison {row['comparison']!r}")
+    subject, adjusted = known[row["comparison"]].subject, " after Holm" if row["role"] == protocol.FAMILY else ""
+    return {
+        "subject": subject, "Subject": subject[0].upper() + subject[1:], "measure": row["measure"],
+        "verdict": row["verdict"], "p": f"p {protocol.p_words(row['p_holm'])}{adjusted}",
+        "size": protocol.unsigned(row["difference"]), "margin": protocol.unsigned(row["margin"]),
+        "missing": row["missing"], "planned": row["seeds"] + row["missing"],
+        **{key: protocol.signed(row[key]) for key in ("difference", "low", "high")},
+    }  # fmt: skip
 
 
 def described_table(
@@ -177,14 +257,20 @@ def described_table(
     comparisons: Sequence[Comparison] = protocol.DESCRIBED,
     seeds: Mapping[str, int] = protocol.SEEDS,
 ) -> pd.DataFrame:
-    """Differences that the protocol describes and does not test: comparison, network, measure, seeds, difference, low, high."""
+    """Differences that the protocol describes and does not test: comparison, network, measure, seeds, difference, low, high.
+
+    One of fewer than two whole seeds has no numbers.
+    """
     rows = []
     for comparison in comparisons:
         contrast, ran, _ = contrast_of(predictions, comparison, seeds[comparison.network])
-        found = estimate(contrast)
+        numbers = dict.fromkeys(("difference", "low", "high"), np.nan)
+        if len(ran) > 1:
+            found = estimate(contrast)
+            numbers = {"difference": found.difference, "low": found.low, "high": found.high}
         rows.append({
             "comparison": comparison.name, "network": comparison.network, "measure": comparison.measure,
-            "seeds": len(ran), "difference": found.difference, "low": found.low, "high": found.high,
+            "seeds": len(ran), **numbers,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -196,7 +282,7 @@ def exploratory_table(
 
     strata: a label by image id (sex, a band of age, a site); images without one are left out, and so are, within a
     label, entities of fewer than STRATUM_LESIONS lesions. Columns stratum, images, lesions, entities, difference, low,
-    high; a label with fewer than two entities has no row.
+    high; a label with fewer than two entities has no row, and none has one where fewer than two seeds are whole.
     """
     rows = []
     labels = predictions.images["image_id"].map(strata)
@@ -212,7 +298,10 @@ def exploratory_table(
             own.reset_index(drop=True), predictions.runs, predictions.priors,
             predictions.log_probabilities[:, own.index],
         )  # fmt: skip
-        found = estimate(contrast_of(part, comparison, seeds[comparison.network])[0])
+        contrast, ran, _ = contrast_of(part, comparison, seeds[comparison.network])
+        if len(ran) < 2:
+            continue
+        found = estimate(contrast)
         rows.append({
             "stratum": label, "images": len(own), "lesions": own["group"].nunique(), "entities": len(entities),
             "difference": found.difference, "low": found.low, "high": found.high,

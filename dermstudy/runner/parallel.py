@@ -74,11 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="torchrun -m dermstudy.runner.parallel", description=__doc__)
     parser.add_argument("notebook", help="01, 02 or 03")
     parser.add_argument("profile")
-    parser.add_argument("--results", help="results folder; results/PROFILE by default")
+    parser.add_argument("--results", help="results folder; by default as dermstudy run has it")
     parser.add_argument("--data", help="a folder in the HAM10000 layout")
     options = parser.parse_args(arguments)
     try:
-        run_cells(options.notebook, options.profile, options.results or f"results/{options.profile}", options.data)
+        results = options.results or study.default_results(options.profile, options.data)
+        run_cells(options.notebook, options.profile, results, options.data)
     except InputError as error:
         if PartialState().is_main_process:
             print(f"dermstudy: {error}", file=sys.stderr)

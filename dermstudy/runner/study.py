@@ -28,6 +28,7 @@ from dermstudy.workspace import Workspace, commit, last_commit, open_workspace, 
 STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
 OUTSIDE = {"running", "failed", "notes", STATE}  # in the artifacts folder, but no notebook's artifact
 PROTOCOL = "docs/PROTOCOL.md"  # of the trial: a run names the commit that it was fixed by
+TRIAL = "07_ablation"  # the notebook that runs it
 ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
@@ -47,7 +48,8 @@ def run(
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
     only: a two-digit notebook number, or several; start, to: the first and the last one that run. force: run notebooks that
     are up to date as well.
-    Raises InputError for anything the user can mend, NotebookFailed when a notebook's cell fails.
+    Raises InputError for anything the user can mend, in a notebook's cell too (NotebookRefused), NotebookFailed when a cell
+    fails otherwise.
     """
     chosen = load_profile(profile)
     data, results = places(chosen, data, results)
@@ -128,6 +130,10 @@ class NotebookFailed(Exception):
     """A cell of a notebook failed. The message names the notebook, the cell and the error in one line."""
 
 
+class NotebookRefused(NotebookFailed, InputError):
+    """A cell of a notebook refused what the user gave it, in the same one line."""
+
+
 def selected(only: str | Collection[str] | None = None, start: str | None = None, to: str | None = None) -> list[Path]:
     """The notebooks of these two-digit numbers, or those from `start` to `to`, or all. InputError for an unknown number."""
     sources = notebooks()
@@ -175,9 +181,8 @@ def _execute(
         message = " ".join(str(error.evalue).split())
         mendable = error.ename == "InputError"
         name, kept = ("", "notebook up to there") if mendable else (f"{error.ename}: ", "whole traceback")
-        raise NotebookFailed(
-            f"{notebook.stem}, cell {error.exec_count}: {name}{message} ({kept} in {shown(failed)})"
-        ) from error
+        kind = NotebookRefused if mendable else NotebookFailed
+        raise kind(f"{notebook.stem}, cell {error.exec_count}: {name}{message} ({kept} in {shown(failed)})") from error
     seconds = time.monotonic() - started
     stamp = {
         "source": source_hash(notebook),
@@ -188,6 +193,7 @@ def _execute(
         "data_hash": _data_hash(space),
         "seconds": round(seconds, 1),
     }
+    stamp |= _fixed_by(notebook.stem)
     executed = cleaned(nbformat.read(running, as_version=4), stamp)
     nbformat.write(opened(executed, notebook.stem, space), running)
     os.replace(running, target)
@@ -281,6 +287,20 @@ def locked(space: Workspace) -> Iterator[None]:
 # Provenance
 
 
+def protocol_of(notes: dict) -> str:
+    """The commit of the protocol's page that the trial of a manifest was run under; "" where the manifest names none.
+
+    It stands in the entry of the trial's notebook, or, as older manifests have it, at the top.
+    """
+    own = notes.get("notebooks", {}).get(TRIAL, {})
+    return (own.get("protocol") or notes.get("protocol") or {}).get("commit", "")
+
+
+def _fixed_by(stem: str) -> dict:
+    """What the trial's notebook names beside its own commit; nothing for another notebook."""
+    return {"protocol": {"page": PROTOCOL, "commit": last_commit(PROTOCOL)}} if stem == TRIAL else {}
+
+
 def _data_hash(space: Workspace) -> str:
     path = space.artifacts / "cohort" / "cohort.json"
     return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.is_file() else ""
@@ -296,7 +316,6 @@ def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) 
         "description": profile.description,
         "commit": commit(),
         "processor": instruction_set(),
-        "protocol": {"page": PROTOCOL, "commit": last_commit(PROTOCOL)},
         "data_hash": _data_hash(space),
         "python": platform.python_version(),
         "platform": described(),
@@ -325,6 +344,8 @@ def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
     if notes.get("profile") != profile:
         return {}
     entries: dict[str, dict] = {stem: dict(entry) for stem, entry in notes["notebooks"].items()}
+    if TRIAL in entries and "protocol" in notes:  # as older manifests have it
+        entries[TRIAL].setdefault("protocol", notes["protocol"])
     for kind in ("tables", "figures"):
         for name, made in notes.get(kind, {}).items():
             own = {key: value for key, value in made.items() if key != "notebook"}

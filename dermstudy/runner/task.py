@@ -36,6 +36,7 @@ from dermstudy.data.dataset import Cohort
 from dermstudy.data.external import load_external
 from dermstudy.files import InputError
 from dermstudy.runner.profiles import declared_parameters, load_profile, notebooks, resolve
+from dermstudy.runner.study import default_results
 from dermstudy.tensorflow_setup import limit_threads
 from dermstudy.workspace import Workspace
 
@@ -75,7 +76,7 @@ def encode(space: Workspace, own: dict, pool: str, view: int) -> None:
 
 
 def train(space: Workspace, own: dict, name: str, seed: int) -> None:
-    """One run of the paper's network, kept in artifacts/classifier; InputError for a training set that is not one of SETS."""
+    """One run of the small convolutional network, kept in artifacts/classifier; InputError for a set that is not in SETS."""
     if name not in SETS:
         raise InputError(f"unknown training set {name!r}: choose {'; '.join(SETS)}")
     gathered = images(space, own)
@@ -84,12 +85,14 @@ def train(space: Workspace, own: dict, name: str, seed: int) -> None:
         saw_all = (
             dataset.open_synthetic(workspace.from_root(other)) if other else gathered.synthetic[feature_sets.WHOLE]
         )
+        saw_all = sets.one_an_original(saw_all, gathered.originals)
         chosen = sets.published_set(AS_PUBLISHED[name], gathered.originals, saw_all, own["SEED"], own["TEST_FRACTION"])
     else:
         others = None if gathered.external is None else gathered.external.cohort
         chosen = sets.audited_set(name, gathered.originals, gathered.synthetic, 0, others)
-    limit_threads(training.threads_of(own["WORKERS"]))  # as in the notebook: answers depend on them
-    training.train_once(chosen, config_of(own), seed, space.out("classifier"))
+    threads = training.threads_of(own["WORKERS"])  # as in the notebook: answers depend on them
+    limit_threads(threads)
+    training.train_once(chosen, config_of(own), seed, space.out("classifier"), threads)
 
 
 def tune(space: Workspace, own: dict, name: str, seed: int) -> None:
@@ -111,7 +114,7 @@ def _jobs(space: Workspace, own: dict, seeds: list[int]) -> list[fine_tuning.Job
 
 
 def config_of(own: dict) -> networks.ClassifierConfig:
-    """The paper's network as notebook 07 builds it."""
+    """The small convolutional network as notebook 07 builds it."""
     given = "side", "filters", "epochs", "batch", "patience", "rotation", "shift", "zoom", "precision"
     values = {name: own[name.upper()] for name in given}
     return networks.ClassifierConfig(**values | {"filters": tuple(values["filters"])})
@@ -128,11 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", default=protocol.ORIGINALS, help="train, tune: a training set of the protocol, or as published"
     )
     parser.add_argument("--seed", type=int, default=0, help="train, tune: the run's seed")
-    parser.add_argument("--results", help="results folder; results/PROFILE by default")
+    parser.add_argument("--results", help="results folder (default: as dermstudy run has it)")
     parser.add_argument("--data", help="a folder in the HAM10000 layout")
     options = parser.parse_args(arguments)
-    results = options.results or f"results/{options.profile}"
     try:
+        results = options.results or default_results(options.profile, options.data)
         own, space = parameters(options.profile, results, options.data), workspace.open_workspace(results)
         if options.task == "encode":
             encode(space, own, options.pool, options.view)
