@@ -2,7 +2,7 @@
 # make test:  the environment, then the tests
 # make test-quick: the tests of seconds; make test-walk: those that run all notebooks; make test-walks: also every cell
 #                  twice, and JupyterLab in a browser
-# make bench: GLIDE at full size beside openai/glide-text2im, a copy of it in GLIDE_TEXT2IM
+# make bench: glide-mini, then GLIDE at full size beside openai/glide-text2im, a copy of it in GLIDE_TEXT2IM
 # make release-check: what must hold before a release, the demo made once more last (SKIP_VERIFY=1 leaves that out)
 PYTHON ?= python3.11
 PROFILE ?= demo
@@ -33,6 +33,7 @@ test-walks: $(STAMP)
 	$(PYTEST) -m walk
 
 bench: $(STAMP)
+	$(VENV)/bin/python -m dermstudy.maintenance.mini_speed
 	$(VENV)/bin/python -m dermstudy.maintenance.glide_speed
 
 lint: $(STAMP)

@@ -86,7 +86,7 @@ def _show_readable() -> None:
 
     def plain(frame: pd.DataFrame, printer, cycle: bool) -> None:
         rows = pd.get_option("display.max_rows")
-        printer.text(readable(frame).to_string(index=not numbered(frame), max_rows=rows, max_colwidth=40))
+        printer.text(readable(frame).to_string(index=not numbered(frame), max_rows=rows, max_colwidth=pd.get_option("display.max_colwidth")))
 
     shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, html)
     shell.display_formatter.formatters["text/plain"].for_type(pd.DataFrame, plain)
@@ -97,18 +97,23 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
     title: str | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     """A grid of images at print width.
 
-    rows: one sequence of uint8 [h, w, 3] images a row; rows may differ in length.
+    rows: one sequence of uint8 [h, w, 3] images a row; rows may differ in length. captions: words over each image, in place
+    of column_labels.
     """
     columns = max(len(row) for row in rows)
     margin = 1.25 if row_labels else 0.0
     cell = min((WIDTH - margin) / columns, 1.1)
     width = margin + cell * columns
-    lines = max(_broken(label).count("\n") + 1 for label in column_labels) if column_labels else 0
-    head = (0.3 if title else 0.0) + (0.1 + 0.14 * lines if lines else 0.0)
-    height = cell * len(rows) + head
+    words = [label for row in captions for label in row] if captions else column_labels or []
+    lines = max((_broken(label).count("\n") + 1 for label in words), default=0)
+    over = 0.1 + 0.14 * lines if lines else 0.0
+    head = (0.3 if title else 0.0) + over
+    gap = over if captions else 0.03 * cell
+    height = cell * len(rows) + gap * (len(rows) - 1) + head
     figure = plt.figure(figsize=(width, height))
     axes = figure.subplots(
         len(rows),
@@ -120,7 +125,7 @@ def image_grid(
             "bottom": 0.0,
             "top": 1.0 - head / height,
             "wspace": 0.03,
-            "hspace": 0.03,
+            "hspace": gap / cell,
         },
     )
     for ax in axes.flat:
@@ -131,9 +136,10 @@ def image_grid(
         if row_labels:
             place = {"transform": axes[r, 0].transAxes, "ha": "right", "va": "center"}
             axes[r, 0].text(-0.06, 0.5, _broken(row_labels[r]), fontsize=8, **place)
-    if column_labels:
-        for ax, label in zip(axes[0], column_labels, strict=False):
-            ax.set_title(_broken(label), fontsize=8, loc="center", fontweight="normal", pad=3)
+    size = LEAST if captions else 8
+    for drawn, row in zip(axes, captions or [column_labels or []], strict=False):
+        for ax, label in zip(drawn, row, strict=False):
+            ax.set_title(_broken(label), fontsize=size, loc="center", fontweight="normal", pad=3)
     if title:
         figure.text(0.0, 1.0, title, ha="left", va="top", fontsize=9, fontweight="bold")
     return figure
@@ -209,7 +215,7 @@ def confusion(
             ax.add_patch(plt.Rectangle((column, row), 1, 1, facecolor="0.93", edgecolor="white", lw=0.5))
         for place, text in enumerate(ax.texts):
             if place // len(matrix) != place % len(matrix):
-                text.set_color("0.6")
+                text.set_color("0.35")
     ax.set_xlabel("predicted", fontsize=max(9.0, size))
     ax.set_ylabel("true", fontsize=max(9.0, size))
     ax.set_xticklabels(labels, rotation=45, ha="right")
@@ -282,57 +288,16 @@ def colour_differences(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def loss_curves(log: pd.DataFrame) -> Figure:
-    """Training and held-out loss by step from zero, the axes uncut, and a line at the step whose weights are kept.
-
-    log: step, loss, validation_loss, as finetune.train gives it; step 0, before training, has no training loss.
-    """
-    figure, ax = plt.subplots()
-    trained = log[log["loss"].notna()]
-    ax.plot(trained["step"], trained["loss"], color="#88CCEE", marker=".", label="training, mean since the last record")
-    ax.plot(log["step"], log["validation_loss"], color="#332288", marker="o", markersize=3, label="held-out lesions")
-    ax.axvline(log.loc[log["validation_loss"].idxmin(), "step"], color="#999933", lw=1, ls="--", label="kept")
-    ax.set(xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
-    ax.legend()
-    return figure
-
-
-def loss_bands(log: pd.DataFrame) -> Figure:
-    """Held-out loss by step for each quarter of the timesteps, axes uncut; log: as for `loss_curves`."""
-    bands = log.filter(regex=r"^validation_\d")
-    figure, ax = plt.subplots()
-    for colour, (name, own) in zip(seaborn.color_palette("crest", len(bands.columns)), bands.items(), strict=True):
-        label = "timesteps " + name.removeprefix("validation_").replace("_", " to ")
-        ax.plot(log["step"], own, color=colour, marker="o", markersize=3, label=label)
-    ax.set(xlabel="step", ylabel="held-out loss", xlim=(0, None), ylim=(0, None))
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
-    return figure
-
-
-def training_hours(log: pd.DataFrame, sittings: pd.DataFrame) -> Figure:
-    """What hours of training bought: the loss, and KID on validation lesions after each sitting, beside real images'.
-
-    log: hours, loss; sittings: hours, kid, low, high, floor, as weights.training_hours gives them for one network.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4))
-    axes[0].plot(log["hours"], log["loss"], color="#88CCEE")
-    axes[0].set(ylabel="training loss", ylim=(0, None))
-    axes[1].vlines(sittings["hours"], sittings["low"], sittings["high"], color="#88CCEE", lw=3)
-    axes[1].plot(sittings["hours"], sittings["kid"], "o-", color="#332288", label="after a sitting")
-    axes[1].axhline(sittings["floor"].iloc[-1], color="#CC6677", lw=1, label="real images")
-    axes[1].set(ylabel="KID x 1,000, validation lesions")
-    axes[1].legend()
-    for ax in axes:
-        ax.set(xlabel="hours on one core", xlim=(0, None))
-    figure.tight_layout()
-    return figure
-
-
 def fid_by_n(curve: pd.DataFrame) -> Figure:
-    """FID of real against real by the number of images, with the range of the draws; curve: quality.fid_curve."""
+    """FID of real against real by the number of images, with the full range of the draws; curve: quality.fid_curve."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.6, 2.6))
-    seaborn.lineplot(curve, x="n", y="value", marker="o", color="#332288", errorbar=("pi", 100), ax=ax)
+    draws = curve.groupby("n").size().max()
+    label = f"mean of {draws} draws; band: their full range"
+    seaborn.lineplot(curve, x="n", y="value", marker="o", color="#332288", errorbar=("pi", 100), label=label, ax=ax)
     ax.set(xlabel="images on each side", ylabel="FID of real against real", xscale="log", ylim=(0, None))
+    sizes = sorted(curve["n"].unique())
+    ax.set_xticks(sizes, sizes)
+    ax.minorticks_off()
     return figure
 
 
@@ -349,9 +314,10 @@ def matrix(table: pd.DataFrame, title: str) -> Figure:
 
 
 def curves(predictions: pd.DataFrame, reliability: pd.DataFrame) -> Figure:
-    """The ROC curve of each entity against the rest, and accuracy against confidence.
+    """The ROC curve of each entity against the rest, and accuracy against confidence, a dot's area by its answers.
 
-    predictions: dx and a probability column an entity code; reliability: confidence, accuracy and n by bin.
+    predictions: dx and a probability column an entity code; reliability: confidence, accuracy and n by bin. The entities
+    and their areas stand below the left-hand axes.
     """
     from sklearn.metrics import RocCurveDisplay
 
@@ -365,6 +331,7 @@ def curves(predictions: pd.DataFrame, reliability: pd.DataFrame) -> Figure:
     for ax in (left, right):
         ax.plot([0, 1], [0, 1], color="#BBBBBB", lw=1, zorder=0)
     left.set(xlabel="false positive rate", ylabel="true positive rate")
-    left.legend(fontsize=LEAST, loc="lower right")
+    left.legend(fontsize=LEAST, loc="upper left", bbox_to_anchor=(-0.12, -0.2), ncols=2)
     right.set(xlabel="confidence of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
+    right.set_title("larger dot: more answers", fontsize=8, fontweight="normal")
     return figure

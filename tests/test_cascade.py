@@ -58,6 +58,17 @@ def test_sides_share_no_lesion_and_deal_entities_evenly(cohort):
         cascade.sides(replace(cohort, frame=few), 14)
 
 
+def test_common_entities_make_up_for_a_rare_one(cohort):
+    rare = cohort.frame["dx"].eq("df")
+    single = cohort.frame[rare].groupby("group").head(1).head(3).index  # a third of these lesions is one image
+    thin = replace(cohort, frame=cohort.frame[~rare | cohort.frame.index.isin(single)].reset_index(drop=True))
+    few, filled = (cascade.sides(thin, 14, even=even).enlarged.frame["dx"].value_counts() for even in (True, False))
+    assert few["df"] == filled["df"] == 1 and few.drop("df").eq(2).all() and few.sum() < 14 <= filled.sum()
+    half = cascade.sides(thin, 1000, share=0.5)
+    assert set(half.enlarged.frame["group"]).isdisjoint(half.compared.frame["group"])
+    assert len(half.enlarged) > len(cascade.sides(thin, 1000).enlarged)
+
+
 @pytest.mark.slow
 def test_each_stage_is_fed_with_perfect_input_and_with_what_was_painted(cohort):
     parts = cascade.sides(cohort, 21)

@@ -386,3 +386,14 @@ def test_what_an_upsampler_sees_in_training_is_reduced_as_files_are(tmp_path):
     _, shown = data_of(whole, 64)
     expected = enlarge(to_float(dataset.read_image(tmp_path / "a.png", 64)[None]), 256)
     assert (shown - expected).abs().max() <= 3 / 127.5
+
+
+def test_captions_come_from_the_originals_that_are_asked_for(cohort):
+    lessons = cohort.frame["split"].eq("train") & cohort.frame["image_id"].isin(cohort.frame["image_id"].iloc[::2])
+    own = replace(cohort, frame=cohort.frame.assign(subset=lessons))
+    assert dataset.paired_with(own, "all") is own
+    assert dataset.paired_with(own, "train").frame["split"].eq("train").all()
+    assert set(dataset.paired_with(own, "subset").frame["image_id"]) == set(own.frame.loc[lessons, "image_id"])
+    for without, whose in ((own, "training"), (cohort, "subset")):
+        with pytest.raises(InputError, match=f"no originals '{whose}' to pair with"):
+            dataset.paired_with(without, whose)

@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.text import Text
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from dermstudy import figures, workspace
+from dermstudy import figures, training_curves, workspace
 from dermstudy.entities import CODES, COLOURS, NAMES
 
 # Machado, Oliveira & Fernandes, IEEE Trans. Vis. Comput. Graph. 15:1291 (2009), severity 1: on linear RGB.
@@ -68,11 +68,26 @@ def wide_confusion(names: list[str]):
     return figure
 
 
+def training_log() -> pd.DataFrame:
+    return pd.DataFrame({"step": [10, 20, 30, 40], "hours": [1.0, 2.0, 3.0, 4.0], "loss": [0.9, 0.5, 0.8, 0.7]})
+
+
+def sittings(guidance=(1.0, 3.0, 3.0)) -> pd.DataFrame:
+    kids = {"kid": [60.0, 40.0, 20.0], "low": [50.0, 30.0, 10.0], "high": [70.0, 50.0, 30.0]}
+    return pd.DataFrame(
+        {"hours": [1.0, 2.0, 4.0], "n": 78, "floor": -1.0, "sampler_steps": [20, 12, 12], **kids}
+    ).assign(guidance_scale=guidance)
+
+
 DRAWN = {
     "confusion": lambda names: figures.confusion(np.eye(7, dtype=int), names, "a title").figure,
     "wide confusion": wide_confusion,
     "matrix": lambda names: figures.matrix(pd.DataFrame(np.eye(7), list(CODES), list(CODES)), "a title"),
     "curves": lambda names: figures.curves(*predictions()),
+    "hours": lambda names: training_curves.training_hours(training_log(), sittings(), [20]),
+    "captions": lambda names: figures.image_grid(
+        [[np.zeros((9, 9, 3), np.uint8)] * 7] * 2, ["a", "b"], captions=[names] * 2
+    ),
     "grid": lambda names: figures.image_grid([[np.zeros((9, 9, 3), np.uint8)] * 8] * 7, names, names, "a title"),
 }
 
@@ -85,6 +100,73 @@ def test_letters_have_six_points_at_print_width(kind):
     reduced = min(1.0, figures.WIDTH / figure.get_tightbbox().width)
     sizes = {text.get_text(): text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
     assert sizes and min(sizes.values()) * reduced >= 6, (reduced, sizes)
+    plt.close(figure)
+
+
+def test_a_loss_breaks_where_other_noise_was_drawn():
+    recipe = {"noise_mean": 0.0, "noise_spread": 1.6}
+    trainings = [({"recipe": recipe, "step": 10}), ({"recipe": recipe, "step": 10}), ({"recipe": recipe, "step": 5})]
+    last = {"recipe": recipe | {"noise_mean": -0.4}, "earlier": trainings}
+    assert training_curves.noise_changes(last, training_log()) == [25]
+    assert training_curves.noise_changes({"recipe": recipe, "earlier": trainings}, training_log()) == []
+    assert training_curves.noise_changes({}, training_log()) == []
+    figure = training_curves.training_hours(training_log(), sittings(), [25])
+    joined = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_color() == "#88CCEE"]
+    assert joined == [[1.0, 2.0], [3.0, 4.0]]
+    (edge,) = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert list(edge.get_xdata()) == [3.0, 3.0]
+    plt.close(figure)
+
+
+def test_sittings_that_were_sampled_otherwise_are_not_joined_and_all_is_named():
+    figure = training_curves.training_hours(training_log(), sittings())
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1.0, 2.0, 3.0, 4.0]]
+    named = {line.get_label(): list(line.get_xdata()) for line in figure.axes[1].lines}
+    assert named["after a sitting, 20 sampler steps, unguided"] == [1.0]
+    assert named["after a sitting, 12 sampler steps, guidance 3"] == [2.0, 4.0]
+    texts = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert "middle 95 % of halves of n = 78 images" in texts
+    figure.canvas.draw()
+    assert figure.axes[1].get_legend().get_window_extent().y1 < figure.axes[1].get_window_extent().y0
+    plt.close(figure)
+    one = training_curves.training_hours(training_log(), sittings(np.nan))  # an upsampler is never guided
+    assert "after a sitting, 20 sampler steps" in [line.get_label() for line in one.axes[1].lines]
+    plt.close(one)
+
+
+def test_reasons_stand_over_each_image():
+    rows = [[np.zeros((9, 9, 3), np.uint8)] * 2] * 2
+    figure = figures.image_grid(rows, ["far", "near"], captions=[["distance 3", "distance 2"], ["ratio 1", "ratio 2"]])
+    figure.canvas.draw()
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["distance 3", "distance 2", "ratio 1", "ratio 2"]
+    above, title = figure.axes[0].get_window_extent(), figure.axes[2].title.get_window_extent()
+    assert title.y1 <= above.y0  # a reason does not run into the image above it
+    plt.close(figure)
+
+
+def test_the_band_of_fid_by_n_says_what_it_is():
+    curve = pd.DataFrame({"n": [4, 4, 4, 8, 8, 8], "value": [3.0, 2.0, 1.0, 1.0, 0.5, 0.7]})
+    figure = figures.fid_by_n(curve)
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "mean of 3 draws; band: their full range"
+    plt.close(figure)
+
+
+def test_undetermined_digits_can_be_read():
+    """Contrast of at least 4.5 to 1, W3C's Web Content Accessibility Guidelines 2.1."""
+    ax = figures.confusion(np.ones((2, 2), int), ["a", "b"], undetermined=True)
+    grey = float(ax.texts[1].get_color())
+    light = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in (0.93, grey)]
+    assert (light[0] + 0.05) / (light[1] + 0.05) >= 4.5
+    plt.close(ax.figure)
+
+
+def test_the_legend_of_the_curves_lies_over_no_curve():
+    figures.use_style()
+    figure = figures.curves(*predictions())
+    figure.canvas.draw()
+    left = figure.axes[0]
+    assert not left.get_legend().get_window_extent().overlaps(left.get_window_extent())
     plt.close(figure)
 
 

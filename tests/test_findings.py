@@ -16,7 +16,7 @@ from dermstudy.published import paper
 from dermstudy.runner import findings
 
 DEMO = workspace.Workspace(ROOT / "results" / "demo")
-AUDITED = "audited (95 % interval)"
+AUDITED, KIND = "audited", "interval in brackets"
 PAGES = ("README.md", "results/ham10000/README.md")
 
 
@@ -26,17 +26,48 @@ def test_the_table_reads_what_the_notebooks_wrote():
     trial = pd.read_csv(DEMO.tables / "trial.csv")
     primary = trial[trial["role"] == protocol.PRIMARY].iloc[0]
     assert answer[AUDITED].startswith(f"**{primary['verdict']}**: macro AUC ")
-    assert [float(value) for value in re.findall(r"[+-]\d+\.\d+", answer[AUDITED])] == [
+    numbers = re.findall(r"[+−]\d+\.\d+", answer[AUDITED])
+    assert [float(number.replace("−", "-")) for number in numbers] == [
         pytest.approx(primary[name], abs=5e-4) for name in ("difference", "low", "high")
     ]
     printed = paper.by_class("combined")["recall"].mean() - paper.by_class("original")["recall"].mean()
     assert float(answer["the paper"].split()[0]) == pytest.approx(printed, abs=5e-3)
-    network = found.loc["The paper's network on both: accuracy"]
+    network = found.loc["A small convolutional network in place of the paper's, on both: accuracy"]
     assert network["the paper"] == "0.86" and "always nevus" in network[AUDITED]
     family = found[found.index.str.startswith(("Would the trial see", "Of the protocol's family: ", "Sensitivity: "))]
     assert len(family) == len(trial) - 1 and len(findings.table(DEMO, headlines=True)) <= 10
     given = (found[AUDITED] + found["as published, rerun"]).str.contains(r"\([^)]+ to [^)]+\)")
-    assert (given == (found["interval over"] != findings.NONE)).all()  # a row with an interval says what it is over
+    assert (given == (found[KIND] != findings.NONE)).all()  # a row with an interval says of which kind it is
+    assert not (found[AUDITED] + found["as published, rerun"]).str.contains(r"(?:^|[ (])-\d").any()
+
+
+def test_an_interval_is_called_what_it_is():
+    found = findings.table(DEMO).set_index("question")
+    subsampled = found.index.str.startswith(("FID of", "How far are", "How much of the real variety"))
+    assert (subsampled == (found[KIND] == findings.SUBSAMPLES)).all() and subsampled.sum() == 3
+    assert "95 %" not in " ".join(found.columns)  # not all of them are 95 % intervals over new lesions
+    assert found.loc["The paper's reader: synthetic or original?", KIND] == findings.WILSON
+
+
+@pytest.mark.parametrize(("leaked", "cell"), [(0, "0 of 2,046"), (1, "1 of 2,046"), (205, "205 of 2,046 (10%)")])
+def test_a_leak_is_counted(tmp_path, leaked, cell):
+    shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
+    rows = [("as published", "all", 2003, 774, 774 / 2003), ("audited", "all", 2046, leaked, leaked / 2046)]
+    leak = pd.DataFrame(rows, columns=["protocol", "entity", "test_images", "leaked", "share"])
+    leak.to_csv(tmp_path / "run" / "tables" / "leak.csv", index=False)
+    row = findings.table(workspace.Workspace(tmp_path / "run")).iloc[0]
+    assert row["as published, rerun"] == "774 of 2,003 (39%)" and row[AUDITED] == cell
+
+
+def test_a_network_that_did_not_run_is_no_dash(tmp_path):
+    shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
+    answer = "**Does adding synthetic images help?**"
+    ran = findings.table(workspace.Workspace(tmp_path / "run")).set_index("question").loc[answer]
+    assert re.fullmatch(r"[+−]0\.\d\d", ran["as published, rerun"])
+    summary = tmp_path / "run" / "tables" / "ablation_summary.csv"
+    pd.read_csv(summary).head(0).to_csv(summary, index=False)
+    waits = findings.table(workspace.Workspace(tmp_path / "run")).set_index("question").loc[answer]
+    assert waits["as published, rerun"] == "not run yet"
 
 
 def test_a_run_without_the_trial_says_so(tmp_path):
@@ -44,6 +75,27 @@ def test_a_run_without_the_trial_says_so(tmp_path):
     (tmp_path / "run" / "tables" / "trial.csv").unlink()
     found = findings.table(workspace.Workspace(tmp_path / "run")).set_index("question")
     assert "waits for its run" in found.loc["**Does adding synthetic images help?**", AUDITED]
+
+
+def test_the_first_answer_stays_beside_a_second_one(tmp_path, monkeypatch):
+    asked = "The same, asked first with images of an earlier generator (docs/PROTOCOL.md, amendments)"
+    trial = pd.read_csv(DEMO.tables / "trial.csv").assign(profile="demo", generator="an earlier generator")
+    (tmp_path / "docs/protocol").mkdir(parents=True)
+    monkeypatch.setattr(findings, "project_root", lambda: tmp_path)
+    for profile, moved, shown in (("demo", 0.0, False), ("demo", -0.02, True), ("ham10000", -0.02, False)):
+        first = trial.assign(profile=profile, difference=trial["difference"] + moved, verdict="harms")
+        first.to_csv(tmp_path / findings.FIRST_RUN, index=False)
+        found = findings.table(DEMO, headlines=True).set_index("question")
+        assert (asked in found.index) == shown
+        assert not shown or found.loc[asked, AUDITED].startswith("harms: macro AUC ")
+
+
+def test_the_first_answer_is_that_of_the_commit_which_the_protocol_names():
+    first = pd.read_csv(ROOT / findings.FIRST_RUN)
+    primary = first[first["role"] == protocol.PRIMARY].iloc[0]
+    page = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+    said = f"macro AUC −{-primary['difference']:.3f}, 95 % interval −{-primary['low']:.3f} to −{-primary['high']:.3f}"
+    assert said in " ".join(page.split()) and first["commit"].iloc[0][:7] in page
 
 
 def test_a_missing_table_is_named(tmp_path, capsys):
@@ -60,6 +112,16 @@ def test_a_page_shows_the_table_of_a_committed_run(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     block = re.search(r"<!-- dermstudy findings (\S+)( --headlines)? -->\n(.+?)\n<!-- end -->", text, re.S)
     assert block[3].strip() == findings.markdown(workspace.Workspace(ROOT / block[1]), bool(block[2]))
+
+
+def test_the_first_page_promises_table_3_where_it_ran():
+    ran = len(pd.read_csv(ROOT / "results" / "ham10000" / "tables" / "ablation_summary.csv"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| 07_ablation")]
+    assert ("not run yet on HAM10000" in row) == (not ran)
+    assert ("*not run yet*" in text) == (
+        "not run yet" in findings.markdown(workspace.Workspace(ROOT / "results/ham10000"), True)
+    )
 
 
 def test_the_first_page_is_read_in_a_minute():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dermstudy.diffusion import architecture, finetune, folded, glide, losses, schedules
 from dermstudy.diffusion.identity import identity
 from dermstudy.files import InputError
-from dermstudy.maintenance import folded_weights, long_training, stage_kid, taught_text
+from dermstudy.maintenance import folded_weights, long_training, mini_speed, stage_kid, taught_text
 
 BASE = folded.FoldedPreset(16, 2, 0, (16, 32), 1, (1,), 16, 16, 1, 2, 8, 0.0, 1.6, 80.0, 0.01)
 UPSAMPLER = replace(BASE, side=32, low_side=8)
@@ -278,9 +278,9 @@ def test_what_a_caption_tells_is_nothing_to_an_untrained_model(cohort, tokenizer
     """Its answer is zero for every caption; one that hears captions of noise does worse with the right ones or better."""
     few = cohort.select(image_id=cohort.frame["image_id"].iloc[::5].tolist())
     pipeline = glide.build(BASE, tokenizer)
-    assert stage_kid.caption_gain(pipeline, few) == 0.0
+    assert stage_kid.caption_gains(pipeline, few, (6.0, 20.0)) == [0.0, 0.0]
     torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.3)
-    assert abs(stage_kid.caption_gain(pipeline, few)) > 1e-6
+    assert min(map(abs, stage_kid.caption_gains(pipeline, few, (6.0, 20.0)))) > 1e-6
 
 
 def test_entities_are_drawn_as_asked():
@@ -344,6 +344,13 @@ def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
         == 2
     )
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("preset", ["tiny-base", "tiny-upsampler"])
+def test_the_speed_of_a_training_step_stands_beside_its_products(preset, tokenizer, tmp_path):
+    row = mini_speed.training_step(preset, tokenizer, tmp_path, repeats=1)
+    assert row["products_alone"] > 0 and row["share"] == row["products_alone"] / row["seconds"] and row["gflops"] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_training_sees_the_lesions_that_it_is_asked_for(cohort, phantom_folder, tmp_path):

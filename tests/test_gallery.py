@@ -26,19 +26,24 @@ def test_the_independent_network_names_what_it_can_tell():
     assert (namer(held.values) == held.entity).mean() > 0.9
     blind = fidelity.Namer(entity_features(random, 12, 0.0), entity_features(random, 5, 0.0))
     assert blind.score < 0.5
+    sure = namer.confidence(held.values)
+    assert sure.shape == (70,) and (sure > 1 / 7).all() and (sure <= 1).all()
+    assert sure.mean() > namer.confidence(np.zeros_like(held.values)).mean()
 
 
 def test_fidelity_of_two_networks_by_hand():
     asked, true = pd.Series(["mel", "mel", "nv", "nv"]), pd.Series(["mel", "nv"])
     answers = {
-        fidelity.CHOOSER: (np.array(["mel", "nv", "nv", "nv"]), np.array(["mel", "mel"])),
+        fidelity.SMALL: (np.array(["mel", "nv", "nv", "nv"]), np.array(["mel", "mel"])),
         fidelity.INDEPENDENT: (np.array(["bcc", "nv", "nv", "mel"]), np.array(["mel", "nv"])),
     }
     table = fidelity.fidelity_table(answers, asked, true).set_index(["network", "entity"])
-    assert table.loc[(fidelity.CHOOSER, "melanoma"), ["synthetic", "real"]].tolist() == [0.5, 1.0]
+    assert table.loc[(fidelity.SMALL, "melanoma"), ["synthetic", "real"]].tolist() == [0.5, 1.0]
     assert table.loc[(fidelity.INDEPENDENT, "overall"), ["synthetic", "real"]].tolist() == [0.25, 1.0]
-    wrong = fidelity.wrongly_named({name: own[0] for name, own in answers.items()}, asked)
-    assert wrong.tolist() == ["", "melanocytic nevus", "", ""]  # both networks wrong about the second alone
+    sure = np.array([0.9, 0.8, 0.7, 0.6])
+    wrong = fidelity.wrongly_named({name: own[0] for name, own in answers.items()}, asked, sure)
+    assert wrong["entity"].tolist() == ["", "melanocytic nevus", "", ""]  # both networks wrong about the second alone
+    assert wrong["confidence"].tolist() == pytest.approx([np.nan, 0.8, np.nan, np.nan], nan_ok=True)
 
 
 @pytest.fixture
@@ -56,14 +61,33 @@ def test_the_worst_images_are_the_worst_by_each_measure(frame):
     made = np.tile(real.mean(axis=0), (8, 1))
     made[6, 1] += 30
     off = gallery.colour_distance(made, frame["dx"], np.vstack([real, real]), pd.Series(["mel"] * 10 + ["nv"] * 10))
-    taken = pd.Series(["", "", "", NAMES["bcc"], "", "", "", ""])
+    taken = pd.DataFrame({"entity": [NAMES["nv"], "", "", NAMES["bcc"], "", "", "", NAMES["mel"]]})
+    taken["confidence"] = [0.5, np.nan, np.nan, 0.9, np.nan, np.nan, np.nan, 0.7]
     table = gallery.worst(frame, nearest, vectors, taken, off, each=2).set_index(["measure", "place"])
     assert table.loc[(gallery.FAR, 1), "image_id"] == "s1" and table.loc[(gallery.FAR, 2), "why"] == "distance 8.0"
     assert table.loc[(gallery.COPY, 1), "image_id"] == "s2" and table.loc[(gallery.COPY, 1), "why"] == "ratio 0.20"
-    assert table.loc[(gallery.NAMED, 1), ["image_id", "why"]].tolist() == ["s3", "basal cell carcinoma"]
-    assert (gallery.NAMED, 2) not in table.index  # one alone was taken for another entity
+    assert table.loc[(gallery.NAMED, 1), ["image_id", "why"]].tolist() == ["s3", "basal cell carcinoma 0.90"]
+    assert table.loc[(gallery.NAMED, 2), ["image_id", "why"]].tolist() == [
+        "s7",
+        "melanoma 0.70",
+    ]  # not the file's first
+    alone = taken.assign(confidence=taken["confidence"].where(taken["confidence"] > 0.8))
+    fewer = gallery.worst(frame, nearest, vectors, alone, off, each=2)
+    assert (fewer["measure"] == gallery.NAMED).sum() == 1
     assert table.loc[(gallery.COLOUR, 1), "image_id"] == "s6" and table.loc[(gallery.COLOUR, 1), "why"].startswith(
         "a +"
     )
     assert {table.loc[(gallery.TWIN, place), "image_id"] for place in (1, 2)} == {"s4", "s5"}
-    assert "to s" in table.loc[(gallery.TWIN, 1), "why"] and table.loc[(gallery.FAR, 1), "entity"] == "melanoma"
+    assert (
+        table.loc[(gallery.TWIN, 1), "beside"] in ("s4", "s5") and table.loc[(gallery.FAR, 1), "entity"] == "melanoma"
+    )
+
+
+def test_a_sheet_has_the_reason_over_each_image(cohort):
+    ids = cohort.frame["image_id"]
+    rows = [(gallery.FAR, 1, ids[2], "", "distance 3.0", ""), (gallery.FAR, 2, ids[0], "", "distance 2.0", ""),
+            (gallery.COPY, 1, ids[1], "", "ratio 0.20", "")]  # fmt: skip
+    drawn = gallery.sheet(pd.DataFrame(rows, columns=gallery.COLUMNS), cohort, side=16)
+    assert drawn["row_labels"] == [gallery.FAR, gallery.COPY]
+    assert drawn["captions"] == [["distance 3.0", "distance 2.0"], ["ratio 0.20"]]
+    assert np.array_equal(drawn["rows"][0][0], cohort.images(16, [ids[2]])[0]) and len(drawn["rows"][1]) == 1

@@ -64,6 +64,14 @@ def test_a_sitting_takes_the_place_of_its_earlier_rows_alone():
     assert [label.get_text() for label in left.get_xticklabels()] == ["none", "1", "alone"]
 
 
+def test_what_a_base_hears_is_kept_by_sitting(cohort, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(noise_levels, "caption_gains", lambda base, cohort, levels: [0.01 * level for level in levels])
+    table = noise_levels.gain_rows(None, cohort, 2, noise_levels.gain_rows(None, cohort, 1, None))
+    again = noise_levels.gain_rows(None, cohort, 2, table)
+    assert again.equals(table) and table["sitting"].tolist() == [1] * 4 + [2] * 4
+    assert table["gain"].tolist() == [0.01 * level for level in noise_levels.GAIN_LEVELS] * 2
+
+
 def test_weights_without_sittings_are_refused(tmp_path, capsys):
     assert noise_levels.main(["--data", str(tmp_path), "--weights", str(tmp_path)]) == 2
     assert "sittings.csv is missing" in capsys.readouterr().err

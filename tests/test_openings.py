@@ -55,6 +55,21 @@ def test_every_notebook_has_a_sentence_and_a_figure_that_it_saves():
         assert names and all(f'"{figure}"' in source for figure in names), stem
 
 
+def test_real_images_that_are_not_drawn_are_named():
+    """DRAW_REAL = False names the real images in place of drawing them: every cell that asks for it does."""
+    asked = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if (
+                cell.cell_type == "code"
+                and "DRAW_REAL" in cell.source
+                and "parameters" not in cell.metadata.get("tags", [])
+            ):
+                asked[path.stem, cell.id] = "where_to_see(" in cell.source
+    assert {stem for stem, _ in asked} >= {"00_dataset", "02_upsample", "03_sample", "04_metrics"}
+    assert not [place for place, names in asked.items() if not names]
+
+
 def test_the_finding_follows_the_first_cell_and_is_replaced(space):
     notebook = new_notebook(cells=[new_markdown_cell("# 00 · Title"), new_code_cell("1")])
     once = openings.opened(notebook, "00_dataset", space)

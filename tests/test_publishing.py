@@ -37,6 +37,15 @@ def test_the_workflows_fit_their_schema(schema):
     assert len(WORKFLOWS) == 2 and not schema_faults(schema, *WORKFLOWS)
 
 
+def test_the_citation_names_every_author_of_the_paper():
+    """As its title page lists them."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"][0]["authors"]
+    assert [author["family-names"] for author in cited] == [
+        *("Shavlokhova", "Vollmer", "Zouboulis", "Vollmer", "Wollborn", "Lang", "Kübler", "Hartmann", "Stoll", "Roeder"),
+        "Saravi",
+    ]  # fmt: skip
+
+
 def test_a_workflow_with_a_wrong_key_is_seen(tmp_path):
     text = WORKFLOWS[0].read_text().replace("runs-on", "runs_on")
     (tmp_path / "wrong.yml").write_text(text)

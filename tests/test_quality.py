@@ -11,7 +11,7 @@ import pytest
 
 from dermstudy.data import dataset
 from dermstudy.entities import CODES
-from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
+from dermstudy.evaluation import copies, encoders, metrics, quality, reference_classifier
 from dermstudy.evaluation.features import Features
 from dermstudy.files import InputError
 from dermstudy.published import paper
@@ -379,17 +379,29 @@ def test_places_and_distances_above_the_floor_by_hand():
     assert found.loc["nv", "here, SSIM"] == 1 and found.loc["mel", "here, KID above its floor, one"] == 2
 
 
+def test_enlargements_are_counted_image_by_image():
+    random = np.random.default_rng(5)
+    truth = random.integers(30, 220, (3, 16, 16, 3)).astype(np.uint8)
+    near, far = truth + 2, truth + 20
+    table = quality.enlargements(truth, np.stack([near[0], far[1], near[2]]), np.stack([far[0], near[1], far[2]]))
+    assert table["n"].tolist() == [3, 3] and table["lower_error_in"].tolist() == [2, 1]
+    assert table.loc["upsampler", "mse"] == pytest.approx((2 * (2 / 255) ** 2 + (20 / 255) ** 2) / 3)
+    assert table.loc["bicubic", "psnr"] == pytest.approx(metrics.psnr(table.loc["bicubic", "mse"]))
+    same = quality.enlargements(truth, near, near)
+    assert same[["lower_error_in", "higher_ssim_in"]].to_numpy().sum() == 0
+
+
 def test_the_closest_pairs_are_named(cohort):
     found = pd.DataFrame({
         "training": [3, 1, 2], "held_out": [0, 4, 5], "training_distance": [1.0, 2.0, 3.0],
         "held_out_distance": [2.0, 2.0, 2.0], "ratio": [0.5, 1.0, 0.2],
     })  # fmt: skip
-    named = quality.closest_pairs(found, cohort, cohort.select(dx="nv"), count=2)
+    named = copies.closest_pairs(found, cohort, cohort.select(dx="nv"), count=2)
     ids, nevi = cohort.frame["image_id"], cohort.select(dx="nv").frame["image_id"]
     assert named["image_id"].tolist() == [ids[2], ids[0]] and named["held_out"].tolist() == [5, 0]
     assert named["nearest_in_training"].tolist() == [nevi[2], nevi[3]]
     ratios = pd.concat({("e", "synthetic"): found}, names=["encoder", "images"]).reset_index(["encoder", "images"])
-    assert quality.memorisation(ratios).loc[("e", "synthetic"), "min"] == 0.2
+    assert copies.memorisation(ratios).loc[("e", "synthetic"), "min"] == 0.2
 
 
 def test_both_sides_have_no_more_than_is_asked(cohort):

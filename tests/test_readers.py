@@ -99,6 +99,43 @@ def test_the_difference_by_hand(answers):
     assert difference["difference"] == pytest.approx(34 / 70)
 
 
+def test_the_shares_name_entities_and_whose_answers_they_are(answers):
+    shares = analysis.proportions(answers)
+    assert not shares["what"].str.contains(r"\b(?:mel|nv|akiec|bkl|bcc|df|vasc)\b").any()
+    assert "entity, vascular lesion" in set(shares["what"]) and set(shares["answers"]) == {workbook.RECONSTRUCTION}
+    own = analysis.proportions(answers.drop(columns="provenance"))
+    assert set(own["answers"]) == {"readers' own workbook"}
+
+
+def test_what_is_said_of_a_reader_is_what_the_answers_say(answers):
+    shares = analysis.proportions(answers)
+    assert analysis.told_apart(shares).startswith("AI and original told apart in 135 of 140 images (0.96, Wilson's")
+    assert "an interval above guessing" in analysis.told_apart(shares)
+    guessed = answers.assign(source_answer=["AI", "original"] * 70)
+    assert "an interval around guessing" in analysis.told_apart(analysis.proportions(guessed))
+    swapped = answers["source_answer"].map({"AI": "original", "original": "AI"})
+    assert "below guessing" in analysis.told_apart(analysis.proportions(answers.assign(source_answer=swapped)))
+    assert analysis.order_of_entities(shares).endswith(
+        "of 21 pairs of entities overlap: the order of the entities is not established"
+    )
+    apart = shares.assign(low=np.arange(len(shares)), high=np.arange(len(shares)) + 0.5)
+    assert analysis.order_of_entities(apart) == (
+        "the intervals of 0 of 21 pairs of entities overlap: the order of the entities is established"
+    )
+
+
+def test_a_difference_is_said_in_its_direction(answers):
+    found = analysis.difference_words(analysis.source_difference(answers))
+    assert found == (
+        "the entity of AI images is named rightly more often than that of originals: 88.6% and 40.0%, Fisher's exact p < 0.001"
+    )
+    turned = answers.assign(source=answers["source"].map({"AI": "original", "original": "AI"}))
+    assert "is named rightly less often" in analysis.difference_words(analysis.source_difference(turned))
+    right = answers.assign(entity_answer=answers["entity"])
+    none = analysis.difference_words(analysis.source_difference(right))
+    assert "is not shown to be named rightly more or less often" in none and "p = 1.000" in none
+
+
 def test_unsure_is_never_right(answers):
     unsure = answers.copy()
     unsure.loc[unsure.index[unsure["source"] == "AI"][:10], "source_answer"] = "unsure"

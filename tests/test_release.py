@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from dermstudy.data import dataset, splits
-from dermstudy.diffusion import glide, schedules
+from dermstudy.diffusion import glide, schedules, weights
 from dermstudy.files import InputError
 from dermstudy.maintenance import packing
 

@@ -80,7 +80,8 @@ def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out,
     found = last["model"], last["kid"], last["floor"], last["images"], last["hours"]
     assert found == ("upsampler", 22.0, 3.0, 480, 0.025)
     assert last["weights_sha256"] == sha256_file(out / "upsampler" / sittings.UNET)
-    assert weights.lineage(out)["upsampler"] == {"earlier": [], "recipe": RECIPE, "average": "short-0000030"}
+    said = {"earlier": [], "recipe": RECIPE, "average": "short-0000030", "lesions": "train", "left_out": []}
+    assert weights.lineage(out)["upsampler"] == said | {"data_hash": "d", "split": "s", "commit": "c"}
     records, own = weights.training_hours(out / "upsampler")
     assert records["hours"].tolist() == [0.0167, 0.025] and own["kid"].tolist() == [22.0, 22.0]
     again = folded_weights.averages_of(out / "upsampler")
@@ -124,6 +125,19 @@ def test_what_does_not_belong_together_is_refused_in_a_line(training, measured, 
         assert said in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["base"]
     assert weights.training_hours(out / "base") is None and weights.lineage(out) == {}
+
+
+def test_a_twin_says_what_it_saw(training, out, tmp_path, capsys):
+    (training / "inputs.json").write_text(
+        json.dumps({"data_hash": "d", "split": "s", "commit": "c", "lesions": "subset", "left_out": ["mel"]})
+    )
+    tokenizer = ["--tokenizer", str(out / "base" / "tokenizer")]
+    assert folded_weights.main([str(training / AVERAGE), str(tmp_path / "twin" / "upsampler"), *tokenizer]) == 0
+    own = weights.lineage(tmp_path / "twin")["upsampler"]
+    assert (own["lesions"], own["left_out"], own["recipe"]) == ("subset", ["mel"], RECIPE)
+    (training / "inputs.json").unlink()
+    assert folded_weights.main([str(training / AVERAGE), str(tmp_path / "none" / "upsampler"), *tokenizer]) == 2
+    assert "has no inputs.json" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_only_folded_pipelines_lead_back_to_averages(tmp_path):

@@ -20,6 +20,7 @@ from conftest import ROOT
 from huggingface_hub import ModelCard
 
 from dermstudy import cli, processor, workspace
+from dermstudy.classification import feature_sets
 from dermstudy.data import dataset
 from dermstudy.diffusion import glide, weights
 from dermstudy.entities import CODES
@@ -57,7 +58,10 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert list(manifest["notebooks"]) == STEMS
     assert manifest["profile"] == "smoke" and manifest["packages"]["torch"]
     assert len(manifest["data_hash"]) == 64
-    assert manifest["protocol"] == {"page": study.PROTOCOL, "commit": workspace.last_commit(study.PROTOCOL)}
+    named = {"page": study.PROTOCOL, "commit": workspace.last_commit(study.PROTOCOL)}
+    assert {stem: own["protocol"] for stem, own in manifest["notebooks"].items() if "protocol" in own} == {
+        study.TRIAL: named
+    }
     assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
     made = {"commit": workspace.commit(), "processor": processor.instruction_set()}
     assert all(entry | made == entry and entry["source"] for entry in manifest["notebooks"].values())
@@ -215,6 +219,56 @@ def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
     assert ran("three", model)["notebooks"]["01_finetune"]["artifacts"]["glide_base_training"]["commit"] == ""
 
 
+def test_the_trial_alone_names_the_protocol_that_it_was_run_under(tmp_path, monkeypatch):
+    """An amendment and a rerun of 06 leave the trial with the page that it knew, as an older manifest names it too."""
+    space, chosen = workspace.open_workspace(tmp_path / "results"), profiles.load_profile("smoke")
+    for stem in ("06_cnn_classifier", study.TRIAL):
+        (space.root / f"{stem}.ipynb").touch()
+    own = {"source": "s", "fingerprint": "f", "commit": "run", "seconds": 1.0}
+    older = {
+        "profile": "smoke",
+        "protocol": {"page": study.PROTOCOL, "commit": "first"},
+        "notebooks": {study.TRIAL: own},
+    }
+    assert study.protocol_of(older) == "first" and study.protocol_of({"notebooks": {}}) == ""
+    (space.root / "manifest.json").write_text(json.dumps(older))
+    monkeypatch.setattr(study, "last_commit", lambda page: "amended")
+
+    def after(stem: str) -> dict:
+        study._write_manifest(space, chosen, {stem: own | study._fixed_by(stem)}, stem)
+        return json.loads((space.root / "manifest.json").read_text())
+
+    assert study.protocol_of(after("06_cnn_classifier")) == "first" == study.protocol_of(after("06_cnn_classifier"))
+    assert "protocol" not in after("06_cnn_classifier")["notebooks"]["06_cnn_classifier"]
+    assert study.protocol_of(after(study.TRIAL)) == "amended"
+
+
+def test_what_a_notebook_refuses_is_bad_input(monkeypatch, capsys):
+    def refused(*_, **__):
+        raise study.NotebookRefused("07_ablation, cell 3: no folder elsewhere")
+
+    monkeypatch.setattr(study, "run", refused)
+    assert cli.main(["run", "smoke"]) == 2
+    assert capsys.readouterr().err == "dermstudy: 07_ablation, cell 3: no folder elsewhere\n"
+
+
+def test_a_cell_that_raises_an_input_error_ends_its_notebook_as_refused(tmp_path, monkeypatch):
+    import papermill
+
+    def execute(source, target, **_):
+        Path(target).write_text("{}")
+        cells = [("InputError", "no folder"), ("ValueError", "a fault")]
+        raise papermill.exceptions.PapermillExecutionError(1, 3, "", *cells[len(raised)], [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    space, raised, notebook = workspace.open_workspace(tmp_path), [], ROOT / "notebooks" / "00_dataset.ipynb"
+    for kind in (study.NotebookRefused, study.NotebookFailed):
+        with pytest.raises(study.NotebookFailed) as error:
+            study._execute(notebook, space.root / notebook.name, {}, space, "smoke", {notebook.stem: ""})
+        assert error.type is kind
+        raised.append(kind)
+
+
 def test_fingerprints_follow_parameters_and_dependencies():
     parameters = profiles.resolve(profiles.load_profile("smoke"), "results/x")
     before = fingerprints.fingerprints(parameters, "phantom")
@@ -259,7 +313,7 @@ def test_a_failing_notebook_stops_the_walk_and_keeps_the_old_result(smoke, tmp_p
     text = broken.read_text()
     broken.write_text("{")
     try:
-        assert cli.main(["run", "smoke", "--results", str(smoke), "--only", "01", "--force"]) == 1
+        assert cli.main(["run", "smoke", "--results", str(smoke), "--only", "01", "--force"]) == 2
     finally:
         broken.write_text(text)
     error = capsys.readouterr().err
@@ -389,6 +443,18 @@ def test_a_profile_changes_the_one_it_extends():
     }  # fmt: skip
 
 
+def test_other_generators_paint_what_the_trial_takes_of_them():
+    base = profiles.resolve(profiles.load_profile("ham10000"), "results/ham10000")
+    for name, pool, whose in (
+        ("ham10000-second", feature_sets.SECOND, "train"),
+        ("ham10000-subset", feature_sets.OWN, "subset"),
+    ):
+        own = profiles.resolve(profiles.load_profile(name), f"results/{name}")
+        assert own["01_finetune"]["START"] == f"results/{name}/weights/base"
+        assert own["02_upsample"]["START"] == base["02_upsample"]["START"]
+        assert (own["03_sample"]["FOR_TRIAL"], own["03_sample"]["PAIR_WITH"]) == (pool, whose)
+
+
 def test_a_profile_that_extends_nothing_known_is_named(tmp_path, monkeypatch):
     for name, base in (("self", "self"), ("lost", "nowhere"), ("ring", "round"), ("round", "ring")):
         (tmp_path / "profiles").mkdir(exist_ok=True)
@@ -462,7 +528,7 @@ def test_a_card_takes_up_what_a_walk_measured_of_its_weights(smoke, tmp_path, mo
         packing.pack(folder)
     same = {"n": 70, "kid": 40.0, "low": 30.0, "high": 50.0, "precision": 0.5, "recall": 0.1}
     monkeypatch.setattr(samplers, "_measure", lambda *_: lambda setting: vars(setting) | same)
-    compared = samplers.compare(None, None, None, None, None)
+    compared = samplers.compare(None, None, None, None, None, None)
     compared.to_csv(folder / "tables" / samplers.TABLE, index=False)
     frame = dataset.open_cohort(space.artifacts / "cohort").frame
     samplers.image_counts(frame).to_csv(folder / "tables" / "images.csv")
@@ -479,6 +545,10 @@ def test_a_card_takes_up_what_a_walk_measured_of_its_weights(smoke, tmp_path, mo
     for stage in ("base", "upsampler"):
         shutil.rmtree(folder / stage)
         shutil.copytree(space.artifacts / f"glide_{stage}", folder / stage)
+    with monkeypatch.context() as own:
+        own.setattr(packing, "identity", lambda pipeline: "of another")
+        with pytest.raises(InputError, match="was painted by other weights or older code: rerun 03 and 04"):
+            packing.pack(folder, space)
     packing.pack(folder, space)
     text = (folder / "README.md").read_text()
     assert packing.verify(folder) > 20 and "{" not in text and "By notebook 04" in text

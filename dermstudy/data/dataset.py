@@ -67,6 +67,19 @@ class Cohort:
         return pixels
 
 
+def paired_with(cohort: Cohort, whose: str) -> Cohort:
+    """The originals that lend captions: "all", those of a split ("train", ...), or the nested "subset" of training lesions.
+
+    InputError for another `whose`, or where the cohort has no such originals.
+    """
+    if whose == "all":
+        return cohort
+    known = "subset" in cohort.frame if whose == "subset" else whose in set(cohort.frame["split"])
+    if not known:
+        raise InputError(f"no originals {whose!r} to pair with: choose all, train, validation, test or subset")
+    return cohort.select(subset=[True]) if whose == "subset" else cohort.select(split=whose)
+
+
 def read_image(path: Path, side: int | None = None) -> np.ndarray:
     """One image as uint8 [h, w, 3], or its centre square at [side, side, 3]. InputError where it cannot be decoded."""
     try:

@@ -24,6 +24,7 @@ from dermstudy.files import InputError, atomic_path, code_hash, sha256_text, wri
 
 COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
 MADE_BY = "made_by.txt"  # in a finished dataset: the hash of the models, captions, settings and code that it answers
+PAINTERS = "painters.json"  # beside it: identity() of the base model and of the upsampler, in that order
 
 
 def choose_originals(
@@ -114,7 +115,8 @@ def synthesise(
     processes = PartialState()
     folder = Path(folder)
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
-    made_by = [code_hash(sys.modules[__name__]), *(identity(pipeline) for pipeline in (base, upsampler)), made_with]
+    painters = [identity(pipeline) for pipeline in (base, upsampler)]
+    made_by = [code_hash(sys.modules[__name__]), *painters, made_with]
     shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
     guidance = {"guidance_scale": guidance_scale, "guidance_interval": tuple(guidance_interval)}
     asked = [*made_by, seed, guidance, base_steps, upsample_steps, asdict(storage), shown]
@@ -144,6 +146,7 @@ def synthesise(
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_text(part / MADE_BY, settings)
+        write_text(part / PAINTERS, json.dumps(painters) + "\n")
         _finish(part, folder, index)
     processes.wait_for_everyone()
     return folder

@@ -32,24 +32,24 @@ class Sides:
     compared: dataset.Cohort
 
 
-def sides(cohort: dataset.Cohort, count: int, seed: int = 0) -> Sides:
+def sides(cohort: dataset.Cohort, count: int, seed: int = 0, share: float = 1 / 3, even: bool = False) -> Sides:
     """`count` images of `cohort`, an even number an entity as far as it has lesions, against images of other lesions.
 
-    A third of each entity's lesions at most is enlarged. Both sides have the same shares of the entities: else a distance
-    between real images would be one between their diagnoses. InputError where an entity has fewer than three lesions.
+    At most `share` of each entity's lesions is enlarged; where a rare one has too few, the others make up for it, or
+    none does (`even`). Both sides have the same shares of the entities: else a distance between real images would be one
+    between their diagnoses. InputError where an entity has fewer than three lesions.
     """
-    random, chosen = np.random.default_rng(seed), []
-    each = -(-count // cohort.frame["dx"].nunique())
+    random, ordered = np.random.default_rng(seed), {}
     for code, own in cohort.frame.groupby("dx"):
         lesions = own["group"].unique()
         if len(lesions) < 3:
             raise InputError(f"{code}: {len(lesions)} lesions are too few for two sides: use a larger cohort")
-        part = random.permutation(lesions)[: max(1, len(lesions) // 3)]
+        part = random.permutation(lesions)[: max(1, int(len(lesions) * share))]
         rows = own[own["group"].isin(part)]
         # One image of every lesion before a second one of any.
-        order = rows.groupby("group").cumcount().sort_values(kind="stable").index
-        chosen.append(rows.loc[order[:each]])
-    taken = pd.concat(chosen)
+        ordered[code] = rows.loc[rows.groupby("group").cumcount().sort_values(kind="stable").index]
+    each = -(-count // len(ordered)) if even else _level([len(rows) for rows in ordered.values()], count)
+    taken = pd.concat(rows.head(each) for rows in ordered.values())
     left = cohort.frame[~cohort.frame["group"].isin(taken["group"])]
     shares = taken["dx"].value_counts()
     times = (left["dx"].value_counts() / shares).min()
@@ -58,6 +58,11 @@ def sides(cohort: dataset.Cohort, count: int, seed: int = 0) -> Sides:
         for place, (code, own) in enumerate(left.groupby("dx"))
     )
     return Sides(cohort.select(image_id=taken["image_id"]), cohort.select(image_id=others["image_id"]))
+
+
+def _level(sizes: Sequence[int], count: int) -> int:
+    """The smallest number of images taken from each of `sizes`, as far as it has them, that makes `count` in all."""
+    return next((each for each in range(1, max(sizes)) if sum(min(each, size) for size in sizes) >= count), max(sizes))
 
 
 def against(made: np.ndarray, real: np.ndarray, repeats: int = 100, seed: int = 0) -> dict[str, float]:
@@ -87,11 +92,9 @@ def table(
     [n, h, w, 3] to features [n, d]. storage: what enlarged images go through before, that of the real ones.
     """
     side, low_side = upsampler.side, (upsampler.pixels.config.low_side if upsampler.pixels else 64)
-    real = _encoded(parts.compared.images(side), encode)
+    real = encoded(parts.compared.images(side), encode)
     seeds = sample.seeds_for(parts.enlarged.frame["image_id"], seed)
-    rows = [
-        {"input": "real images", "enlarged_by": NONE} | against(_encoded(parts.enlarged.images(side), encode), real)
-    ]
+    rows = [{"input": "real images", "enlarged_by": NONE} | against(encoded(parts.enlarged.images(side), encode), real)]
     inputs = {REAL: parts.enlarged.images(low_side)} | ({} if painted is None else {PAINTED: painted})
     for name, small in inputs.items():
         for way in (BICUBIC, UPSAMPLER):
@@ -99,7 +102,7 @@ def table(
                 large = sample.bicubic(small, side)
             else:
                 large = sample.enlarged(upsampler, small, list(captions), seeds, steps)
-            rows.append({"input": name, "enlarged_by": way} | against(_encoded(storage.stored(large), encode), real))
+            rows.append({"input": name, "enlarged_by": way} | against(encoded(storage.stored(large), encode), real))
     return pd.DataFrame(rows)
 
 
@@ -135,9 +138,9 @@ def whole_table(
 def base_rows(parts: Sides, images: np.ndarray, encode: Encode) -> pd.DataFrame:
     """`table`'s columns for the base model alone, at its own side: the floor, then `images` painted for its captions."""
     side = images.shape[1]
-    real = _encoded(parts.compared.images(side), encode)
-    floor = against(_encoded(parts.enlarged.images(side), encode), real)
-    made = against(_encoded(images, encode), real)
+    real = encoded(parts.compared.images(side), encode)
+    floor = against(encoded(parts.enlarged.images(side), encode), real)
+    made = against(encoded(images, encode), real)
     return pd.DataFrame(
         [
             {"input": f"real images at {side} pixels", "enlarged_by": NONE} | floor,
@@ -146,5 +149,6 @@ def base_rows(parts: Sides, images: np.ndarray, encode: Encode) -> pd.DataFrame:
     )
 
 
-def _encoded(images: np.ndarray, encode: Encode, batch: int = 16) -> np.ndarray:
+def encoded(images: np.ndarray, encode: Encode, batch: int = 16) -> np.ndarray:
+    """Features [n, d] of images uint8 [n, h, w, 3], `batch` at a time."""
     return np.concatenate([encode(images[start : start + batch]) for start in range(0, len(images), batch)])

@@ -5,47 +5,60 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from dermstudy.data.dataset import Cohort
 from dermstudy.entities import NAMES
+from dermstudy.evaluation.verdicts import signed
 
 FAR, COPY, NAMED, COLOUR, TWIN = (
-    "farthest from any real image",
+    "farthest from any held-out image",
     "nearer to training than to held-out images",
     "taken for another entity",
     "colour least like its entity's",
     "most like another synthetic one",
 )
-COLUMNS = ["measure", "place", "image_id", "entity", "why"]
+COLUMNS = ["measure", "place", "image_id", "entity", "why", "beside"]
 
 
 def worst(
     frame: pd.DataFrame,
     nearest: pd.DataFrame,
     vectors: np.ndarray,
-    taken_for: pd.Series,
+    taken_for: pd.DataFrame,
     colour: pd.DataFrame,
     each: int = 7,
 ) -> pd.DataFrame:
     """`each` images a measure, the worst first: COLUMNS, one image once a measure.
 
     frame: image_id and dx of synthetic images; nearest: `metrics.nearest` of them; vectors [n, d]: their features;
-    taken_for: `fidelity.wrongly_named`; colour: `colour_distance`. A measure may have fewer images, or none.
+    taken_for: `fidelity.wrongly_named`, ranked by the confidence in the wrong entity; colour: `colour_distance`. why: the
+    measure's value; beside: the other image that it was measured to, where that is a synthetic one. A measure may have
+    fewer images, or none.
     """
     twin, likeness = _twins(vectors, frame["dx"].to_numpy())
     ids = frame["image_id"].to_numpy()
-    twins = [f"cosine {value:.3f} to {ids[other]}" for other, value in zip(twin, likeness, strict=True)]
+    wrong = taken_for.reset_index(drop=True)
+    named = [f"{entity} {sure:.2f}" for entity, sure in zip(wrong["entity"], wrong["confidence"], strict=True)]
     measures = {
         FAR: (-nearest["held_out_distance"], [f"distance {value:.1f}" for value in nearest["held_out_distance"]]),
         COPY: (nearest["ratio"], [f"ratio {value:.2f}" for value in nearest["ratio"]]),
-        NAMED: (pd.Series(np.where(taken_for != "", 0.0, np.nan)), list(taken_for)),
+        NAMED: (-wrong["confidence"], named),
         COLOUR: (-colour["distance"], list(colour["why"])),
-        TWIN: (pd.Series(-likeness), twins),
+        TWIN: (pd.Series(-likeness), [f"cosine {value:.3f}" for value in likeness]),
     }  # fmt: skip
     rows = []
     for measure, (order, why) in measures.items():
         chosen = order.reset_index(drop=True).dropna().sort_values(kind="stable").index[:each]
         for place, index in enumerate(chosen, start=1):
-            rows.append((measure, place, ids[index], NAMES[frame["dx"].iloc[index]], why[index]))
+            beside = ids[twin[index]] if measure == TWIN else ""
+            rows.append((measure, place, ids[index], NAMES[frame["dx"].iloc[index]], why[index], beside))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def sheet(table: pd.DataFrame, synthetic: Cohort, side: int = 128) -> dict[str, list]:
+    """What `figures.image_grid` draws of `worst`: rows of uint8 [side, side, 3], row_labels and the reason over each image."""
+    by_measure = dict(list(table.groupby("measure", sort=False)))
+    rows = [list(synthetic.images(side, own["image_id"])) for own in by_measure.values()]
+    return {"rows": rows, "row_labels": list(by_measure), "captions": [list(own["why"]) for own in by_measure.values()]}
 
 
 def colour_distance(synthetic: np.ndarray, dx: pd.Series, real: np.ndarray, real_dx: pd.Series) -> pd.DataFrame:
@@ -58,7 +71,7 @@ def colour_distance(synthetic: np.ndarray, dx: pd.Series, real: np.ndarray, real
         known = real[(real_dx == code).to_numpy(), :3]
         z = (own[:3] - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
         channel = int(np.abs(z).argmax())
-        rows.append((float(np.sqrt((z**2).mean())), f"{'Lab'[channel]} {z[channel]:+.1f} spreads"))
+        rows.append((float(np.sqrt((z**2).mean())), signed(f"{'Lab'[channel]} {z[channel]:+.1f} spreads")))
     return pd.DataFrame(rows, columns=["distance", "why"])
 
 

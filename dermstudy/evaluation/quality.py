@@ -71,6 +71,24 @@ def unpaired_table(pairs: pd.DataFrame, cohort: Cohort, side: int, seed: int = 0
     return table.reindex(CODES).rename_axis("entity")
 
 
+def enlargements(truth: np.ndarray, upsampler: np.ndarray, bicubic: np.ndarray) -> pd.DataFrame:
+    """SSIM, true PSNR and MSE of two enlargements of the same images to the originals, uint8 [n, h, w, 3] each.
+
+    Index upsampler, bicubic; columns n, ssim, psnr (of the mean error), mse, and of how many images the row has the lower
+    error and the higher SSIM, ties in neither: so few images carry no interval.
+    """
+    ways = {"upsampler": upsampler, "bicubic": bicubic}
+    pairs = zip(truth, upsampler, bicubic, strict=True)
+    each = [[pair_metrics(real[None], made[None]) for made in both] for real, *both in pairs]
+    own, other = (pd.DataFrame(column) for column in zip(*each, strict=True))
+    table = pd.DataFrame({name: pair_metrics(truth, made) for name, made in ways.items()}).T[["ssim", "psnr", "mse"]]
+    table["psnr"] = table["mse"].map(true_psnr)
+    table.insert(0, "n", len(truth))
+    table["lower_error_in"] = [(own["mse"] < other["mse"]).sum(), (other["mse"] < own["mse"]).sum()]
+    table["higher_ssim_in"] = [(own["ssim"] > other["ssim"]).sum(), (other["ssim"] > own["ssim"]).sum()]
+    return table.rename_axis("enlargement")
+
+
 def sides(cohort: Cohort, most: int, seed: int = 0) -> dict[str, Cohort]:
     """Training and test images for `audited`: by chance at most 2 * `most` an entity, the order as in the cohort."""
     shuffled = cohort.frame.groupby(["dx", "split"]).sample(frac=1, random_state=seed)
@@ -84,12 +102,6 @@ def by_metric(table: pd.DataFrame) -> pd.DataFrame:
     """`audited` for a reader: a row an entity by name, "overall" last, value and floor of every metric beside each other."""
     shown = table.pivot(index="entity", columns="metric", values=["value", "floor"])
     return shown.reindex([*CODES, "overall"]).rename(NAMES)
-
-
-def memorisation(ratios: pd.DataFrame) -> pd.DataFrame:
-    """count, mean, min, 5 % and 50 % of `metrics.nearest`'s ratio by encoder and images."""
-    found = ratios.groupby(["encoder", "images"])["ratio"].describe(percentiles=[0.05, 0.5])
-    return found.drop(columns=["std", "max"])
 
 
 def places(ssim: pd.Series, excess: pd.DataFrame) -> pd.DataFrame:
@@ -116,16 +128,6 @@ def above_floors(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         own = table[table["metric"] == "kid"].assign(encoder=encoder, kid=lambda rows: rows["value"])
         parts.append(own.assign(excess=own["value"] - own["floor"], entity=own["entity"].replace(NAMES)))
     return pd.concat(parts, ignore_index=True)[["encoder", "entity", "n", "kid", "floor", "excess"]]
-
-
-def closest_pairs(found: pd.DataFrame, synthetic: Cohort, searched: Cohort, count: int = 7) -> pd.DataFrame:
-    """The `count` synthetic images with the smallest ratios of `metrics.nearest`, with their nearest training image."""
-    order = found["ratio"].nsmallest(count).index
-    named = found.loc[order].assign(
-        image_id=synthetic.frame["image_id"].iloc[order].to_numpy(),
-        nearest_in_training=searched.frame["image_id"].iloc[found.loc[order, "training"]].to_numpy(),
-    )
-    return named[["image_id", "nearest_in_training", "training_distance", "held_out_distance", "ratio", "held_out"]]
 
 
 def fid_curve(parts: list[np.ndarray], seed: int = 0, points: int = 6) -> pd.DataFrame:

@@ -1,4 +1,7 @@
-"""From the averages of a long training to a folder that any pipeline opens: `python -m dermstudy.maintenance.folded_weights`."""
+"""From the averages of a long training to a folder that any pipeline opens: `python -m dermstudy.maintenance.folded_weights`.
+
+Beside the folder, lineage.json says what the network was trained on and how.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import GPT2Tokenizer
 
-from dermstudy.diffusion import glide
+from dermstudy.diffusion import glide, weights
 from dermstudy.diffusion.folded import trained_preset
-from dermstudy.files import InputError, atomic_path
+from dermstudy.files import InputError, atomic_path, write_text
 from dermstudy.maintenance.commands import answered
+
+STATE, INPUTS = "state.safetensors", "inputs.json"  # in a training's folder
 
 
 def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):
@@ -75,6 +80,27 @@ def save_half(pipeline, folder: str | Path) -> Path:
     return Path(folder)
 
 
+def lineage_of(average: Path, earlier: Sequence[dict] = ()) -> dict:
+    """What lineage.json says of a network that ships: its recipe, which average it is, the lesions it saw, what went before.
+
+    average: a file in the folder of its training. earlier: the trainings that it went on from.
+    """
+    with safe_open(average, "pt") as stream:
+        recipe = json.loads(stream.metadata()["dermstudy"])["recipe"]
+    inputs = json.loads((average.parent / INPUTS).read_text(encoding="utf-8"))
+    preset = trained_preset(recipe)  # whose own noise levels may be others one day
+    return {
+        "earlier": list(earlier),
+        "recipe": recipe | {"noise_mean": preset.noise_mean, "noise_spread": preset.noise_spread},
+        "average": average.stem,
+        "lesions": inputs.get("lesions", "train"),
+        "left_out": inputs.get("left_out", []),
+        "data_hash": inputs["data_hash"],
+        "split": inputs["split"],
+        "commit": inputs["commit"],
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.folded_weights", description=__doc__)
@@ -87,7 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _act(options: argparse.Namespace) -> None:
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-    print(save_half(pipeline_from(options.average, tokenizer), options.folder))
+    pipeline = pipeline_from(options.average, tokenizer)
+    if not (options.average.parent / INPUTS).is_file():
+        raise InputError(f"{options.average.parent} has no {INPUTS}: give an average in the folder of its training")
+    whole = options.folder.parent
+    known = weights.lineage(whole) | {options.folder.name: lineage_of(options.average)}
+    print(save_half(pipeline, options.folder))
+    write_text(whole / weights.LINEAGE, json.dumps(known, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,11 +46,10 @@ from dermstudy.diffusion.pixels import to_float
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.folded_weights import averages_of
+from dermstudy.maintenance.folded_weights import INPUTS, STATE, averages_of
 from dermstudy.maintenance.taught_text import labels_of, teach
 from dermstudy.processor import bf16_products
 
-STATE, INPUTS = "state.safetensors", "inputs.json"  # in a training's folder
 CAPTION_VARIANTS = 8  # templates an image is captioned by
 MARGIN = 2  # pixels of the small image around a crop, for its enlargement
 AVERAGES = {"short": 16.97, "long": 6.94}  # exponents of the power-function averages (widths 0.05 and 0.10)

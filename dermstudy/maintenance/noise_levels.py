@@ -2,8 +2,9 @@
 
 Real images of validation lesions are given noise of one level and denoised from there, by their captions and, for the
 upsampler, their small version. What is lost between two levels the network does not know there: that is where to train
-(long_training's --noise). Sampling from noise alone stands beside it. Adds to tables/noise_levels.csv of a folder of
-weights, by sitting, and draws figures/noise_levels.png. Test lesions have no part in it.
+(long_training's --noise). Sampling from noise alone stands beside it. At which levels the base hears its captions is
+measured with them. Adds to tables/noise_levels.csv and caption_gain.csv of a folder of weights, by sitting, and draws
+figures/noise_levels.png. Test lesions have no part in it.
 Source: Meng et al. (arXiv 2108.01073) for sampling from a noised image.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,11 +27,13 @@ from dermstudy.diffusion import sample, weights
 from dermstudy.evaluation import cascade, encoders
 from dermstudy.files import InputError, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.stage_kid import split_cohort
+from dermstudy.maintenance.stage_kid import caption_gains, split_cohort
 
-TABLE = "noise_levels.csv"
+TABLE, GAINS = "noise_levels.csv", "caption_gain.csv"
 FIGURE = "noise_levels.png"
 LEVELS = {"base": (0.3, 1.0, 3.0, 10.0), "upsampler": (0.3, 1.0, 3.0, 10.0)}
+CAPTIONS = "captions"  # beside the stages: at which noise over signal the base hears them
+GAIN_LEVELS = (0.5, 2.0, 6.0, 20.0)
 COUNT = {"base": 250, "upsampler": 105}  # asked of cascade.sides; lesions of rare entities give fewer
 STEPS_A_FOLD = 1.3  # solver steps for each e-fold of noise: enough that more change nothing
 LEAST = 4  # steps
@@ -47,12 +51,12 @@ def stage_rows(
     frame, side = parts.enlarged.frame, pipeline.side
     real, stored = parts.enlarged.images(side), storage_of(parts.compared)
     small = parts.enlarged.images(pipeline.pixels.config.low_side) if stage == "upsampler" else None
-    compared = _encoded(parts.compared.images(side), encode)
+    compared = cascade.encoded(parts.compared.images(side), encode)
     rows = []
     for noise in (0.0, *levels, np.inf):
         made = real if noise == 0 else _denoised(pipeline, frame, real, small, noise)
         seen = made if noise == 0 or small is None else stored.stored(made)
-        row = {"noise": noise} | cascade.against(_encoded(seen, encode), compared)
+        row = {"noise": noise} | cascade.against(cascade.encoded(seen, encode), compared)
         rows.append(row | {"texture": _texture(made, real, small)})
         print(
             json.dumps({"model": stage} | {key: round(float(value), 3) for key, value in rows[-1].items()}), flush=True
@@ -86,8 +90,12 @@ def _texture(made: np.ndarray, real: np.ndarray, small: np.ndarray | None) -> fl
     return spread / right
 
 
-def _encoded(images: np.ndarray, encode: cascade.Encode, batch: int = 16) -> np.ndarray:
-    return np.concatenate([encode(images[start : start + batch]) for start in range(0, len(images), batch)])
+def gain_rows(base, cohort, sitting: int, before: pd.DataFrame | None) -> pd.DataFrame:
+    """`before` with one sitting's share of the squared error that the right caption saves: sitting, noise, n, gain."""
+    gains = caption_gains(base, cohort, GAIN_LEVELS)
+    own = pd.DataFrame({"sitting": sitting, "noise": GAIN_LEVELS, "n": len(cohort), "gain": gains})
+    kept = [] if before is None else [before[before["sitting"] != sitting]]
+    return pd.concat([*kept, own]).sort_values(["sitting", "noise"], ignore_index=True)
 
 
 def name_of(noise: float) -> str:
@@ -131,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="a HAM10000 download")
     parser.add_argument("--weights", default="weights/glide-mini", help="base/, upsampler/ and tables/sittings.csv")
     parser.add_argument("--split", default="weights/ham10000-split.csv")
-    parser.add_argument("--stage", choices=LEVELS, nargs="+", default=list(LEVELS), help="(default both)")
+    parts = [*LEVELS, CAPTIONS]
+    parser.add_argument("--stage", choices=parts, nargs="+", default=parts, help="or what the base hears (default all)")
     parser.add_argument("--out", help="the folder of weights whose table is added to (default --weights)")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
@@ -146,15 +155,24 @@ def _act(options: argparse.Namespace) -> None:
     sittings = pd.read_csv(lines)["model"].value_counts()
     cohort = split_cohort(options.data, options.split).select(split="validation")
     stages = dict(zip(LEVELS, sample.stages(folder / "base", folder / "upsampler", "dpm-solver", "bf16"), strict=True))
-    path = out / "tables" / TABLE
-    for stage in options.stage:
+    path, gains = (out / "tables" / name for name in (TABLE, GAINS))
+    if CAPTIONS in options.stage:
+        before = pd.read_csv(gains) if gains.is_file() else None
+        _write(gain_rows(stages["base"], cohort, int(sittings["base"]), before), gains)
+    for stage in LEVELS:
+        if stage not in options.stage:
+            continue
         stages[stage].set_progress_bar_config(disable=True)
-        parts = cascade.sides(cohort, COUNT[stage])
+        parts = cascade.sides(cohort, COUNT[stage], even=True)
         rows = stage_rows(stage, stages[stage], parts, encoders.fid_inception_features, LEVELS[stage])
-        table = added(pd.read_csv(path) if path.is_file() else None, rows, stage, int(sittings[stage]))
-        write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    if table["model"].nunique() == 2:
+        before = pd.read_csv(path) if path.is_file() else None
+        _write(added(before, rows, stage, int(sittings[stage])), path)
+    if path.is_file() and (table := pd.read_csv(path))["model"].nunique() == 2:
         figures.save(figure(table), out / "figures" / FIGURE)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from dermstudy import figures, workspace
+from dermstudy import figures, training_curves, workspace
 from dermstudy.diffusion import glide, sample, weights
 from dermstudy.diffusion.checkpoints import weights_hash
+from dermstudy.diffusion.identity import identity
 from dermstudy.entities import CODES, NAMES, PROMPTS
 from dermstudy.evaluation import encoders
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
@@ -36,9 +37,8 @@ NEEDED = (
     weights.SITTINGS,
     samplers.TABLE,
     noise_levels.TABLE,
+    noise_levels.GAINS,
     "images.csv",
-    "recipes.csv",
-    "captions.csv",
     *(weights.LOG.format(name) for name in STAGES),
 )
 MEASURED = (
@@ -71,7 +71,7 @@ def pack(folder: Path, results: workspace.Workspace | None = None) -> None:
     lineage = weights.lineage(folder)
     for name in NEEDED:
         if not (folder / "tables" / name).is_file():
-            raise InputError(f"{folder / 'tables' / name} is missing: run sittings and samplers first")
+            raise InputError(f"{folder / 'tables' / name} is missing: run sittings, samplers and noise_levels first")
     if not {*STAGES, "sampling"} <= set(lineage):
         raise InputError(f"{folder / weights.LINEAGE} does not name both networks and the sampler: run them first")
     if results is not None:
@@ -79,7 +79,8 @@ def pack(folder: Path, results: workspace.Workspace | None = None) -> None:
     for stage in STAGES:
         log, sittings = weights.training_hours(folder / stage)
         figures.use_style()
-        figures.save(figures.training_hours(log, sittings), folder / "figures" / f"hours_{stage}.png")
+        changes = training_curves.noise_changes(lineage[stage], log)
+        figures.save(training_curves.training_hours(log, sittings, changes), folder / "figures" / f"hours_{stage}.png")
         _forget_origin(folder / stage)
     _montage(folder, lineage["sampling"])
     write_text(folder / "README.md", card(folder))
@@ -105,6 +106,11 @@ def _take_measured(folder: Path, results: workspace.Workspace) -> None:
         made = results.need(f"glide_{stage}", made_by="01_finetune" if stage == "base" else "02_upsample")
         if _hash(made, stage) != _hash(folder / stage, stage):
             raise InputError(f"{workspace.shown(made)} holds other weights than {folder / stage}: it measured those")
+    images = results.need("synthetic", made_by="03_sample")
+    stages = sample.stages(folder / "base", folder / "upsampler", used["SAMPLER"], used["PRECISION"])
+    painters = images / sample.PAINTERS
+    if not painters.is_file() or json.loads(painters.read_text(encoding="utf-8")) != [identity(own) for own in stages]:
+        raise InputError(f"{workspace.shown(images)} was painted by other weights or older code: rerun 03 and 04")
     for name in MEASURED:
         shutil.copyfile(results.tables / f"{name}.csv", folder / "tables" / f"{name}.csv")
     run = {"commit": notes["commit"], "data_hash": notes["data_hash"], "profile": notes["profile"]}
@@ -157,13 +163,13 @@ def card(folder: Path) -> str:
         "guidance": _markdown(_settings(compared, samplers.GUIDANCE), 2),
         "base_steps": _markdown(_settings(compared, samplers.BASE), 2),
         "upsampler_steps": _markdown(_settings(compared, samplers.UPSAMPLER), 2),
+        "candidates": _markdown(_settings(compared, samplers.FINE), 2),
+        "candidates_n": f"{compared['n'].iloc[-1]:.0f}",
         "margin": f"{1 + samplers.MARGIN:g}",
         "defaults": _defaults(lineage["sampling"]),
         "sampler_n": f"{compared['n'].iloc[0]:.0f}",
         "kid_256": _kid(compared[compared["chosen"]].iloc[-1]),
-        "captions": _markdown(tables["captions.csv"].set_index("weights"), 2),
-        "trainings": _markdown(_trainings(lineage), 0),
-        "recipes": _markdown(tables["recipes.csv"].set_index("candidate"), 3),
+        "captions": _markdown(_gains(tables[noise_levels.GAINS]), 2),
         "noise_levels": _markdown(_levels(tables[noise_levels.TABLE]), 2),
         "measured": _measured(folder),
     }
@@ -232,7 +238,9 @@ def _trainings(lineage: dict) -> pd.DataFrame:
     """A row a training that made what ships, in their order, for a reader; each began from the average of the one before."""
     rows = []
     for model in STAGES:
-        steps = [part["step"] for part in lineage[model]["earlier"]] + [int(lineage[model]["average"].rsplit("-", 1)[1])]
+        steps = [part["step"] for part in lineage[model]["earlier"]] + [
+            int(lineage[model]["average"].rsplit("-", 1)[1])
+        ]
         recipes = [part["recipe"] for part in lineage[model]["earlier"]] + [lineage[model]["recipe"]]
         rows += [{"model": model} | _training(recipe, step) for recipe, step in zip(recipes, steps, strict=True)]
     return pd.DataFrame(rows).set_index("model")
@@ -273,12 +281,20 @@ def _told(sittings: pd.DataFrame) -> pd.DataFrame:
 def _settings(compared: pd.DataFrame, comparison: str) -> pd.DataFrame:
     """One comparison of samplers for a reader: what it varies, KID, precision, recall, and which was chosen."""
     own = compared[compared["comparison"] == comparison]
-    varied = ["guidance_scale", "least_noise", "largest_noise"] if comparison == samplers.GUIDANCE else [
-        "base_steps" if comparison == samplers.BASE else "upsampler_steps"
-    ]  # fmt: skip
+    guidance, steps = ["guidance_scale", "least_noise", "largest_noise"], ["base_steps", "upsampler_steps"]
+    varied = {
+        samplers.GUIDANCE: guidance, samplers.BASE: steps[:1], samplers.UPSAMPLER: steps[1:],
+        samplers.FINE: [*guidance, *steps],
+    }[comparison]  # fmt: skip
     shown = own[[*varied, "precision", "recall"]].astype({name: str for name in varied}).set_index(varied)
     shown.insert(0, "kid", [_kid(row) for row in own.to_dict("records")])
     return shown.assign(chosen=np.where(own["chosen"], "x", ""))
+
+
+def _gains(table: pd.DataFrame) -> pd.DataFrame:
+    """`noise_levels.gain_rows` for a reader: in % of the squared error, a row a sitting, a column a noise level."""
+    shown = (100 * table.pivot(index="sitting", columns="noise", values="gain")).round(2)
+    return shown.rename(columns=lambda noise: f"noise {noise:g}").rename_axis("after sitting")
 
 
 def _levels(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,9 @@
 
 Settings are compared at 256 pixels, end to end, stored as the originals are. The rule, fixed beforehand: guidance by the
 lowest KID; then the fewest steps of the base, and of the upsampler, whose KID is at most MARGIN above the lowest of its
-comparison. Test lesions have no part in it. Fills tables/samplers.csv and lineage.json in the folder of weights.
+comparison. Then, of as many images as there are lesions for, three candidates: what was chosen, the same with the guidance
+that came second, and the same with the most steps; of them again the fewest steps within MARGIN of the lowest. Test lesions
+have no part in it. Fills tables/samplers.csv and lineage.json in the folder of weights.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ TABLE = "samplers.csv"
 MARGIN = 0.1  # the share of the lowest KID within which fewer steps count as equal
 SAMPLER = "dpm-solver"
 GUIDANCE, BASE, UPSAMPLER = "guidance", "base steps", "upsampler steps"  # the comparisons, in their order
+FINE = "candidates"  # the last comparison, of more images
 
 
 @dataclass(frozen=True)
@@ -54,31 +57,39 @@ class Setting:
 
 START = Setting(1.0, *glide.EVERYWHERE, base_steps=12, upsampler_steps=6)
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)
-INTERVALS = ((3.0, 0.3, 120.0), (4.0, 0.3, 120.0))  # scale, least and largest noise
+INTERVALS = ((4.0, 0.3, 20.0), (6.0, 0.3, 20.0))  # scale, least and largest noise
 STEPS = {BASE: (8, 12, 20), UPSAMPLER: (4, 6, 10)}
 
 
 def compare(
-    base, upsampler, parts: cascade.Sides, folder: Path, encode: cascade.Encode, start: Setting = START
-) -> pd.DataFrame:
+    base, upsampler, parts: cascade.Sides, more: cascade.Sides, folder: Path, encode: cascade.Encode,
+    start: Setting = START,
+) -> pd.DataFrame:  # fmt: skip
     """One row a setting: comparison, the setting, n, kid, low, high, precision, recall, chosen.
 
-    parts: validation images on two sides; captions and seeds are those of the side that is enlarged. folder: keeps painted
-    images, so that a cut run goes on. encode: images to features.
+    parts: validation images on two sides; captions and seeds are those of the side that is enlarged. more: the same of more
+    images, for the last comparison. folder: keeps painted images, so that a cut run goes on. encode: images to features.
     """
     measure = _measure(base, upsampler, parts, folder, encode)
     settings = [replace(start, guidance_scale=scale) for scale in SCALES]
     settings += [replace(start, guidance_scale=s, least_noise=low, largest_noise=high) for s, low, high in INTERVALS]
     rows = [{"comparison": GUIDANCE} | measure(setting) for setting in settings]
-    chosen = _choose(rows, [row["kid"] for row in rows], 0.0)
-    best = settings[chosen]
+    best = settings[_choose(rows, [row["kid"] for row in rows], 0.0)]
+    second = min((row["kid"], place) for place, row in enumerate(rows) if not row["chosen"])[1]
+    guided = settings[second]
     for name, steps in STEPS.items():
         column = "base_steps" if name == BASE else "upsampler_steps"
         settings = [replace(best, **{column: count}) for count in steps]
         own = [{"comparison": name} | measure(setting) for setting in settings]
         best = settings[_choose(own, [row["kid"] for row in own], MARGIN)]
         rows += own
-    return pd.DataFrame(rows)
+    few = [best, replace(guided, base_steps=best.base_steps, upsampler_steps=best.upsampler_steps)]
+    most = replace(best, base_steps=max(STEPS[BASE]), upsampler_steps=max(STEPS[UPSAMPLER]))
+    measure = _measure(base, upsampler, more, folder, encode)
+    own = sorted(({"comparison": FINE} | measure(setting) for setting in few), key=lambda row: row["kid"])
+    own.append({"comparison": FINE} | measure(most))
+    _choose(own, [row["kid"] for row in own], MARGIN)
+    return pd.DataFrame(rows + own)
 
 
 def _choose(rows: list[dict], kids: list[float], margin: float) -> int:
@@ -93,7 +104,7 @@ def _measure(base, upsampler, parts, folder, encode) -> Callable[[Setting], dict
     """A function that measures a setting, each once."""
     frame, stored = parts.enlarged.frame, storage_of(parts.compared)
     seeds, captions = sample.seeds_for(frame["image_id"], 0), frame["caption"].tolist()
-    real = _encoded(parts.compared.images(upsampler.side), encode)
+    real = cascade.encoded(parts.compared.images(upsampler.side), encode)
     known: dict[Setting, dict] = {}
 
     def measured(setting: Setting) -> dict:
@@ -109,17 +120,13 @@ def _measure(base, upsampler, parts, folder, encode) -> Callable[[Setting], dict
                 folder, "large", [code_hash(sample.enlarged, sample.upsample_seeds), *seen],
                 lambda: sample.enlarged(upsampler, small, captions, seeds, setting.upsampler_steps),
             )  # fmt: skip
-            features = _encoded(stored.stored(large), encode)
+            features = cascade.encoded(stored.stored(large), encode)
             precision, recall = metrics.precision_recall(features, real)
             known[setting] = cascade.against(features, real) | {"precision": precision, "recall": recall}
             print(json.dumps(asdict(setting) | known[setting]), flush=True)
         return asdict(setting) | known[setting]
 
     return measured
-
-
-def _encoded(images: np.ndarray, encode: cascade.Encode, batch: int = 14) -> np.ndarray:
-    return np.concatenate([encode(images[start : start + batch]) for start in range(0, len(images), batch)])
 
 
 def _kept(folder: Path, name: str, made_by: list, paint: Callable[[], np.ndarray]) -> np.ndarray:
@@ -153,10 +160,16 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def _label(row) -> str:
+    if row.comparison == FINE:
+        return f"{_guidance(row)}, {row.base_steps} + {row.upsampler_steps} steps, n = {row.n}"
     if row.comparison == GUIDANCE:
-        where = "" if np.isinf(row.largest_noise) else f" at noise {row.least_noise:g} to {row.largest_noise:g}"
-        return f"guidance {row.guidance_scale:g}{where}"
+        return _guidance(row)
     return f"{row.base_steps} base steps" if row.comparison == BASE else f"{row.upsampler_steps} upsampler steps"
+
+
+def _guidance(row) -> str:
+    where = "" if np.isinf(row.largest_noise) else f" at noise {row.least_noise:g} to {row.largest_noise:g}"
+    return f"guidance {row.guidance_scale:g}{where}"
 
 
 def sampling_of(table: pd.DataFrame) -> dict:
@@ -187,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="weights/glide-mini", help="base/ and upsampler/")
     parser.add_argument("--split", default="weights/ham10000-split.csv")
     parser.add_argument("--count", type=int, default=150, help="images a setting, at most (default 150)")
+    parser.add_argument("--more", type=int, default=500, help="images a candidate at the end, at most (default 500)")
     parser.add_argument(
         "--precision", choices=glide.PRECISIONS, default="bf16", help="of the arithmetic (default bf16)"
     )
@@ -201,9 +215,10 @@ def _act(options: argparse.Namespace) -> None:
     stages = sample.stages(folder / "base", folder / "upsampler", SAMPLER, options.precision)
     for stage in stages:
         stage.set_progress_bar_config(disable=True)
-    parts = cascade.sides(cohort.select(split="validation"), options.count)
+    validation = cohort.select(split="validation")
+    parts, more = cascade.sides(validation, options.count), cascade.sides(validation, options.more, share=0.5)
     options.cache.mkdir(parents=True, exist_ok=True)
-    table = compare(*stages, parts, options.cache, encoders.fid_inception_features)
+    table = compare(*stages, parts, more, options.cache, encoders.fid_inception_features)
     tables = folder / "tables"
     write_text(tables / TABLE, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(tables / "images.csv", image_counts(cohort.frame).to_csv(lineterminator="\n"))

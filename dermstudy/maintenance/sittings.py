@@ -19,12 +19,11 @@ from transformers import GPT2Tokenizer
 
 from dermstudy import workspace
 from dermstudy.diffusion import weights
-from dermstudy.diffusion.folded import FOLDED_PRESETS, trained_preset
+from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError, sha256_file, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.folded_weights import pipeline_from, save_half
-from dermstudy.maintenance.long_training import INPUTS, STATE
+from dermstudy.maintenance.folded_weights import INPUTS, STATE, lineage_of, pipeline_from, save_half
 from dermstudy.processor import described
 
 OUT = "weights/glide-mini"
@@ -71,9 +70,7 @@ def keep(folder: Path, average: Path, measured: list[dict], out: Path) -> pd.Dat
     log = pd.concat([log, pd.DataFrame([row])], ignore_index=True) if len(log) else pd.DataFrame([row])
     _write_table(log[list(COLUMNS)], lines)
     lineage = weights.lineage(out)
-    preset = trained_preset(own["recipe"])  # whose own noise levels may be others one day
-    recipe = own["recipe"] | {"noise_mean": preset.noise_mean, "noise_spread": preset.noise_spread}
-    lineage[model] = {"earlier": before, "recipe": recipe, "average": average.stem}
+    lineage[model] = lineage_of(average, before)
     write_text(out / weights.LINEAGE, json.dumps(lineage, indent=1) + "\n")
     return log
 

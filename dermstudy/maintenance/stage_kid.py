@@ -29,6 +29,8 @@ from dermstudy.files import atomic_path, sha256_file
 from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.folded_weights import pipeline_from
 
+HIGH_NOISE = (6.0, 20.0)  # noise over signal at which a sitting's caption gain is measured
+
 
 def opened(path: Path, tokenizer):
     """The pipeline of an averaged file with the solver that samples it."""
@@ -47,15 +49,15 @@ def stage_table(pipeline, parts: cascade.Sides, steps: int, scale: float, interv
         )
     images = cascade.painted(pipeline, parts.enlarged.frame, steps, scale, guidance_interval=interval)
     rows = cascade.base_rows(parts, images, encoders.fid_inception_features).assign(guidance_scale=scale)
-    return rows.assign(caption_gain=caption_gain(pipeline, parts.compared))
+    return rows.assign(caption_gain=np.mean(caption_gains(pipeline, parts.compared, HIGH_NOISE)))
 
 
 @torch.inference_mode()
-def caption_gain(pipeline, cohort: dataset.Cohort, sigmas: Sequence[float] = (6.0, 20.0), batch: int = 16) -> float:
-    """By how much the right caption lowers a base model's squared error at high noise, against captions of other images.
+def caption_gains(pipeline, cohort: dataset.Cohort, sigmas: Sequence[float], batch: int = 16) -> list[float]:
+    """By how much the right caption lowers a base model's squared error, against captions of other images.
 
-    A share of the error, the mean over `sigmas` (noise over signal); 0 means that captions are not heard. Images that lend
-    each other captions are of different entities as far as these are mixed.
+    A share of the error for each of `sigmas` (noise over signal); 0 means that captions are not heard there. Images that
+    lend each other captions are of different entities as far as these are mixed.
     """
     images, captions = to_float(cohort.images(pipeline.side)), cohort.frame["caption"].tolist()
     wrong = np.random.default_rng(0).permutation(captions).tolist()
@@ -78,7 +80,7 @@ def caption_gain(pipeline, cohort: dataset.Cohort, sigmas: Sequence[float] = (6.
                 total += float(((clean - data[part]) ** 2).sum())
             errors.append(total)
         gains.append(1 - errors[0] / errors[1])
-    return float(np.mean(gains))
+    return gains
 
 
 def split_cohort(data: str, split: str) -> dataset.Cohort:
@@ -112,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> None:
-    parts = cascade.sides(split_cohort(options.data, options.split).select(split="validation"), options.count)
+    parts = cascade.sides(
+        split_cohort(options.data, options.split).select(split="validation"), options.count, even=True
+    )
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
     for path in options.averages:
         began, pipeline = time.monotonic(), opened(path, tokenizer)

@@ -17,7 +17,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from dermstudy.entities import CODES
+from dermstudy.entities import CODES, NAMES
 from dermstudy.intervals import wilson
 from dermstudy.readers.workbook import SOURCES
 
@@ -102,7 +102,7 @@ def figures_of_section_3_2(answers: pd.DataFrame) -> dict[tuple[str, str], float
 
 
 def proportions(answers: pd.DataFrame) -> pd.DataFrame:
-    """Shares of right answers with 95 % Wilson intervals: columns what, right, of, share, low, high."""
+    """Shares of right answers with 95 % Wilson intervals: columns what, right, of, share, low, high, answers (`whose`)."""
     right = answers["entity"] == answers["entity_answer"]
     on_ai = answers["source"] == "AI"
     source_right = answers["source"] == answers["source_answer"]
@@ -114,8 +114,50 @@ def proportions(answers: pd.DataFrame) -> pd.DataFrame:
         ("entity, AI images", right[on_ai]),
         ("entity, original images", right[~on_ai]),
     ]
-    rows += [(f"entity, {code}", right[answers["entity"] == code]) for code in CODES]
-    return pd.DataFrame([{"what": name, **wilson(int(part.sum()), len(part))} for name, part in rows])
+    rows += [(f"entity, {NAMES[code]}", right[answers["entity"] == code]) for code in CODES]
+    table = pd.DataFrame([{"what": name, **wilson(int(part.sum()), len(part))} for name, part in rows])
+    return table.assign(answers=whose(answers))
+
+
+def whose(answers: pd.DataFrame) -> str:
+    """Where answers come from: what their column provenance says, or a workbook of readers' own."""
+    return answers["provenance"].iloc[0] if "provenance" in answers else "readers' own workbook"
+
+
+def told_apart(shares: pd.DataFrame) -> str:
+    """Whether AI and original images are told apart more often than by guessing, from `proportions`."""
+    row = shares.set_index("what").loc["source, all images"]
+    where = "above" if row["low"] > 0.5 else "below" if row["high"] < 0.5 else "around"
+    return (
+        f"AI and original told apart in {row['right']:.0f} of {row['of']:.0f} images ({row['share']:.2f}, Wilson's 95 % interval "
+        f"{row['low']:.2f} to {row['high']:.2f}): an interval {where} guessing, 0.50"
+    )
+
+
+def order_of_entities(shares: pd.DataFrame) -> str:
+    """In how many pairs of entities the intervals of `proportions` overlap, and what that says of the entities' order."""
+    own = shares[shares["what"].isin([f"entity, {name}" for name in NAMES.values()])]
+    bounds = list(own[["low", "high"]].itertuples(index=False, name=None))
+    pairs = [(one, two) for place, one in enumerate(bounds) for two in bounds[place + 1 :]]
+    overlap = sum(one[0] <= two[1] and two[0] <= one[1] for one, two in pairs)
+    order = "not established" if overlap else "established"
+    return f"the intervals of {overlap} of {len(pairs)} pairs of entities overlap: the order of the entities is {order}"
+
+
+def difference_words(difference: dict[str, float]) -> str:
+    """What `source_difference` found, in a sentence; a difference is shown where p < 0.05."""
+    how = "is named rightly more often" if difference["difference"] > 0 else "is named rightly less often"
+    if difference["p_value"] >= 0.05:
+        how = "is not shown to be named rightly more or less often"
+    return (
+        f"the entity of AI images {how} than that of originals: {difference['AI']:.1%} and {difference['original']:.1%}, "
+        f"Fisher's exact p {p_words(difference['p_value'])}"
+    )
+
+
+def p_words(p: float) -> str:
+    """ "= 0.012" or "< 0.001": a p value is never zero."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def source_difference(answers: pd.DataFrame) -> dict[str, float]:

@@ -5,33 +5,41 @@ Source: Shavlokhova et al., Table 1, sections 3.2 to 3.4, for the column of the 
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pandas as pd
 
 from dermstudy.classification import protocol
 from dermstudy.classification.training_sets import IN_TRIAL
 from dermstudy.evaluation import fidelity
+from dermstudy.evaluation.verdicts import signed
 from dermstudy.files import InputError
 from dermstudy.published import paper
-from dermstudy.workspace import Workspace, shown
+from dermstudy.workspace import Workspace, project_root, shown
 
-COLUMNS = ("question", "the paper", "as published, rerun", "audited (95 % interval)", "interval over")
+COLUMNS = ("question", "the paper", "as published, rerun", "audited", "interval in brackets")
+FIRST_RUN = "docs/protocol/first_run.csv"  # the trial of an earlier generator, which stays reported
 NONE = "–"
+WAITS = "not run yet"
 ROLES = {
     protocol.CONTROL: "Would the trial see what more real images do? ({comparison})",
     protocol.FAMILY: "Of the protocol's family: {comparison}?",
     protocol.SENSITIVITY: "Sensitivity: {comparison}?",
 }
-LESIONS = "test lesions and seeds"
+LESIONS = "95 %, over test lesions and seeds"
+SUBSAMPLES = "middle 95 % of subsamples of images"
+WILSON = "95 %, Wilson's, over images"
 
 
 def table(space: Workspace, headlines: bool = False) -> pd.DataFrame:
-    """One row a question, columns COLUMNS, every cell a text; what an interval in brackets is over stands in the last.
+    """One row a question, columns COLUMNS, every cell a text; of which kind an interval in brackets is stands in the last.
 
     headlines: the few rows that stand for the whole, for a first page. InputError names a table that is missing.
     """
     rows = [*_images(space), *_reader(space), *_networks(space), *_taught(space)]
     kept = [row for row, chosen in rows if chosen or not headlines]
-    return pd.DataFrame(kept, columns=list(COLUMNS))
+    return pd.DataFrame(kept, columns=list(COLUMNS)).map(signed)
 
 
 def markdown(space: Workspace, headlines: bool = False) -> str:
@@ -49,35 +57,43 @@ def _read(space: Workspace, name: str) -> pd.DataFrame:
 
 
 def _images(space: Workspace):
-    leak = _read(space, "leak").query("entity == 'all'").set_index("protocol")["share"]
+    leak = _read(space, "leak").query("entity == 'all'").set_index("protocol")
     question = "How many test images have an image of their lesion in training?"
-    yield (question, NONE, f"{leak['as published']:.0%}", f"{leak['audited']:.0%}", NONE), True
+    yield (question, NONE, *(_count(leak.loc[name]) for name in ("as published", "audited")), NONE), True
     rerun = _read(space, "quality_as_published").set_index("entity")
     sizes = rerun["n"].drop("overall")
     each = f"n = {sizes.min()} each" if sizes.nunique() == 1 else f"n = {sizes.min()} to {sizes.max()}"
     audited = _read(space, "quality_audited").query("entity == 'overall'").set_index("metric")
     fid, kid, recall = (audited.loc[name] for name in ("fid", "kid", "recall"))
-    subsamples = "subsamples of images"
     yield (
         (
             "FID of synthetic images (falls with n, so columns do not compare)",
             f"{paper.table_1().loc['overall', 'fid']:.0f}, mean of seven",
             f"{rerun.loc['overall', 'fid']:.0f}, mean of seven, {each}",
             f"{_plain(fid)}, pooled, n = {fid['n']:.0f}; real images: {fid['floor']:.0f}",
-            subsamples,
+            SUBSAMPLES,
         ),
         False,
     )
     said = f"{_plain(kid)}; real images: {kid['floor']:z.0f}"
-    yield ("How far are synthetic images from real ones? KID × 1,000", NONE, NONE, said, subsamples), True
+    yield ("How far are synthetic images from real ones? KID × 1,000", NONE, NONE, said, SUBSAMPLES), True
     said = f"{recall['value']:.2f} ({recall['low']:.2f} to {recall['high']:.2f}); real images: {recall['floor']:.2f}"
-    yield ("How much of the real variety do they hold? Recall", NONE, NONE, said, subsamples), True
+    yield ("How much of the real variety do they hold? Recall", NONE, NONE, said, SUBSAMPLES), True
     named = _read(space, "quality_fidelity")
     if "network" in named:
         named = named[named["network"] == fidelity.INDEPENDENT]
     named = named.set_index("entity").loc["overall"]
     said = f"{named['synthetic']:.0%}; real images: {named['real']:.0%}"
-    yield ("In how many does a network name the entity asked for?", NONE, NONE, said, NONE), True
+    yield (
+        (
+            "In how many does a network, fitted on the generator's lesions, name the entity asked for?",
+            NONE,
+            NONE,
+            said,
+            NONE,
+        ),
+        True,
+    )
 
 
 def _reader(space: Workspace):
@@ -89,7 +105,7 @@ def _reader(space: Workspace):
             f"{printed['AI against original', 'accuracy']:.2f} right",
             f"{told['right']:.0f} of {told['of']:.0f}, {told['share']:.3f}",
             f"{told['share']:.2f} ({told['low']:.2f} to {told['high']:.2f})",
-            "images (Wilson)",
+            WILSON,
         ),
         True,
     )
@@ -100,7 +116,7 @@ def _reader(space: Workspace):
             "The paper's reader: entities of synthetic less of original images",
             f"{difference:+.2f}",
             f"{entity['difference']:+.3f}",
-            f"{entity['difference']:+.2f} (p = {entity['p_value']:.0e})",
+            f"{entity['difference']:+.2f} (p {protocol.p_words(entity['p_value'])})",
             NONE,
         ),
         False,
@@ -121,9 +137,9 @@ def _networks(space: Workspace):
             if ("audited", IN_TRIAL[name], metric) in summary.index:
                 own = summary.loc["audited", IN_TRIAL[name], metric]
                 audited = f"{_share(own, 'mean')}; always nevus: {own['always_nevus']:.2f}"
-            asked = f"The paper's network on {words}: {metric}"
+            asked = f"A small convolutional network in place of the paper's, on {words}: {metric}"
             yield (asked, f"{rerun['paper']:.2f}", _share(rerun, "mean"), audited, LESIONS), name == "combined"
-    rerun = NONE  # the paper's network did not run
+    rerun = WAITS
     if len(summary):
         both = [summary.loc["as published", name, "balanced accuracy"]["mean"] for name in ("combined", "original")]
         rerun = f"{both[0] - both[1]:+.2f}"
@@ -131,24 +147,42 @@ def _networks(space: Workspace):
     primary = trial[trial["role"] == protocol.PRIMARY].iloc[0]
     audited = f"**{primary['verdict']}**: macro AUC {_change(primary)}"
     yield (question, gain, rerun, audited, LESIONS), True
+    yield from _first_run(space, primary)
     for role in (protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY):
         for _, row in trial[trial["role"] == role].iterrows():
             asked = ROLES[role].format(comparison=row["comparison"])
-            said = f"{row['verdict']}: {_change(row)}" if row["seeds"] else "not run yet"
+            said = f"{row['verdict']}: {_change(row)}" if row["seeds"] else WAITS
             yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), role == protocol.CONTROL
     for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
-        asked = f"From as published to audited, one change a row: {step['step']}"
+        asked = f"From as published to audited, step by step: {step['step']}"
         yield (asked, NONE, NONE, f"balanced accuracy {_change(pd.Series(step))}", LESIONS), False
+
+
+def _first_run(space: Workspace, primary: pd.Series):
+    """The trial's first answer, on another generator's images, where the run in `space` gives another beside it."""
+    first, notes = project_root() / FIRST_RUN, space.root / "manifest.json"
+    if not (first.is_file() and notes.is_file()):
+        return
+    told, profile = pd.read_csv(first), json.loads(notes.read_text(encoding="utf-8"))["profile"]
+    told = told[told["role"].eq(protocol.PRIMARY) & told["profile"].eq(profile)]
+    if len(told) and not np.isclose(told["difference"].iloc[0], primary["difference"], atol=1e-8):
+        row = told.iloc[0]
+        asked = f"The same, asked first with images of {row['generator']} (docs/PROTOCOL.md, amendments)"
+        yield (asked, NONE, NONE, f"{row['verdict']}: macro AUC {_change(row)}", LESIONS), True
 
 
 def _taught(space: Workspace):
     for place, row in enumerate(_read(space, "inversion_downstream").to_dict("records")):
-        question = (
-            f"Two entities taught to the generator: are they told apart by a network trained on {row['training']}?"
-        )
-        gain = f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f}) AUC, to {row['auc']:.2f}"
-        said = gain if place else f"AUC {_share(row, 'auc')}"
+        question = f"Two entities taught to the generator: how well does a network trained on {row['training']} tell them apart?"
+        gain = f"against real alone {row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
+        said = f"AUC {row['auc']:.2f}; {gain}" if place else f"AUC {_share(row, 'auc')}"
         yield (question, NONE, NONE, said, LESIONS), place == 1
+
+
+def _count(row) -> str:
+    """Images of how many, with their share where it is at least one in two hundred."""
+    share = f" ({row['share']:.0%})" if row["share"] >= 0.005 else ""
+    return f"{row['leaked']:,.0f} of {row['test_images']:,.0f}{share}"
 
 
 def _plain(row) -> str:

@@ -10,12 +10,15 @@ from collections.abc import Callable
 import nbformat
 import pandas as pd
 
-from dermstudy.classification import protocol, trial
-from dermstudy.evaluation import cascade, fidelity
+from dermstudy.classification import trial
+from dermstudy.entities import NAMES
+from dermstudy.evaluation import cascade, fidelity, verdicts
 from dermstudy.files import atomic_path
+from dermstudy.readers import workbook
 from dermstudy.workspace import Workspace
 
 TAG = "finding"  # of the cell
+BASELINE = "unadapted"  # the trial that 08 and 09 compare with
 FIGURES = {  # the first that is there
     "00_dataset": ("split",),
     "01_finetune": ("finetune_loss", "finetune_hours"),
@@ -33,7 +36,7 @@ FIGURES = {  # the first that is there
 def sentence(stem: str, space: Workspace) -> str:
     """The finding of notebook `stem` from the tables in `space`; "" where they are older than this sentence, or missing."""
     try:
-        return SENTENCES[stem](lambda name: pd.read_csv(space.tables / f"{name}.csv"))
+        return verdicts.signed(SENTENCES[stem](lambda name: pd.read_csv(space.tables / f"{name}.csv")))
     except (OSError, KeyError, IndexError, ValueError, AttributeError):
         return ""
 
@@ -70,10 +73,11 @@ Read = Callable[[str], pd.DataFrame]
 def _dataset(read: Read) -> str:
     leak = read("leak").set_index(["protocol", "entity"])
     published, audited = leak.loc["as published", "all"], leak.loc["audited", "all"]
+    late = ", by pairs of the same skin that were found after that split was made" if audited["leaked"] else ""
     return (
-        f"Dealt at random as published, {published['leaked']:.0f} of {published['test_images']:.0f} test images "
-        f"({published['share']:.0%}) have an image of their own lesion in training; dealt by lesion, {audited['leaked']:.0f} of "
-        f"{audited['test_images']:.0f}."
+        f"Dealt at random as published, {published['leaked']:,.0f} of {published['test_images']:,.0f} test images "
+        f"({published['share']:.0%}) have an image of their own lesion in training; dealt by lesion, {audited['leaked']:,.0f} of "
+        f"{audited['test_images']:,.0f}{late}."
     )
 
 
@@ -83,11 +87,18 @@ def _finetune(read: Read) -> str:
 
 def _upsample(read: Read) -> str:
     rows = read("upsample_against_bicubic").set_index("enlargement")
-    better = "closer to" if rows.loc["upsampler", "mse"] < rows.loc["bicubic", "mse"] else "farther from"
+    own, other = rows.loc["upsampler"], rows.loc["bicubic"]
+    error = "lower" if own["mse"] < other["mse"] else "higher"
+    alike = "higher" if own["ssim"] > other["ssim"] else "lower"
+    few, counted = "a few held-out real images", ""
+    if "n" in rows:
+        few = f"{own['n']:.0f} held-out real images"
+        lower, higher = (f"{own[name]:.0f}" for name in ("lower_error_in", "higher_ssim_in"))
+        counted = f"; the error is lower in {lower} of them, the similarity higher in {higher}"
     return (
-        f"The upsampler's {_loss(read('upsample_log'))[:-1]}; pixel by pixel its images lie {better} the real ones than bicubic "
-        f"enlargement's (PSNR {rows.loc['upsampler', 'psnr']:.1f} and {rows.loc['bicubic', 'psnr']:.1f} dB), which says nothing "
-        "of texture: see the stages in 04."
+        f"The upsampler's {_loss(read('upsample_log'))[:-1]}. On {few}, beside bicubic enlargement, its pixel error is {error} "
+        f"(PSNR {own['psnr']:.1f} and {other['psnr']:.1f} dB) and its structural similarity {alike} ({own['ssim']:.3f} and "
+        f"{other['ssim']:.3f}){counted}. Neither says much of texture: see the stages in 04."
     )
 
 
@@ -106,8 +117,8 @@ def _loss(log: pd.DataFrame) -> str:
 
 def _sample(read: Read) -> str:
     made = read("synthetic")["synthetic_images"]
-    each = f"{made.min()} of each entity" if made.nunique() == 1 else f"{made.min()} to {made.max()} an entity"
-    return f"{made.sum()} synthetic images, {each}, each from the caption of a real one and a seed of its own."
+    each = f"{made.min()} of each entity" if made.nunique() == 1 else f"{made.min():,} to {made.max():,} an entity"
+    return f"{made.sum():,} synthetic images, {each}, each from the caption of a real one and a seed of its own."
 
 
 def _metrics(read: Read) -> str:
@@ -118,11 +129,12 @@ def _metrics(read: Read) -> str:
     stages = read("quality_cascade").set_index(["input", "enlarged_by"])["kid"]
     lost = stages[cascade.REAL, cascade.UPSAMPLER]
     return (
-        f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}), real training lesions at "
-        f"{kid['floor']:z.0f} (by {second['encoder']}, on a scale of its own, {second['kid']:.0f} and {second['floor']:z.0f}); "
-        f"they hold {recall['value']:.0%} of the real variety where real ones hold {recall['floor']:.0%}; an independent network "
-        f"names {named['synthetic']:.0%} of them as asked and {named['real']:.0%} of real ones; the upsampler alone, fed with "
-        f"real images, is at {lost:.0f}."
+        f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}; middle 95 % of subsamples "
+        f"{kid['low']:.0f} to {kid['high']:.0f}), real training lesions at {kid['floor']:z.0f} (by {second['encoder']}, on a "
+        f"scale of its own, {second['kid']:.0f} and {second['floor']:z.0f}); they hold {recall['value']:.0%} of the real variety "
+        f"where real ones hold {recall['floor']:.0%}; a network that had no part in choosing the generator, fitted on its "
+        f"training lesions, names {named['synthetic']:.0%} of them as asked and {named['real']:.0%} of real ones; the upsampler "
+        f"alone, fed with real images, is at {lost:.0f}."
     )
 
 
@@ -131,10 +143,12 @@ def _reader(read: Read) -> str:
     source, made, real = (
         told.loc[name] for name in ("source, all images", "entity, AI images", "entity, original images")
     )
+    own = "answers" in told and (told["answers"] != workbook.RECONSTRUCTION).any()
+    reader = "The workbook's readers" if own else "The paper's reader"
     return (
-        f"The paper's reader told synthetic from original in {source['right']:.0f} of {source['of']:.0f} images "
-        f"({source['share']:.2f}, {source['low']:.2f} to {source['high']:.2f}), and named the entity of {made['share']:.0%} "
-        f"of the synthetic ones but of {real['share']:.0%} of the originals."
+        f"{reader} told synthetic from original in {source['right']:.0f} of {source['of']:.0f} images ({source['share']:.2f}, "
+        f"Wilson's 95 % interval {source['low']:.2f} to {source['high']:.2f}), and named the entity of {made['share']:.0%} of "
+        f"the synthetic ones and of {real['share']:.0%} of the originals."
     )
 
 
@@ -146,50 +160,36 @@ def _classifier(read: Read) -> str:
     )
     floor = rows.loc["audited", "always_nevus"]
     return (
-        f"A small network of the paper's form reaches a balanced accuracy of {published} as published and of {audited} audited; "
-        f"always answering nevus gives {floor:.2f}."
+        f"A small network of the paper's form reaches a balanced accuracy of {published} as published and of {audited} audited, "
+        f"with 95 % intervals over test lesions and seeds; always answering nevus gives {floor:.2f}."
     )
 
 
 def _trial(read: Read) -> str:
-    table = read("trial")
-    return trial.verdict_sentence(table[table["role"] == protocol.PRIMARY].iloc[0])
+    return trial.answer(read("trial"))
 
 
 def _inversion(read: Read) -> str:
     rows = read("inversion").set_index("trial")
-    taught = rows.drop(index=[name for name in rows.index if name == "unadapted" or name.startswith("all weights")])
-    best = taught["kid"].idxmin()
-    return f"Of learned vectors {_lead(rows, best)}, " + _taught(rows, best) + _named(read("inversion_by_entity"), best)
+    given = [name for name in rows.index if name == BASELINE or name.startswith("all weights")]
+    return "Of learned vectors " + _taught(rows, rows.drop(index=given), read("inversion_by_entity"))
 
 
 def _parts(read: Read) -> str:
     rows = read("which_parts").set_index("trial")
-    best = rows.drop(index="unadapted")["kid"].idxmin()
-    lead = _lead(rows, best)
-    return f"Of the ways to train {lead}, " + _taught(rows, best) + _named(read("which_parts_by_entity"), best)
+    return "Of the ways to train " + _taught(rows, rows.drop(index=BASELINE), read("which_parts_by_entity"))
 
 
-def _lead(rows: pd.DataFrame, best: str) -> str:
-    """What the trial of the lowest KID is called: none is best whose gain over the unadapted model may be nothing."""
-    return "the best" if rows.loc[best, "gain_low"] > 0 else "none is shown to help; the largest gain"
-
-
-def _taught(rows: pd.DataFrame, best: str) -> str:
-    row = rows.loc[best]
-    shown = "" if row["gain_low"] > 0 else ", an interval that holds zero"
+def _taught(rows: pd.DataFrame, trials: pd.DataFrame, by_entity: pd.DataFrame) -> str:
+    """Which of `trials` are shown to help, and the figures of the one with the largest gain among them, or among all."""
+    best = next(iter(verdicts.helped(trials)), trials["gain"].idxmax())
+    row, own = rows.loc[best], by_entity[by_entity["trial"] == best]
+    named = " and ".join(f"{one.named:.0f} of {one.n:.0f} of {NAMES[one.entity]}" for one in own.itertuples())
     return (
-        f"{best}: KID {row['kid']:.0f} beside {rows.loc['unadapted', 'kid']:.0f} of the unadapted model and a floor of "
-        f"{row['floor']:z.0f} (gain {row['gain']:.0f}, {row['gain_low']:.0f} to {row['gain_high']:.0f}{shown})"
+        f"{verdicts.nearest(trials)} (gains of KID, with the middle 95 % over halves of the images). "
+        f"{verdicts.plain(best)}: KID {row['kid']:.0f} beside {rows.loc[BASELINE, 'kid']:.0f} of the unadapted model and a floor "
+        f"of {row['floor']:z.0f}; a network names as asked {named}."
     )
-
-
-def _named(rows: pd.DataFrame, best: str) -> str:
-    from dermstudy.entities import NAMES
-
-    own = rows[rows["trial"] == best]
-    said = " and ".join(f"{row.named:.0f} of {row.n:.0f} of {NAMES[row.entity]}" for row in own.itertuples())
-    return f"; a network names as asked {said}."
 
 
 SENTENCES: dict[str, Callable[[Read], str]] = {

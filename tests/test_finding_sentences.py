@@ -1,0 +1,189 @@
+"""The finding of each notebook from small tables made by hand: it says what they say, in either direction."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from dermstudy.classification import protocol
+from dermstudy.evaluation import fidelity, verdicts
+from dermstudy.readers import workbook
+from dermstudy.runner import openings
+from dermstudy.workspace import Workspace
+
+
+@pytest.fixture
+def said(tmp_path):
+    """The finding of a notebook from tables given by name, read back from files as it is in a run."""
+    space = Workspace(tmp_path)
+    space.tables.mkdir()
+
+    def sentence(stem: str, **tables: pd.DataFrame) -> str:
+        for name, table in tables.items():
+            table.to_csv(space.tables / f"{name}.csv", index=False)
+        return openings.sentence(stem, space)
+
+    return sentence
+
+
+def trials(**gains: tuple[float, float, float, float]) -> pd.DataFrame:
+    """Trials as 08 and 09 keep them, from kid, gain, gain_low and gain_high by name."""
+    rows = [("unadapted", 240.0, 0.0, 0.0, 0.0), *((name, *values) for name, values in gains.items())]
+    table = pd.DataFrame(rows, columns=["trial", "kid", "gain", "gain_low", "gain_high"])
+    return table.assign(floor=1.0, fidelity=0.2)
+
+
+def by_entity(names: list[str]) -> pd.DataFrame:
+    rows = [(name, code, 8, 0, 0, 2 + place) for name in names for place, code in enumerate(("bcc", "mel"))]
+    return pd.DataFrame(rows, columns=["trial", "entity", "n", "kid", "floor", "named"])
+
+
+def log(*losses: float) -> pd.DataFrame:
+    return pd.DataFrame({"step": range(0, 10 * len(losses), 10), "validation_loss": losses})
+
+
+def parts(said, **gains) -> str:
+    return said("09_which_parts", which_parts=trials(**gains), which_parts_by_entity=by_entity(list(gains)))
+
+
+def test_a_part_that_helps_is_named_though_another_has_the_lowest_kid(said):
+    found = parts(said, unet=(193, 50, -8, 111), lora=(198, 45, 16, 82))
+    assert found.startswith("Of the ways to train lora (gain 45, 16 to 82) is shown to help; unet (gain 50, −8 to 111)")
+    assert "has the lowest KID, 193, but an interval that holds zero" in found and "none" not in found
+    assert "lora: KID 198 beside 240 of the unadapted model and a floor of 1" in found
+    assert "2 of 8 of basal cell carcinoma and 3 of 8 of melanoma." in found
+
+
+def test_every_part_that_helps_is_named(said):
+    found = parts(said, text=(230, 9, 2, 20), unet=(193, 50, 8, 111), both=(235, 1, -3, 5))
+    assert "unet (gain 50, 8 to 111) and text (gain 9, 2 to 20) are shown to help (" in found
+
+
+@pytest.mark.parametrize(
+    ("gain", "where"), [((243, -4, -9, 2), "that holds zero"), ((260, -20, -40, -2), "below zero")]
+)
+def test_no_part_helps_where_no_interval_is_above_zero(said, gain, where):
+    found = parts(said, unet=gain, both=(299, -60, -90, -30))
+    assert found.startswith("Of the ways to train none is shown to help: the largest gain is that of unet")
+    assert f"with an interval {where}" in found
+
+
+def test_learned_vectors_are_compared_without_the_trained_weights(said):
+    gains = {"1 vector, 30 images": (199, 43, 14, 78), "all weights (01)": (100, 140, 100, 180)}
+    both = {"inversion": trials(**gains), "inversion_by_entity": by_entity(list(gains))}
+    found = said("08_textual_inversion", **both)
+    assert "Of learned vectors 1 vector from 30 images (gain 43, 14 to 78) is shown to help (" in found
+    assert "all weights" not in found
+    gains["1 vector, 30 images"] = (250, -10, -30, 8)
+    found = said("08_textual_inversion", inversion=trials(**gains))
+    assert "none is shown to help: the largest gain is that of 1 vector from 30 images (gain −10, −30 to 8)" in found
+
+
+def test_ties_are_named():
+    table = trials(unet=(1, 1, 1, 1), both=(1, 1, 1, 1)).set_index("trial").assign(fidelity=[0.1, 0.25, 0.25])
+    assert verdicts.most_often_named(table) == "unet and both, 25% each"
+    assert verdicts.most_often_named(table.drop(index="both")) == "unet, 25%"
+    assert verdicts.listed(["a"]) == "a" and verdicts.listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_a_minus_sign_is_no_hyphen():
+    assert verdicts.signed("-0.5 (-1 to +2), 2e-09, b-3, 10-20, ±0.1") == "−0.5 (−1 to +2), 2e-09, b-3, 10-20, ±0.1"
+
+
+@pytest.mark.parametrize(
+    ("leaked", "end"), [(0, "0 of 2,046."), (1, "1 of 2,046, by pairs of the same skin that were")]
+)
+def test_a_leak_of_the_audited_split_is_said(said, leaked, end):
+    rows = [("as published", "all", 2003, 774, 0.386), ("audited", "all", 2046, leaked, leaked / 2046)]
+    found = said(
+        "00_dataset", leak=pd.DataFrame(rows, columns=["protocol", "entity", "test_images", "leaked", "share"])
+    )
+    assert "774 of 2,003 test images (39%)" in found and f"dealt by lesion, {end}" in found
+
+
+@pytest.mark.parametrize(("upsampler", "words"), [((2e-4, 0.91, 5, 1), "lower"), ((3e-4, 0.95, 1, 6), "higher")])
+def test_the_upsampler_is_compared_with_bicubic_in_both_measures(said, upsampler, words):
+    columns = ["enlargement", "n", "mse", "ssim", "lower_error_in", "higher_ssim_in", "psnr"]
+    rows = [("upsampler", 7, *upsampler, 37.0), ("bicubic", 7, 2.1e-4, 0.92, 2, 6, 36.7)]
+    table = pd.DataFrame(rows, columns=columns)
+    found = said("02_upsample", upsample_against_bicubic=table, upsample_log=log(0.5, 0.4))
+    assert (
+        f"On 7 held-out real images, beside bicubic enlargement, its pixel error is {words} (PSNR 37.0 and 36.7"
+        in found
+    )
+    assert f"its structural similarity {words} ({upsampler[1]:.3f} and 0.920)" in found
+    assert f"lower in {upsampler[2]} of them, the similarity higher in {upsampler[3]}." in found
+    older = table.drop(columns=["n", "lower_error_in", "higher_ssim_in"])
+    assert "On a few held-out real images" in said("02_upsample", upsample_against_bicubic=older)
+
+
+@pytest.mark.parametrize(("made", "each"), [([3, 3], "6 synthetic images, 3 of each entity"),
+                                            ([997, 9378], "10,375 synthetic images, 997 to 9,378 an entity")])  # fmt: skip
+def test_synthetic_images_are_counted(said, made, each):
+    assert said("03_sample", synthetic=pd.DataFrame({"synthetic_images": made})).startswith(each)
+
+
+def test_image_quality_stands_beside_its_floors(said):
+    audited = [("overall", 49, "kid", 153, 137, 185, -2), ("overall", 49, "recall", 0.06, 0.0, 0.1, 0.93)]
+    named = [(name, "overall", 0.9, 0.9) for name in (fidelity.SMALL,)] + [
+        (fidelity.INDEPENDENT, "overall", 0.22, 0.91)
+    ]
+    stages = [("real images", "none", -1), ("real 64-pixel images", "upsampler", -3)]
+    found = said(
+        "04_metrics",
+        quality_audited=pd.DataFrame(audited, columns=["entity", "n", "metric", "value", "low", "high", "floor"]),
+        quality_fidelity=pd.DataFrame(named, columns=["network", "entity", "synthetic", "real"]),
+        quality_encoders=pd.DataFrame({"encoder": ["lite"], "entity": ["overall"], "kid": [131], "floor": [-5]}),
+        quality_cascade=pd.DataFrame(stages, columns=["input", "enlarged_by", "kid"]),
+    )
+    assert "KID 153 from real test lesions (n = 49; middle 95 % of subsamples 137 to 185), real training" in found
+    assert "real training lesions at −2 (by lite, on a scale of its own, 131 and −5)" in found
+    assert "fitted on its training lesions, names 22% of them as asked and 91% of real ones" in found
+    assert found.endswith("fed with real images, is at −3.")
+
+
+@pytest.mark.parametrize(("label", "who"), [(workbook.RECONSTRUCTION, "The paper's reader"),
+                                            ("readers' own workbook", "The workbook's readers")])  # fmt: skip
+def test_whose_answers_were_read_is_said(said, label, who):
+    names = ("source, all images", "entity, AI images", "entity, original images")
+    table = pd.DataFrame({"what": names, "right": [135, 62, 28], "of": [140, 70, 70], "share": [0.96, 0.89, 0.4]})
+    table = table.assign(low=0.92, high=0.98, answers=label)
+    found = said("05_dermatologist_study", reader_intervals=table)
+    assert found.startswith(
+        f"{who} told synthetic from original in 135 of 140 images (0.96, Wilson's 95 % interval 0.92"
+    )
+    assert "named the entity of 89% of the synthetic ones and of 40% of the originals." in found
+
+
+def test_the_small_network_stands_beside_always_nevus(said):
+    rows = [
+        ("as published", "balanced accuracy", 0.66, 0.62, 0.70, 0.14),
+        ("audited", "balanced accuracy", 0.42, 0.36, 0.47, 0.14),
+    ]
+    columns = ["protocol", "metric", "mean", "low", "high", "always_nevus"]
+    found = said("06_cnn_classifier", classifier_summary=pd.DataFrame(rows, columns=columns))
+    assert (
+        "0.66 (0.62 to 0.70) as published and of 0.42 (0.36 to 0.47) audited" in found and "nevus gives 0.14." in found
+    )
+
+
+@pytest.mark.parametrize(("difference", "verb"), [(-0.009, "falls by 0.009"), (0.009, "rises by 0.009")])
+def test_the_trial_is_answered_in_the_protocols_words(said, difference, verb):
+    low, high = sorted((difference / 2, 1.5 * difference))
+    row = {
+        "comparison": "synthetic against repeated originals",
+        "measure": "macro AUC",
+        "difference": difference,
+        "low": low,
+    }
+    row |= {
+        "high": high,
+        "p": 0.001,
+        "p_holm": 0.001,
+        "missing": 0,
+        "margin": 0.015,
+        "seeds": 10,
+        "role": protocol.PRIMARY,
+    }
+    row["verdict"] = "harms" if difference < 0 else "helps"
+    assert verb in said("07_ablation", trial=pd.DataFrame([row]))
