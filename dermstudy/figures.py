@@ -85,8 +85,8 @@ def _show_readable() -> None:
         return readable(frame).to_html(index=not numbered(frame), max_rows=rows, notebook=True)
 
     def plain(frame: pd.DataFrame, printer, cycle: bool) -> None:
-        rows = pd.get_option("display.max_rows")
-        printer.text(readable(frame).to_string(index=not numbered(frame), max_rows=rows, max_colwidth=pd.get_option("display.max_colwidth")))
+        rows, width = (pd.get_option(f"display.max_{name}") for name in ("rows", "colwidth"))
+        printer.text(readable(frame).to_string(index=not numbered(frame), max_rows=rows, max_colwidth=width))
 
     shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, html)
     shell.display_formatter.formatters["text/plain"].for_type(pd.DataFrame, plain)
