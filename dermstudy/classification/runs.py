@@ -285,6 +285,14 @@ def predicted_images(images: Images) -> pd.DataFrame:
     return rows[list(IMAGE_COLUMNS)].reset_index(drop=True)
 
 
+def predictions_of(
+    chosen: training_sets.TrainingSet, results: Sequence[training.Result], seeds: Sequence[int], shown: pd.DataFrame
+) -> Predictions:
+    """The answers of a training set's runs, one a seed, on the images `shown` (IMAGE_COLUMNS) of its test part."""
+    each = zip(seeds, results, strict=True)
+    return joined([_predictions(chosen.name, number, result, chosen, shown) for number, result in each])
+
+
 def _predictions(name, number, result, chosen, shown: pd.DataFrame) -> Predictions:
     rows = result.predictions.set_index("image_id").loc[shown["image_id"], list(CODES)]
     shares = chosen.rows("train")["dx"].value_counts(normalize=True).reindex(CODES, fill_value=0).to_numpy()
@@ -338,8 +346,3 @@ def as_run_rows(measured: pd.DataFrame) -> pd.DataFrame:
         protocol=training_sets.PROTOCOLS[1]
     )
     return named[RUN_COLUMNS]
-
-
-def on(answers: pd.DataFrame, image_ids) -> pd.DataFrame:
-    """Those rows of a network's answers whose image is among `image_ids` (None: all)."""
-    return answers if image_ids is None else answers[answers["image_id"].isin(image_ids)].reset_index(drop=True)

@@ -15,7 +15,7 @@ from dermstudy.classification import protocol as trial_protocol
 from dermstudy.classification.training_sets import PROTOCOLS, PUBLISHED
 from dermstudy.entities import CODES, NAMES
 from dermstudy.intervals import clustered_bootstrap, paired_difference
-from dermstudy.published import paper
+from dermstudy.published import arithmetic, paper
 
 Runs = dict[
     tuple[str, str], list[pd.DataFrame]
@@ -35,6 +35,28 @@ def report(predictions: pd.DataFrame) -> pd.DataFrame:
     content["accuracy"] = dict.fromkeys(("precision", "recall", "f1-score"), accuracy) | {"support": len(predictions)}
     table = pd.DataFrame.from_dict(content | averages, orient="index")
     return table.rename(columns={"f1-score": "f1"}).astype({"support": int}).rename_axis("entity")
+
+
+def report_rows(reports: dict[tuple[str, str], pd.DataFrame], seed: int) -> pd.DataFrame:
+    """`report` of one run a protocol and training set, a number a row: protocol, training_set, model, seed, entity,
+    metric, value."""
+    parts = [
+        table.reset_index()
+        .melt("entity", var_name="metric")
+        .assign(protocol=protocol, training_set=name, model=trial_protocol.KERAS, seed=seed)
+        for (protocol, name), table in reports.items()
+    ]
+    return pd.concat(parts)[["protocol", "training_set", "model", "seed", "entity", "metric", "value"]]
+
+
+def recalls_in_both_orders(reports: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Recall by entity: the paper's combined set in either order of its classes, and this run's reports by protocol."""
+    printed = paper.by_class("combined")["recall"].to_numpy()
+    orders = {"legend": CODES, "LabelEncoder": arithmetic.label_encoder_order()}
+    theirs = {name: pd.Series(printed, index=list(order)) for name, order in orders.items()}
+    own = {protocol: table["recall"] for protocol, table in reports.items()}
+    parts = {"paper, combined, recall": theirs, "this run, recall": own}
+    return pd.concat({head: pd.concat(columns, axis=1).reindex(CODES) for head, columns in parts.items()}, axis=1)
 
 
 def confusion(predictions: pd.DataFrame) -> np.ndarray:

@@ -194,20 +194,43 @@ def export(folder: str | Path, key_path: str | Path, partial: bool = False) -> p
     return with_truth(store.answers(folder), key, partial)
 
 
-NAMED_COLUMNS = ("reader", "image", "original_name", "source", "entity", "entity_answer", "kit")
+NAMED_COLUMNS = ("reader", "image", "original_name", "source", "entity", "entity_answer", "source_answer")
+FURTHER_COLUMNS = ("confidence", "kit", "provenance")  # where the answers have them
 
 
 def save_answers(answers: pd.DataFrame, key: pd.DataFrame | None, path: str | Path) -> None:
-    """Write answers with the name that each image has in its own cohort; without a key the names stay empty."""
-    names = {} if key is None else key.set_index("image")["original_name"].to_dict()
-    table = answers.assign(original_name=answers["image"].map(names).fillna(""))[list(NAMED_COLUMNS)]
+    """Write answers as a .csv, whole or not at all, with the name that each image has in its own cohort.
+
+    Without a key the names that the answers bring stay, or are empty.
+    """
+    if key is not None or "original_name" not in answers:
+        names = {} if key is None else key.set_index("image")["original_name"].to_dict()
+        answers = answers.assign(original_name=[names.get(image, "") for image in answers["image"]])
+    table = answers[[*NAMED_COLUMNS, *(column for column in FURTHER_COLUMNS if column in answers)]]
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def open_answers(path: str | Path) -> pd.DataFrame:
-    """What `save_answers` wrote."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    """What `save_answers` wrote: NAMED_COLUMNS and those of FURTHER_COLUMNS that were there, confidence as numbers.
+
+    InputError where the file is missing, holds no answer or lacks a column, and for a confidence that is no number.
+    """
+    try:
+        answers = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no answers of readers at {path}: notebook 05 writes them") from error
+    lacking = [column for column in NAMED_COLUMNS if column not in answers]
+    if lacking or answers.empty:
+        raise InputError(
+            f"{path} holds no answers to a kit: it needs the columns {', '.join(NAMED_COLUMNS)}, and a row"
+        )
+    if "confidence" in answers:
+        try:
+            answers["confidence"] = pd.to_numeric(answers["confidence"])
+        except ValueError as error:
+            raise InputError(f"{path}: a confidence is no number from 1 to 5; mend it") from error
+    return answers
 
 
 # A reader where none has answered

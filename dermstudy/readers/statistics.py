@@ -122,3 +122,17 @@ def readers_and_cases(
         "low": low,
         "high": high,
     }
+
+
+def agreement_table(answers: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """How much readers agree and how often they are right, on the entity and on AI against original.
+
+    Columns task, fleiss_kappa (NaN with one reader), then as `readers_and_cases`.
+    """
+    rows = []
+    for task, column, truth in (("entity", "entity_answer", "entity"), ("AI or original", "source_answer", "source")):
+        several = answers["reader"].nunique() > 1
+        kappa = fleiss_kappa(answers, column) if several else float("nan")
+        right = answers[column] == answers[truth]
+        rows.append({"task": task, "fleiss_kappa": kappa, **readers_and_cases(answers, right, resamples, seed)})
+    return pd.DataFrame(rows)

@@ -12,7 +12,8 @@ from dermstudy.files import InputError
 from dermstudy.runner.fingerprints import code_cells, dependencies
 
 WRITES = {"tables": ("save_table", 1), "figures": ("save_figure", 1), "measures": ("note", 0)}  # and the name's place
-CACHES = {"features", "classifier"}  # entries under the hash of what made them: two notebooks may fill them at once
+# Entries under the hash of what made them, or under names of one notebook's own: two notebooks may fill them at once.
+CACHES = {"features", "classifier", "predictions"}
 
 
 def artifacts_of(notebook: Path, call: str) -> list[str]:
