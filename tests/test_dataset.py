@@ -171,7 +171,7 @@ def test_some_images_of_each_entity_are_drawn_by_chance_and_kept_in_order(cohort
 def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
     damaged_truncate(folder)
     results = tmp_path / "results"
-    assert cli.main(["run", "smoke", "--data", str(folder), "--results", str(results), "--only", "00"]) == 1
+    assert cli.main(["run", "smoke", "--data", str(folder), "--results", str(results), "--only", "00"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "ISIC_0000002.jpg is broken" in error
     assert not list(results.glob("*.ipynb")) and not (results / "artifacts" / "cohort").exists()
