@@ -158,7 +158,9 @@ def _act(options: argparse.Namespace) -> None:
     path, gains = (out / "tables" / name for name in (TABLE, GAINS))
     if CAPTIONS in options.stage:
         before = pd.read_csv(gains) if gains.is_file() else None
-        base, _ = sample.stages(folder / "base", folder / "upsampler", "dpm-solver")  # a small gain wants full precision
+        base, _ = sample.stages(
+            folder / "base", folder / "upsampler", "dpm-solver"
+        )  # a small gain wants full precision
         _write(gain_rows(base, cohort, int(sittings["base"]), before), gains)
     for stage in LEVELS:
         if stage not in options.stage:

@@ -169,6 +169,7 @@ def card(folder: Path) -> str:
         "defaults": _defaults(lineage["sampling"]),
         "sampler_n": f"{compared['n'].iloc[0]:.0f}",
         "kid_256": _kid(compared[compared["chosen"]].iloc[-1]),
+        "trainings": _markdown(_trainings(lineage), 0),
         "captions": _markdown(_gains(tables[noise_levels.GAINS]), 2),
         "noise_levels": _markdown(_levels(tables[noise_levels.TABLE]), 2),
         "measured": _measured(folder),
