@@ -477,6 +477,12 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
             pass
 
 
+def test_a_committed_folder_has_no_artifacts_and_can_be_locked(tmp_path):
+    (tmp_path / "committed").mkdir()
+    with study.locked(workspace.Workspace(tmp_path / "committed")):
+        assert (tmp_path / "committed" / "artifacts").is_dir()
+
+
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [

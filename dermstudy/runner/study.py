@@ -274,6 +274,7 @@ def _save_state(space: Workspace, state: dict) -> None:
 @contextlib.contextmanager
 def locked(space: Workspace) -> Iterator[None]:
     """Hold the lock of a results folder, which every command that writes there takes; InputError where another has it."""
+    space.artifacts.mkdir(parents=True, exist_ok=True)  # committed results have none
     with open(space.artifacts / ".lock", "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
