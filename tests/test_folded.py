@@ -38,6 +38,7 @@ def pictures():
     small = large.reshape(6, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
     captions = [CAPTIONS * (long_training.CAPTION_VARIANTS // 2)] * 6
     labels = np.array([[0, 0, 0], [1, 0, 0]] * 3)
+    large, small = torch.from_numpy(large), torch.from_numpy(small)
     return long_training.Pictures(large, small, captions, np.full(6, 1 / 6), labels, (np.zeros(3), np.ones(3)))
 
 
@@ -67,9 +68,7 @@ def test_plain_scaling_is_one_number_of_unit_mean_variance(pictures):
 
 
 def _residual(pictures) -> torch.Tensor:
-    small, large = (
-        torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (pictures.small, pictures.large)
-    )
+    small, large = (part.permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (pictures.small, pictures.large))
     return large - folded.enlarge_bicubic(small, 4)
 
 
@@ -92,7 +91,8 @@ def test_crops_are_the_eight_symmetries_of_a_square():
     images = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
     seen = set()
     for flags in np.ndindex(2, 2, 2):
-        crop = long_training.turned_crops(images, np.array([1]), np.array([2]), np.array([3]), 5, np.array([flags]) > 0)
+        given = torch.from_numpy(images)
+        crop = long_training.turned_crops(given, np.array([1]), np.array([2]), np.array([3]), 5, np.array([flags]) > 0)
         pixels = ((crop[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
         square = images[1, 2:7, 3:8]
         turned = [np.rot90(part, turn) for part in (square, square[:, ::-1]) for turn in range(4)]
@@ -253,7 +253,7 @@ def test_an_untrained_upsampler_adds_noise_of_the_residuals_spread(pictures, tok
 
 @pytest.mark.parametrize("preset", [BASE, UPSAMPLER])
 def test_folded_models_are_fine_tuned_like_any_other(preset, pictures, tokenizer, tmp_path):
-    images = pictures.large if preset.low_side else np.ascontiguousarray(pictures.large[:, ::2, ::2])
+    images = pictures.large.numpy() if preset.low_side else pictures.large[:, ::2, ::2].contiguous().numpy()
     low = {"low_side": 8} if preset.low_side else {}
     config = finetune.TrainingConfig(4, 2, 1e-3, augment=True, validate_every=2, caption_dropout=0.1)
     config = replace(config, crop=16, noise_augmentation=0.05) if preset.low_side else config
@@ -344,6 +344,16 @@ def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
         == 2
     )
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = ["mini-base", str(tmp_path / "run"), "--data", "x", "--split", "x", "--steps", "1", "--device", "cuda"]
+    assert long_training.main(given) == 2 and not (tmp_path / "run").exists()
+    assert (
+        capsys.readouterr().err
+        == "dermstudy: torch sees no GPU here: leave --device out, or install a build of torch for CUDA\n"
+    )
 
 
 @pytest.mark.parametrize("preset", ["tiny-base", "tiny-upsampler"])

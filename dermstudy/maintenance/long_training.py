@@ -2,7 +2,8 @@
 
 Every random number is a function of seed and step, and the state is saved every few minutes, so that a run that was cut
 short goes on as if it had not been. The learning rate decays within a sitting, whose averaged weights are usable; a
-later sitting starts again from them (a warm restart), or from the exact state where the machine still has it.
+later sitting starts again from them (a warm restart), or from the exact state where the machine still has it. On a GPU
+(`--device cuda`) the pictures lie in its memory and the network is compiled.
 Sources: Karras et al. (arXiv 2206.00364) for the loss; Karras et al. (arXiv 2312.02696) for the power-function averages.
 """
 
@@ -86,8 +87,8 @@ class Recipe:
 class Pictures:
     """Training images in memory: large [n, 256, 256, 3] (or None), small [n, 64, 64, 3], uint8, with captions."""
 
-    large: np.ndarray | None
-    small: np.ndarray
+    large: torch.Tensor | None
+    small: torch.Tensor
     captions: list[list[str]]  # CAPTION_VARIANTS an image
     weights: np.ndarray  # how often an image is drawn, adding up to one
     labels: np.ndarray  # what each image's captions tell, as taught_text.labels_of gives it
@@ -117,10 +118,10 @@ def read_pictures(cohort: dataset.Cohort, cache: Path, large: bool, balance: flo
         if not path.is_file():
             with atomic_path(path) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, cohort.images(side))
-        arrays[side] = np.load(path)
+        arrays[side] = torch.from_numpy(np.load(path))
     frames = [dataset.captions(cohort.frame, "metadata", seed) for seed in range(CAPTION_VARIANTS)]
     captions = [list(texts) for texts in zip(*frames, strict=True)]
-    values = arrays[64].reshape(-1, 3) / 127.5 - 1
+    values = arrays[64].numpy().reshape(-1, 3) / 127.5 - 1
     colour = values.mean(axis=0), values.std(axis=0)
     weights = draw_weights(cohort.frame["dx"], balance)
     return Pictures(arrays.get(256), arrays[64], captions, weights, labels_of(cohort.frame), colour)
@@ -140,18 +141,21 @@ class Step:
     condition: torch.Tensor | None = None
 
 
-def turned_crops(images: np.ndarray, chosen: np.ndarray, top, left, side: int, flags: np.ndarray) -> torch.Tensor:
+def turned_crops(images: torch.Tensor, chosen: np.ndarray, top, left, side: int, flags: np.ndarray) -> torch.Tensor:
     """Crops [n, 3, side, side] in -1..1 of `images`[chosen] at (top, left), under flips and quarter turns, in one gather.
 
-    flags: booleans [n, 3], transpose, upside down, mirrored: all eight symmetries of a square.
+    images: uint8 [count, h, w, 3], on whose device the crops are made. flags: booleans [n, 3], transpose, upside down,
+    mirrored: all eight symmetries of a square.
     """
-    line = np.arange(side)
+    places = np.stack([chosen, top, left, *flags.T]).astype(np.int64)
+    chosen, top, left, *turns = torch.from_numpy(places).to(images.device)[..., None, None]
+    swapped, down, mirrored = (turn.bool() for turn in turns)
+    line = torch.arange(side, device=images.device)
     row, column = line[None, :, None], line[None, None, :]
-    swapped, down, mirrored = (flags[:, index, None, None] for index in range(3))
-    first, second = np.where(swapped, column, row), np.where(swapped, row, column)
-    first = np.where(down, side - 1 - first, first) + top[:, None, None]
-    second = np.where(mirrored, side - 1 - second, second) + left[:, None, None]
-    pixels = torch.from_numpy(images[chosen[:, None, None], first, second])  # [n, side, side, 3]
+    first, second = torch.where(swapped, column, row), torch.where(swapped, row, column)
+    first = torch.where(down, side - 1 - first, first) + top
+    second = torch.where(mirrored, side - 1 - second, second) + left
+    pixels = images[chosen, first, second]  # [n, side, side, 3]
     return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
 
 
@@ -163,16 +167,17 @@ def make_step(pictures: Pictures, recipe: Recipe, preset: FoldedPreset, scale: d
     variant = random.integers(0, CAPTION_VARIANTS, recipe.batch)
     rows = np.where(random.random(recipe.batch) < recipe.caption_dropout, -1, chosen * CAPTION_VARIANTS + variant)
     sigma = torch.from_numpy(noise_levels(recipe, preset, random)).float()
-    generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+    device = pictures.small.device
+    generator = torch.Generator(device).manual_seed(int(random.integers(2**62)))
     if preset.low_side:
         clean, condition = _upsampler_data(pictures, recipe, preset, scale, chosen, flags, random, generator)
     else:
         zero = np.zeros(recipe.batch, int)
         pixels = turned_crops(pictures.small, chosen, zero, zero, preset.side, flags)
-        mean, spread = (torch.tensor(scale[name]).view(1, 3, 1, 1) for name in ("mean", "spread"))
+        mean, spread = (torch.tensor(scale[name], device=device).view(1, 3, 1, 1) for name in ("mean", "spread"))
         clean, condition = fold((pixels - mean) / spread, preset.fold), None
-    noise = torch.randn(clean.shape, generator=generator)
-    return Step(clean, noise, sigma, rows, condition)
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    return Step(clean, noise, sigma.to(device), rows, condition)
 
 
 def noise_levels(recipe: Recipe, preset: FoldedPreset, random: np.random.Generator) -> np.ndarray:
@@ -197,11 +202,12 @@ def _upsampler_data(pictures, recipe, preset, scale, chosen, flags, random, gene
     enlarged = enlarge_bicubic(padded, factor)[
         ..., MARGIN * factor : -MARGIN * factor, MARGIN * factor : -MARGIN * factor
     ]
-    level = torch.from_numpy(random.uniform(0, LOW_NOISE, len(chosen))).float()
-    noised = padded + level.view(-1, 1, 1, 1) * torch.randn(padded.shape, generator=generator)
+    device = padded.device
+    level = torch.from_numpy(random.uniform(0, LOW_NOISE, len(chosen))).float().to(device)
+    noised = padded + level.view(-1, 1, 1, 1) * torch.randn(padded.shape, generator=generator, device=device)
     grid = factor // preset.fold
     condition = low_condition(noised, level, grid)[..., MARGIN * grid : -MARGIN * grid, MARGIN * grid : -MARGIN * grid]
-    return mixed(fold(large - enlarged, preset.fold), torch.tensor(scale["mix"])), condition
+    return mixed(fold(large - enlarged, preset.fold), torch.tensor(scale["mix"], device=device)), condition
 
 
 def residual_covariance(pictures: Pictures, fold_by: int, count: int = 512) -> np.ndarray:
@@ -210,7 +216,7 @@ def residual_covariance(pictures: Pictures, fold_by: int, count: int = 512) -> n
     It is averaged over the eight symmetries of a square, as training sees them.
     """
     places = np.linspace(0, len(pictures.small) - 1, min(count, len(pictures.small))).astype(int)
-    small, large = to_float(pictures.small[places]), to_float(pictures.large[places])
+    small, large = to_float(pictures.small[places].numpy()), to_float(pictures.large[places].numpy())
     residual = large - enlarge_bicubic(small, large.shape[-1] // small.shape[-1])
     total = 0.0
     for turn in range(4):
@@ -235,34 +241,53 @@ def scale_of(pictures: Pictures, preset: FoldedPreset, scaling: str = "tempered"
 
 def padded(pictures: Pictures) -> Pictures:
     """With MARGIN pixels around the small images, for the enlargement of crops at their edges."""
-    return replace(pictures, small=np.pad(pictures.small, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), "edge"))
+    small = np.pad(pictures.small.numpy(), ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), "edge")
+    return replace(pictures, small=torch.from_numpy(small))
+
+
+def placed(pictures: Pictures, device: torch.device) -> Pictures:
+    """With its images on `device`."""
+    large = None if pictures.large is None else pictures.large.to(device)
+    return replace(pictures, large=large, small=pictures.small.to(device))
 
 
 # The run
 
 
-def memory_format() -> torch.memory_format:
+def fast_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 numbers itself."""
+    return device.type == "cuda" or bf16_products()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
     """Of images and convolutions: channels last where bf16 products are fast, else as they come (a fifth faster there)."""
-    return torch.channels_last if bf16_products() else torch.contiguous_format
+    return torch.channels_last if fast_bf16(device) else torch.contiguous_format
 
 
 class Run:
     """Networks, optimizer, averages and log of one model, in a folder of its own."""
 
-    def __init__(self, folder: Path, recipe: Recipe, tokenizer: GPT2Tokenizer, scale: dict, start: Path | None):
-        self.folder, self.recipe, self.scale = folder, recipe, scale
+    def __init__(
+        self, folder: Path, recipe: Recipe, tokenizer: GPT2Tokenizer, scale: dict, start: Path | None,
+        device: str = "cpu",
+    ):  # fmt: skip
+        self.folder, self.recipe, self.scale, self.device = folder, recipe, scale, torch.device(device)
         self.preset = trained_preset(asdict(recipe))
         torch.manual_seed(recipe.seed)
         preset = self.preset
         text = text_encoder_from(preset, len(tokenizer))
-        self.model = FoldedDenoiser(folded_unet(preset), text).to(memory_format=memory_format())
+        self.model = FoldedDenoiser(folded_unet(preset), text)
         self.tokenizer, self.step, self.log = tokenizer, 0, []
         if start is not None:
             tensors = averages_of(start) if Path(start).is_dir() else load_file(start)
             self.model.load_state_dict({k: v.float() for k, v in tensors.items()})
+        self.model.to(self.device, memory_format=memory_format(self.device))
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            self.model.compile(dynamic=False)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+            self.parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=on_gpu
         )
         self.begin_averages()
 
@@ -284,15 +309,15 @@ class Run:
             rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * place))
         return rate
 
-    def train_step(self, data: Step, ids: torch.Tensor, mask: torch.Tensor) -> float:
-        """One update; the mean loss of the batch."""
+    def train_step(self, data: Step, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """One update; the mean loss of the batch, on the device, so that nothing has to wait for it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         noisy = data.clean + data.sigma.view(-1, 1, 1, 1) * data.noise
         target = training_target(data.clean, noisy, data.sigma)
-        to = dict(memory_format=memory_format())
+        to = dict(memory_format=memory_format(self.device))
         condition = None if data.condition is None else data.condition.contiguous(**to)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_products()):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device)):
             predicted = self.model(noisy.contiguous(**to), data.sigma, ids, mask, condition)
         loss = functional.mse_loss(predicted.float(), target)
         self.optimizer.zero_grad(set_to_none=True)
@@ -303,7 +328,7 @@ class Run:
         for name, exponent in AVERAGES.items():
             # The average forgets in proportion to its age, so that no decay has to fit the length of the run.
             torch._foreach_lerp_(self.averages[name], self.parameters, 1 - (1 - 1 / self.step) ** (exponent + 1))
-        return float(loss.detach())
+        return loss.detach()
 
     def save(self) -> None:
         """Weights, averages, optimizer and log in one file, whole or not at all."""
@@ -336,7 +361,7 @@ class Run:
             for name, parameter in zip(names, self.parameters, strict=True):
                 parameter.copy_(tensors[f"weight.{name}"])
         for average in AVERAGES:
-            self.averages[average] = [tensors[f"{average}.{name}"] for name in names]
+            self.averages[average] = [tensors[f"{average}.{name}"].to(self.device) for name in names]
         moments: dict = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -357,15 +382,19 @@ class Run:
                 )
 
 
-def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path | None = None, minutes: float = 5):
+def run(
+    folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path | None = None, minutes: float = 5,
+    device: str = "cpu",
+) -> None:  # fmt: skip
     """Train until the sitting's last step; a line of the log and a saved state every `minutes`."""
     preset = trained_preset(asdict(recipe))
     scale = scale_of(pictures, preset, recipe.scaling)
     if preset.low_side:
         pictures = padded(pictures)
-    own = Run(folder, recipe, tokenizer, scale, start)
+    own = Run(folder, recipe, tokenizer, scale, start, device)
     flat = [caption for texts in pictures.captions for caption in texts] + [""]
-    ids, mask = tokenize(tokenizer, flat, preset.text_length)
+    ids, mask = (part.to(own.device) for part in tokenize(tokenizer, flat, preset.text_length))
+    pictures = placed(pictures, own.device)
     if recipe.taught_text and not own.state_file.is_file():
         labels = np.repeat(pictures.labels, CAPTION_VARIANTS, axis=0)
         named = teach(own.model.text_encoder, ids[:-1], mask[:-1], labels, seed=recipe.seed)
@@ -381,12 +410,14 @@ def run(folder: Path, recipe: Recipe, pictures: Pictures, tokenizer, start: Path
     end = recipe.limit or recipe.steps
     while own.step < end:
         data = make_step(pictures, recipe, preset, own.scale, own.step)
-        losses.append(own.train_step(data, ids[data.rows], mask[data.rows]))
-        if not math.isfinite(losses[-1]):
-            raise InputError(f"the loss is not finite at step {own.step}: lower the learning rate")
-        now = time.monotonic()
-        if own.step in (20, 100) or now - last > 60 * minutes or own.step == end:
-            row = {"step": own.step, "images": own.step * recipe.batch, "loss": round(float(np.mean(losses)), 5),
+        rows = torch.from_numpy(data.rows).to(own.device)
+        losses.append(own.train_step(data, ids[rows], mask[rows]))
+        if own.step in (20, 100) or time.monotonic() - last > 60 * minutes or own.step == end:
+            loss = float(torch.stack(losses).mean())
+            if not math.isfinite(loss):
+                raise InputError(f"the loss is not finite before step {own.step}: lower the learning rate")
+            now = time.monotonic()
+            row = {"step": own.step, "images": own.step * recipe.batch, "loss": round(loss, 5),
                    "learning_rate": own.learning_rate(), "seconds": round(earlier + now - began, 1)}  # fmt: skip
             rate = len(losses) * recipe.batch / (now - last)
             print(
@@ -429,6 +460,8 @@ def inputs_of(cohort: dataset.Cohort, options: argparse.Namespace) -> dict:
         inputs["left_out"] = options.leave_out
     if options.start:
         inputs["start"] = sha256_file(started_from(options.start))
+    if options.device == "cuda":
+        inputs["device"] = torch.cuda.get_device_name()
     return inputs | {"threads": torch.get_num_threads(), "commit": workspace.commit()}
 
 
@@ -469,6 +502,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: a GPU, where torch was built for it"
+    )
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -476,6 +512,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch sees no GPU here: leave --device out, or install a build of torch for CUDA")
     cohort = training_cohort(options.data, options.split, options.lesions, options.leave_out)
     pictures = read_pictures(cohort, options.folder, bool(FOLDED_PRESETS[options.preset].low_side), options.balance)
     recipe = Recipe(
@@ -488,7 +526,7 @@ def _act(options: argparse.Namespace) -> None:
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
     if not (options.folder / STATE).is_file():  # what goes on from a state was begun by the call that left it
         write_text(options.folder / INPUTS, json.dumps(inputs_of(cohort, options)))
-    run(options.folder, recipe, pictures, tokenizer, options.start)
+    run(options.folder, recipe, pictures, tokenizer, options.start, device=options.device)
 
 
 if __name__ == "__main__":

@@ -31,13 +31,14 @@ def teach(
 ) -> float:  # fmt: skip
     """Train `encoder` in place and return the share of captions whose entity its pooled vector names in the last steps.
 
-    ids, mask [n, length]: captions; labels [n, 3]: what each is of, as labels_of gives it. The mean of the pooled vectors
-    stays where it was, so that a U-Net that has met this encoder is not moved.
+    ids, mask [n, length]: captions, on the encoder's device; labels [n, 3]: what each is of, as labels_of gives it. The
+    mean of the pooled vectors stays where it was, so that a U-Net that has met this encoder is not moved.
     """
     random = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = nn.ModuleList(nn.Linear(encoder.projection.out_features, int(column.max()) + 1) for column in labels.T)
+    heads.to(ids.device)
     before = _pooled(encoder, ids, mask, random.integers(0, len(ids), 512)).mean(dim=0)
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer, right = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0), []
@@ -45,7 +46,7 @@ def teach(
     for step in range(steps):
         rows = random.integers(0, len(ids), batch)
         pooled = encoder(ids[rows], mask[rows])[1]
-        targets = torch.from_numpy(labels[rows])
+        targets = torch.from_numpy(labels[rows]).to(ids.device)
         answers = [head(pooled) for head in heads]
         loss = sum(functional.cross_entropy(answer, target) for answer, target in zip(answers, targets.T, strict=True))
         for group in optimizer.param_groups:
