@@ -1,4 +1,4 @@
-"""How a training went: losses by step and by noise level, and what hours bought, drawn as `figures` draws all else.
+"""How a training went: losses by step and by noise level, and what long ones bought, drawn as `figures` draws all else.
 
 As wide as figures.use_style sets.
 """
@@ -43,30 +43,30 @@ def loss_bands(log: pd.DataFrame) -> Figure:
 
 
 def training_hours(log: pd.DataFrame, sittings: pd.DataFrame, changes: Sequence[int] = ()) -> Figure:
-    """What hours of training bought: the loss, and KID on validation lesions after each sitting, beside real images'.
+    """What hours of training bought, by the images seen: the loss, and KID on validation lesions, beside real images'.
 
-    log: step, hours, loss; sittings: hours, n, kid, low, high, floor, sampler_steps, guidance_scale, as
+    log: step, images, loss; sittings: images, n, kid, low, high, floor, sampler_steps, guidance_scale, as
     weights.training_hours gives them for one network; changes: `noise_changes`. A line joins only what is comparable: losses
     over the same draws of noise, KID of sittings that were sampled alike.
     """
     figure, axes = plt.subplots(1, 2, figsize=(plt.rcParams["figure.figsize"][0], 3.0))
     for _, own in log.groupby(np.searchsorted(changes, log["step"])):
-        axes[0].plot(own["hours"], own["loss"], color="#88CCEE")
+        axes[0].plot(own["images"] / 1000, own["loss"], color="#88CCEE")
     for number, step in enumerate(changes):
-        began = log["hours"][log["step"] > step].min()
+        began = log["images"][log["step"] > step].min() / 1000
         named = {"label": "noise drawn at other levels from here"} if not number else {}
         axes[0].axvline(began, color="#999933", lw=1, ls=":", **named)
     axes[0].set(ylabel="training loss", ylim=(0, None))
     bars = f"middle 95 % of halves of n = {sittings['n'].iloc[-1]:.0f} images"
-    axes[1].vlines(sittings["hours"], sittings["low"], sittings["high"], color="#88CCEE", lw=3, label=bars)
+    axes[1].vlines(sittings["images"] / 1000, sittings["low"], sittings["high"], color="#88CCEE", lw=3, label=bars)
     settings = sittings.apply(_sampled, axis=1)
     shades = seaborn.color_palette(["#332288", "#117733", "#AA4499", "#882255"], settings.nunique())
     for shade, (words, own) in zip(shades, sittings.groupby(settings, sort=False), strict=True):
-        axes[1].plot(own["hours"], own["kid"], "o-", color=shade, label=f"after a sitting, {words}")
+        axes[1].plot(own["images"] / 1000, own["kid"], "o-", color=shade, label=f"after a sitting, {words}")
     axes[1].axhline(sittings["floor"].iloc[-1], color="#CC6677", lw=1, label="real images")
     axes[1].set(ylabel="KID x 1,000, validation lesions")
     for ax in axes:
-        ax.set(xlabel="hours on one core", xlim=(0, None))
+        ax.set(xlabel="images seen in training (thousands)", xlim=(0, None))
         handles, labels = ax.get_legend_handles_labels()
         if handles:  # below the axes, where it can cross no bar
             ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.25))

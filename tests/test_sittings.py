@@ -42,7 +42,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def training(tmp_path, averaged):
-    """A training's folder: a state, its inputs and an average, of an upsampler after 30 steps."""
+    """A training's folder: its log, its inputs and an average, of an upsampler after 30 steps."""
     folder = tmp_path / "training"
     folder.mkdir()
     recipe = {"preset": "mini-upsampler"}
@@ -50,8 +50,7 @@ def training(tmp_path, averaged):
         {"step": 20, "images": 320, "loss": 0.9, "seconds": 60.0},
         {"step": 30, "images": 480, "loss": 0.5, "seconds": 90.0},
     ]
-    notes = {"step": 30, "log": log, "recipe": recipe, "scale": {}}
-    save_file({"w": torch.ones(2)}, folder / "state.safetensors", {"dermstudy": json.dumps(notes)})
+    (folder / "log.json").write_text(json.dumps(log))
     own = {"recipe": recipe, "scale": {}}
     save_file(averaged, folder / AVERAGE, {"dermstudy": json.dumps(own)})
     (folder / "inputs.json").write_text(json.dumps({"data_hash": "d", "split": "s", "commit": "c"}))
@@ -72,7 +71,7 @@ def measured(tmp_path, training):
 
 
 def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out, averaged):
-    command = [str(training), str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
+    command = [str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
     assert sittings.main(command) == 0 and sittings.main(command) == 0
     log = pd.read_csv(out / "tables" / weights.SITTINGS)
     assert log["sitting"].tolist() == [1, 2] and list(log.columns) == list(sittings.COLUMNS)
@@ -89,7 +88,7 @@ def test_a_sitting_adds_a_line_and_replaces_the_weights(training, measured, out,
 
 
 def test_what_went_before_counts(training, measured, out, capsys):
-    command = [str(training), str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
+    command = [str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
     inputs = {"data_hash": "d", "split": "s", "commit": "c"}
     (training / "inputs.json").write_text(json.dumps(inputs | {"start": "of others"}))
     assert sittings.main(command) == 2
@@ -111,17 +110,29 @@ def test_what_went_before_counts(training, measured, out, capsys):
     assert len(pd.read_csv(out / "tables" / weights.SITTINGS)) == 2
 
 
+def test_hours_on_a_gpu_are_counted_apart(training, measured, out):
+    command = [str(training / AVERAGE), "--kid", str(measured), "--out", str(out)]
+    assert sittings.main(command) == 0
+    inputs = {"data_hash": "d", "split": "s", "commit": "c", "device": "a GPU"}
+    started = {"start": sha256_file(out / "upsampler" / sittings.UNET)}
+    (training / "inputs.json").write_text(json.dumps(inputs | started))
+    assert sittings.main(command) == 0
+    lines = pd.read_csv(out / "tables" / weights.SITTINGS)
+    assert lines["hours"].tolist() == [0.025, 0.025] and lines["gpu_hours"].tolist() == [0.0, 0.025]
+    assert lines["processor"].iloc[-1] == "a GPU" and lines["images"].tolist() == [480, 960]
+
+
 def test_what_does_not_belong_together_is_refused_in_a_line(training, measured, out, tmp_path, capsys):
-    average, other = training / AVERAGE, training / "short-0000020.safetensors"
-    notes = {"recipe": {"preset": "mini-base"}, "scale": {}}
-    save_file({"w": torch.ones(1)}, other, {"dermstudy": json.dumps(notes)})
+    average, other = training / AVERAGE, training.parent / "elsewhere" / AVERAGE
+    other.parent.mkdir()
+    shutil.copy(average, other)
     for path, kid, said in (
-        (other, measured, "is of mini-base"),
+        (other, measured, "elsewhere has no inputs.json: give an average in the folder of its training"),
         (training / "inputs.json", measured, "is no file of a long training"),
         (average, tmp_path / "none.txt", "no file"),
         (average, training / "inputs.json", "hold no KID of short-0000030"),
     ):
-        assert sittings.main([str(training), str(path), "--kid", str(kid), "--out", str(out)]) == 2
+        assert sittings.main([str(path), "--kid", str(kid), "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["base"]
     assert weights.training_hours(out / "base") is None and weights.lineage(out) == {}

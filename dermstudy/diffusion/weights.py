@@ -70,7 +70,8 @@ def lineage(folder: str | Path) -> dict:
 def training_hours(stage: str | Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """The log of the training that the weights in `stage` (…/base or …/upsampler) come from, and its sittings.
 
-    Columns step, images, loss, learning_rate, hours; and sitting, images, hours, kid, low, high, floor among others.
+    Columns step, images, loss, learning_rate, hours (on one core), gpu_hours; and sitting, images, hours, gpu_hours, kid,
+    low, high, floor among others.
     None where none came with them.
     """
     stage = Path(stage)

@@ -21,7 +21,7 @@ from dermstudy.diffusion.folded import trained_preset
 from dermstudy.files import InputError, atomic_path, write_text
 from dermstudy.maintenance.commands import answered
 
-STATE, INPUTS = "state.safetensors", "inputs.json"  # in a training's folder
+STATE, INPUTS, LOG = "state.safetensors", "inputs.json", "log.json"  # in a training's folder
 
 
 def pipeline_from(path: str | Path, tokenizer: GPT2Tokenizer):

@@ -47,7 +47,7 @@ from dermstudy.diffusion.pixels import to_float
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.folded_weights import INPUTS, STATE, averages_of
+from dermstudy.maintenance.folded_weights import INPUTS, LOG, STATE, averages_of
 from dermstudy.maintenance.taught_text import labels_of, teach
 from dermstudy.processor import bf16_products
 
@@ -430,8 +430,8 @@ def run(
             if own.step > 100 or own.step == end:
                 own.save()
                 own.write_averages()
+                write_text(folder / LOG, json.dumps(own.log, indent=1))
             last = time.monotonic()
-    write_text(folder / "log.json", json.dumps(own.log, indent=1))
 
 
 def training_cohort(data: str, split: str, lesions: str = "train", leave_out: Sequence[str] = ()) -> dataset.Cohort:

@@ -178,7 +178,7 @@ def card(folder: Path) -> str:
         fields |= {
             f"{name}_parameters": f"{glide.parameter_count(glide.load(folder / name, STAGES[name])) / 1e6:.1f}",
             f"{name}_images": f"{last.loc[name, 'images']:,}",
-            f"{name}_hours": f"{last.loc[name, 'hours']:.1f}",
+            f"{name}_hours": _spent(sittings[sittings["model"] == name]),
             f"{name}_kid": _kid(last.loc[name]),
             f"{name}_floor": f"{last.loc[name, 'floor']:z.0f}",
         }
@@ -266,11 +266,20 @@ def _training(recipe: dict, step: int) -> dict:
     }
 
 
+def _spent(sittings: pd.DataFrame) -> str:
+    """The time that the `sittings` of one network took: "8.0 hours on one core and 4 minutes on one NVIDIA H200"."""
+    last = sittings.iloc[-1]
+    spent = f"{last['hours']:.1f} hours on one core"
+    if not last["gpu_hours"]:
+        return spent
+    kinds = sittings["processor"][sittings["gpu_hours"].diff().fillna(sittings["gpu_hours"]) > 0]
+    return f"{spent} and {60 * last['gpu_hours']:.0f} minutes on one {' and one '.join(kinds.unique())}"
+
+
 def _told(sittings: pd.DataFrame) -> pd.DataFrame:
     """`sittings` for a reader."""
-    shown = sittings[["model", "sitting", "hours", "images", "loss", "sampler_steps", "guidance_scale", "n"]].set_index(
-        "model"
-    )
+    columns = ["model", "sitting", "hours", "gpu_hours", "images", "loss", "sampler_steps", "guidance_scale", "n"]
+    shown = sittings[columns].rename(columns={"gpu_hours": "GPU hours"}).set_index("model")
     shown["kid"] = [_kid(row) for row in sittings.to_dict("records")]
     scale = sittings["guidance_scale"].map("{:g}".format, na_action="ignore")
     shown["guidance_scale"] = scale.fillna("").to_numpy()

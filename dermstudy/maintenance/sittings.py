@@ -1,7 +1,7 @@
-"""What a sitting of a long training reached, kept: `python -m dermstudy.maintenance.sittings FOLDER AVERAGE --kid FILE`.
+"""What a sitting of a long training reached, kept: `python -m dermstudy.maintenance.sittings AVERAGE --kid FILE`.
 
 Puts the averaged weights into weights/glide-mini as a pipeline in fp16, from which a later sitting can start on a bare
-machine (long_training's --start), and adds to tables/ there: a line in sittings.csv (hours, images seen, loss, KID on
+machine (long_training's --start), and adds to tables/ there: a line in sittings.csv (images seen, hours, loss, KID on
 validation lesions) and the log of the training. FILE holds what stage_kid printed of the average.
 """
 
@@ -23,32 +23,30 @@ from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError, sha256_file, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.folded_weights import INPUTS, STATE, lineage_of, pipeline_from, save_half
+from dermstudy.maintenance.folded_weights import INPUTS, LOG, lineage_of, pipeline_from, save_half
 from dermstudy.processor import described
 
 OUT = "weights/glide-mini"
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 COLUMNS = (
-    "model", "sitting", "steps", "images", "hours", "loss", "average", "sampler_steps", "guidance_scale", "n", "kid",
+    "model", "sitting", "steps", "images", "hours", "gpu_hours", "loss", "average", "sampler_steps", "guidance_scale", "n", "kid",
     "low", "high", "floor", "caption_gain", "processor", "commit", "data_hash", "split", "weights_sha256",
 )  # fmt: skip
 
 
-def keep(folder: Path, average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
+def keep(average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
     """Write the pipeline, the log and the line of one sitting into `out`, and return all lines.
 
-    folder: of the training; average: one of its averaged files; measured: stage_kid's rows of that file; out: where a
+    average: one of the averaged files in the folder of a training; measured: stage_kid's rows of that file; out: where a
     base/tokenizer lies. The images and hours of the weights that a training started from count, and those are the weights
-    that `out` holds. InputError where the file is no average of that training, its KID is not among the rows, or it
+    that `out` holds. InputError where the file is no average in such a folder, its KID is not among the rows, or it
     started from others: a training that was kept goes on in a new folder, from what was kept.
     """
-    notes, own = _notes(folder / STATE), _notes(average)
-    if own["recipe"]["preset"] != notes["recipe"]["preset"]:
-        raise InputError(f"{average} is of {own['recipe']['preset']}, {folder} trains {notes['recipe']['preset']}")
-    model = notes["recipe"]["preset"].removeprefix("mini-")
-    made, floor = _kid(measured, average, bool(FOLDED_PRESETS[notes["recipe"]["preset"]].low_side))
-    inputs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
-    records = _log(notes)
+    preset = _notes(average)["recipe"]["preset"]
+    model = preset.removeprefix("mini-")
+    made, floor = _kid(measured, average, bool(FOLDED_PRESETS[preset].low_side))
+    inputs, log = (_read(average.parent / name) for name in (INPUTS, LOG))
+    records = _records(log, "device" in inputs, int(average.stem.rsplit("-", 1)[1]))
     before = _went_before(out, model, inputs["start"]) if inputs.get("start") else []
     if before:
         records = _after(pd.read_csv(out / "tables" / weights.LOG.format(model)), records)
@@ -60,10 +58,11 @@ def keep(folder: Path, average: Path, measured: list[dict], out: Path) -> pd.Dat
     log = pd.read_csv(lines) if lines.is_file() else pd.DataFrame(columns=list(COLUMNS))
     row = {
         "model": model, "sitting": int((log["model"] == model).sum()) + 1, "steps": int(last["step"]),
-        "images": int(last["images"]), "hours": round(last["hours"], 3), "loss": last["loss"],
+        "images": int(last["images"]), "hours": round(last["hours"], 3), "gpu_hours": round(last["gpu_hours"], 3),
+        "loss": last["loss"],
         "average": average.stem, "sampler_steps": made["steps"], "guidance_scale": made.get("guidance_scale"),
         "n": made["n"], "kid": made["kid"], "low": made["low"], "high": made["high"], "floor": floor["kid"],
-        "caption_gain": made.get("caption_gain"), "processor": described(),
+        "caption_gain": made.get("caption_gain"), "processor": inputs.get("device", described()),
         "commit": inputs["commit"], "data_hash": inputs["data_hash"], "split": inputs["split"],
         "weights_sha256": sha256_file(out / model / UNET),
     }  # fmt: skip
@@ -75,15 +74,23 @@ def keep(folder: Path, average: Path, measured: list[dict], out: Path) -> pd.Dat
     return log
 
 
-def _log(notes: dict) -> pd.DataFrame:
-    """The records of a training: step, images, loss, learning_rate, hours."""
-    records = pd.DataFrame(notes["log"])
-    return records.assign(hours=(records.pop("seconds") / 3600).round(4))
+def _read(path: Path) -> dict | list:
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {path.name}: give an average in the folder of its training")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _records(log: list[dict], on_gpu: bool, last: int) -> pd.DataFrame:
+    """The records of a training up to step `last`: step, images, loss, learning_rate, hours on a core or on a GPU."""
+    records = pd.DataFrame(log)
+    records = records[records["step"] <= last]
+    hours = (records.pop("seconds") / 3600).round(4)
+    return records.assign(hours=0.0 if on_gpu else hours, gpu_hours=hours if on_gpu else 0.0)
 
 
 def _after(before: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """`records` counted on from the last of `before`, after it."""
-    on = {column: records[column] + before[column].iloc[-1] for column in ("step", "images", "hours")}
+    on = {column: records[column] + before[column].iloc[-1] for column in ("step", "images", "hours", "gpu_hours")}
     return pd.concat([before, records.assign(**on)], ignore_index=True)
 
 
@@ -127,8 +134,7 @@ def _kid(measured: list[dict], average: Path, upsamples: bool) -> tuple[dict, di
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.sittings", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the training")
-    parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors in it")
+    parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors")
     parser.add_argument("--kid", type=Path, required=True, help="stage_kid's printed rows of that file")
     parser.add_argument("--out", default=OUT)
     options = parser.parse_args(arguments)
@@ -140,7 +146,7 @@ def _act(options: argparse.Namespace) -> None:
         raise InputError(f"no file {options.kid}: write stage_kid's output there")
     lines = [line for line in options.kid.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     rows, out = [json.loads(line) for line in lines], workspace.from_root(options.out)
-    log = keep(options.folder, options.average, rows, out)
+    log = keep(options.average, rows, out)
     print(log.tail(1).T.to_string(header=False))
 
 
