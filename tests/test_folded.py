@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dermstudy.diffusion import architecture, finetune, folded, glide, losses, schedules
+from dermstudy.adaptation import inversion
+from dermstudy.diffusion import architecture, finetune, folded, glide, losses, schedules, weights
 from dermstudy.diffusion.identity import identity
 from dermstudy.files import InputError
 from dermstudy.maintenance import folded_weights, long_training, mini_speed, stage_kid, taught_text
@@ -382,3 +384,48 @@ def test_a_long_training_sees_the_lesions_that_it_is_asked_for(cohort, phantom_f
     assert seen("train", ["mel"]) == train - set(frame.loc[frame["dx"] == "mel", "image_id"])
     with pytest.raises(InputError, match="no entity 'mole'"):
         long_training.training_cohort(*given, "train", ["mole"])
+
+
+def test_guidance_leads_away_from_the_guide(tokenizer, tmp_path):
+    def painted(pipeline, scale, **options):
+        options = {"guidance_scale": scale, "num_inference_steps": 3, "output_type": "pt"} | options
+        return pipeline(["melanoma"] * 2, **options)
+
+    pipeline, worse = made(BASE, tokenizer), made(BASE, tokenizer)
+    alone, classifier_free = painted(pipeline, 1.0), painted(pipeline, 2.0)
+    folded_weights.guided(pipeline, made(BASE, tokenizer))
+    pipeline.set_progress_bar_config(disable=True)
+    assert torch.allclose(painted(pipeline, 2.0), alone, atol=1e-5)  # away from itself is nowhere
+    with torch.no_grad():
+        worse.unet.conv_out.weight.mul_(0.5)
+    before = identity(pipeline)
+    folded_weights.guided(pipeline, worse)
+    led = painted(pipeline, 2.0)
+    assert identity(pipeline) != before and torch.equal(painted(pipeline, 1.0), alone)
+    assert not torch.allclose(led, alone, atol=1e-3) and not torch.allclose(led, classifier_free, atol=1e-3)
+    away = painted(pipeline, 2.0, negative_prompt="nevus")
+    assert not torch.allclose(away, led, atol=1e-3)
+    folded_weights.save_half(pipeline, tmp_path / "base")
+    again = glide.load(tmp_path / "base")
+    again.scheduler = schedules.sampler_from(again.scheduler, "dpm-solver")
+    assert torch.allclose(painted(again, 2.0), led, atol=2e-3)
+    inversion.give(again, "<new>", torch.zeros(1, BASE.text_width))
+    assert again.guide_unet is None
+
+
+def test_an_average_becomes_the_guide_of_a_pipeline(pictures, tokenizer, tmp_path):
+    pictures = replace(pictures, small=pictures.large[:, ::2, ::2].contiguous(), large=None)
+    recipe = long_training.Recipe("tiny-base", 2, batch=2, warmup_steps=1)
+    long_training.run(tmp_path / "run", recipe, pictures, tokenizer)
+    (tmp_path / "run" / "inputs.json").write_text(json.dumps({"data_hash": "d", "split": "s", "commit": "c"}))
+    folder, average = tmp_path / "weights" / "base", tmp_path / "run" / "short-0000002.safetensors"
+    folded_weights.save_half(made(BASE, tokenizer), folder)
+    tokens = ["--tokenizer", str(folder / "tokenizer")]
+    assert folded_weights.main([str(average), str(folder), "--as-guide", *tokens]) == 0
+    pipeline = glide.load(folder)
+    expected = folded_weights.pipeline_from(average, tokenizer)
+    assert all(
+        torch.allclose(one, other, atol=1e-3)
+        for one, other in zip(pipeline.guide_unet.parameters(), expected.unet.parameters(), strict=True)
+    )
+    assert weights.lineage(tmp_path / "weights")["guide"]["average"] == "short-0000002"

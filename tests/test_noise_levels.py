@@ -49,6 +49,20 @@ def test_a_stage_that_knows_nothing_loses_more_the_more_noise_it_is_given(cohort
         assert rows["texture"].iloc[0] == 1 and rows["texture"].iloc[1] == pytest.approx(1, abs=0.25)
 
 
+def test_what_a_base_loses_is_measured_enlarged_too(cohort, monkeypatch):  # noqa: F811
+    def enlarged(upsampler, small, captions, seeds, steps):
+        assert len(captions) == len(seeds) == len(small) and steps == noise_levels.STEPS
+        return small.repeat(2, 1).repeat(2, 2)
+
+    monkeypatch.setattr(noise_levels.sample, "enlarged", enlarged)
+    parts, upsampler = cascade.sides(cohort, 14), SimpleNamespace(side=128)
+    rows = pd.DataFrame(noise_levels.stage_rows("base", Smoothing(), parts, features, (1.0,), upsampler))
+    assert rows["kid_enlarged"].is_monotonic_increasing and rows["kid_enlarged"].notna().all()
+    table = noise_levels.added(None, [{**row, "texture": 1.0} for row in rows.to_dict("records")], "base", 1)
+    table = noise_levels.added(table, rows.to_dict("records"), "upsampler", 1)
+    assert len(noise_levels.figure(table).axes[0].get_lines()) == 2
+
+
 def test_a_sitting_takes_the_place_of_its_earlier_rows_alone():
     rows = [
         {"noise": noise, "n": 9, "kid": 1.0, "low": 0.0, "high": 2.0, "texture": 1.0} for noise in (0.0, 1.0, np.inf)

@@ -158,3 +158,4 @@ def _add(pipeline, token: str, vectors: int) -> None:
         raise InputError(f"the model knows {token} already: choose another name")
     # Each takes the space before it: spaces of their own would fill half of the caption and cut off half of the vectors.
     pipeline.tokenizer.add_tokens([AddedToken(name, lstrip=True) for name in names(token, vectors)])
+    pipeline.register_modules(guide_unet=None, guide_text_encoder=None)  # a guide cannot read what it has not learned

@@ -1,13 +1,15 @@
-"""GLIDE's samplers and its two pipelines: text to image with classifier-free guidance, and 64 to 256 pixels.
+"""GLIDE's samplers and its two pipelines: text to image under guidance, and 64 to 256 pixels.
 
 Sources: Nichol et al., "GLIDE" (arXiv 2112.10741) and the openai/glide-text2im release; Ho and Salimans
-(arXiv 2207.12598) for classifier-free guidance; Lu et al. (arXiv 2211.01095) for DPM-Solver++, whose first order is
+(arXiv 2207.12598) for classifier-free guidance; Karras et al., "Guiding a diffusion model with a bad version of itself"
+(arXiv 2406.02507) for the guide; Lu et al. (arXiv 2211.01095) for DPM-Solver++, whose first order is
 DDIM (Song et al., arXiv 2010.02502).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,30 +49,53 @@ def interval_of(bounds: Sequence[float]) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[1])
 
 
+@dataclass(frozen=True)
+class _Texts:
+    """What captions say to the networks: hidden states and pooled vectors of n captions a share.
+
+    After the shares come those of what guidance leads away from, where that is a caption; guide: hidden states and pooled
+    vectors of the shares for the guide, where it is that.
+    """
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor
+    shares: list[float]
+    guide: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
 class _Glide(DiffusionPipeline):
     """What both pipelines share: encoding captions once, and a denoising loop seeded image by image.
 
     pixels: folded.FoldedPixels where the U-Net diffuses folded pixels; None where it diffuses pixels, as OpenAI's do.
+    guide_unet, guide_text_encoder: a smaller network of less training, with the same tokens: guidance leads away from its
+    answer to the same caption, in place of the own answer to the empty one.
     """
 
-    _optional_components = ["pixels"]
+    _optional_components = ["pixels", "guide_unet", "guide_text_encoder"]
 
-    def __init__(self, unet, text_encoder, tokenizer, scheduler, pixels=None):
+    def __init__(self, unet, text_encoder, tokenizer, scheduler, pixels=None, guide_unet=None, guide_text_encoder=None):
         super().__init__()
         self.register_modules(
-            unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, pixels=pixels
-        )
+            unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, pixels=pixels,
+            guide_unet=guide_unet, guide_text_encoder=guide_text_encoder,
+        )  # fmt: skip
+
+    @property
+    def networks(self) -> list[torch.nn.Module]:
+        """The U-Nets and text encoders that are there: the guide's last."""
+        named = (self.unet, self.text_encoder, self.guide_unet, self.guide_text_encoder)
+        return [module for module in named if module is not None]
 
     @property
     def side(self) -> int:
         """The side of the images that come out."""
         return self.pixels.config.side if self.pixels else self.unet.config.sample_size
 
-    def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states [n, length, width] and pooled projection [n, 4 * channels] of `captions`."""
-        distinct = list(dict.fromkeys(captions))
-        ids, mask = tokenize(self.tokenizer, distinct, self.text_encoder.config.length)
-        hidden, pooled = self.text_encoder(ids.to(self.device), mask.to(self.device))
+    def encode(self, captions: Sequence[str], by=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [n, length, width] and pooled projection [n, 4 * channels] of `captions`, by its text encoder."""
+        by, distinct = by or self.text_encoder, list(dict.fromkeys(captions))
+        ids, mask = tokenize(self.tokenizer, distinct, by.config.length)
+        hidden, pooled = by(ids.to(self.device), mask.to(self.device))
         index = torch.tensor([distinct.index(caption) for caption in captions], device=self.device)
         return hidden[index], pooled[index]
 
@@ -103,15 +128,19 @@ class _Glide(DiffusionPipeline):
         pixels, count = self.pixels, len(captions)
         if len(seeds) != count:
             raise InputError(f"{count} images need as many seeds, got {len(seeds)}")
-        self.unet.to(memory_format=torch.channels_last)  # half as fast again on a processor, and no slower elsewhere
+        for unet in filter(None, (self.unet, self.guide_unet)):
+            unet.to(memory_format=torch.channels_last)  # half as fast again on a processor, and no slower elsewhere
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         shape = (pixels.channels if pixels else 3, *[self.unet.config.sample_size] * 2)
         sample = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         sample = (sample * temperature).to(self.device)  # float32 whatever the network's precision
         second, share = blend or ("", 0.0)
         shares = [1 - share, share] if blend else [1.0]
-        texts = captions + [second] * count * bool(blend) + [negative] * count * (guidance_scale != 1.0)
-        hidden, pooled = self.encode(texts)
+        asked = captions + [second] * count * bool(blend)
+        led = guidance_scale != 1.0 and self.guide_unet is not None and not negative
+        away = [negative] * count * (guidance_scale != 1.0 and not led)
+        guide = self.encode(asked, self.guide_text_encoder) if led else None
+        texts = _Texts(*self.encode(asked + away), shares, guide)
         if pixels and known is not None:
             known = pixels.encode(known[0], low), fold(known[1].float(), pixels.config.fold).amin(1, keepdim=True) > 0
         seen = pixels.condition(low) if pixels and low is not None else low
@@ -127,7 +156,7 @@ class _Glide(DiffusionPipeline):
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             guides = guidance_interval[0] <= sigmas_of(self.scheduler, timestep) <= guidance_interval[1]
             entered = torch.cat([sample, *condition], dim=1).to(self.unet.dtype)
-            output = self._answer(entered, data, timestep, hidden, pooled, shares, guidance_scale if guides else 1.0)
+            output = self._answer(entered, data, timestep, texts, guidance_scale if guides else 1.0)
             mean, rest = output[:, :data], output[:, data:]
             if pixels:
                 mean = pixels.within_range(mean, sample, self.scheduler.alphas_cumprod.to(sample)[timestep], low)
@@ -139,25 +168,34 @@ class _Glide(DiffusionPipeline):
                 callback(index, int(timestep), sample)
         return (pixels.decode(sample, low) if pixels else sample).clamp(-1, 1)
 
-    def _answer(self, entered, data: int, timestep, hidden, pooled, shares: list[float], scale: float) -> torch.Tensor:
-        """What the U-Net says of `entered` [n, c, h, w], its first `data` channels led away from the last caption.
+    def _answer(self, entered, data: int, timestep, texts: _Texts, scale: float) -> torch.Tensor:
+        """What the U-Net says of `entered` [n, c, h, w], its first `data` channels led away from the worse answer.
 
-        hidden and pooled: of n captions a share, then, needed where the guidance scale is not 1, of what to lead away
-        from. Channels after the first `data` say where the variance lies in its range.
+        Channels after the first `data` say where the variance lies in its range.
         """
-        count, texts = len(entered), len(shares) + (scale != 1.0)
-        output = self.unet(
+        shares, guided = texts.shares, scale != 1.0
+        answers = self._answers(
+            self.unet, entered, timestep, texts.hidden, texts.pooled, len(shares) + (guided and not texts.guide)
+        )
+        output = _mean(shares, answers)
+        if guided:
+            if texts.guide:
+                worse = _mean(shares, self._answers(self.guide_unet, entered, timestep, *texts.guide, len(shares)))
+            else:
+                worse = answers[-1]
+            worse = worse[:, :data]
+            output = torch.cat([worse + scale * (output[:, :data] - worse), output[:, data:]], dim=1)
+        return output
+
+    def _answers(self, unet, entered, timestep, hidden, pooled, texts: int) -> Sequence[torch.Tensor]:
+        """What `unet` says of `entered` [n, c, h, w] to the first `texts` captions of each image."""
+        output = unet(
             torch.cat([entered] * texts),
             self.pixels.times(self.scheduler, timestep) if self.pixels else timestep,
-            encoder_hidden_states=hidden[: texts * count],
-            class_labels=pooled[: texts * count],
+            encoder_hidden_states=hidden[: texts * len(entered)],
+            class_labels=pooled[: texts * len(entered)],
         ).sample.float()
-        answers = output.chunk(texts)
-        output = sum(part * answer for part, answer in zip(shares, answers, strict=False))
-        if scale != 1.0:
-            negated = answers[-1][:, :data]
-            output = torch.cat([negated + scale * (output[:, :data] - negated), output[:, data:]], dim=1)
-        return output
+        return output.chunk(texts)
 
     def _set_timesteps(self, steps: int | str, begin: tuple[torch.Tensor, float] | None = None) -> None:
         if begin is not None:
@@ -203,8 +241,13 @@ class _Glide(DiffusionPipeline):
         raise InputError(f"unknown output_type {output_type!r}: choose np, pil or pt")
 
 
+def _mean(shares: Sequence[float], answers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The first answers, one a share, weighted by the shares."""
+    return sum(part * answer for part, answer in zip(shares, answers, strict=False))
+
+
 class GlidePipeline(_Glide):
-    """Text to image at the base model's side, by classifier-free guidance."""
+    """Text to image at the base model's side, by classifier-free guidance or, where it has one, by its guide."""
 
     @torch.inference_mode()
     def __call__(
@@ -228,12 +271,12 @@ class GlidePipeline(_Glide):
         num_inference_steps: a number of steps, or upstream's respacing as text ("25,25,50", "fast27").
         seeds: one an image (0, 1, 2 … by default); an image depends on its own seed alone, not on its batch
             (in fp32, to half of one of 256 levels: kernels add up in another order for another batch).
-        negative_prompt: what guidance leads away from, the empty caption by default.
+        negative_prompt: what guidance leads away from; by default the guide's answer, and without a guide the empty caption.
         inpaint_image, inpaint_keep: uint8 [n, side, side, 3] and a mask [n, side, side], true where the image stays.
         blend: a second prompt and its share (0..1): guidance leads towards the weighted mean of what both ask for, a
             composition after Liu et al. (arXiv 2206.01714).
         guidance_interval: the least and the largest noise over signal at which guidance acts (Kynkäänniemi et al., arXiv
-            2404.07724); where it does not, the empty caption is not computed.
+            2404.07724); where it does not, what it leads away from is not computed.
         begin: uint8 [n, side, side, 3] and the noise over signal that they are given before sampling goes on from there,
             in place of noise alone: variations of an image (Meng et al., arXiv 2108.01073).
         Returns uint8 [n, side, side, 3] ("np"), PIL images ("pil") or float [n, 3, side, side] in -1..1 ("pt").
@@ -329,8 +372,8 @@ def build(
     return pipeline
 
 
-def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
-    """Open a saved pipeline from a local folder; InputError where it is missing or incomplete."""
+def load(folder: str | Path, kind: type[_Glide] = GlidePipeline, with_guide: bool = True) -> _Glide:
+    """Open a saved pipeline from a local folder, with the guide that it may bring; InputError where it is incomplete."""
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise InputError(
@@ -342,13 +385,15 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline) -> _Glide:
         pipeline = kind.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} is not a complete GLIDE folder: {' '.join(str(error).split())}") from error
-    pipeline.unet.eval()
-    pipeline.text_encoder.eval()
+    if not with_guide:
+        pipeline.register_modules(guide_unet=None, guide_text_encoder=None)
+    for module in pipeline.networks:
+        module.eval()
     return pipeline.to(PartialState().device)
 
 
 def cast(pipeline: _Glide, precision: str) -> None:
-    """Let both networks compute in `precision`, "fp32" or "bf16"; InputError for another.
+    """Let the networks compute in `precision`, "fp32" or "bf16"; InputError for another.
 
     A processor without bf16 products computes in fp32 whatever is asked.
     """
@@ -356,7 +401,7 @@ def cast(pipeline: _Glide, precision: str) -> None:
         raise InputError(f"unknown precision {precision!r}: choose {' or '.join(PRECISIONS)}")
     if pipeline.device.type == "cpu" and not bf16_products():
         precision = "fp32"
-    for module in (pipeline.unet, pipeline.text_encoder):
+    for module in pipeline.networks:
         torch.nn.Module.to(module, PRECISIONS[precision])
 
 

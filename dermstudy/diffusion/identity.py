@@ -17,7 +17,8 @@ def identity(pipeline: glide._Glide) -> str:
     That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
     """
     digest = hashlib.sha256(code_hash(architecture, folded, glide).encode())
-    parts = {name: getattr(pipeline, name) for name in ("unet", "text_encoder", "pixels") if getattr(pipeline, name)}
+    names = ("unet", "text_encoder", "pixels", "guide_unet", "guide_text_encoder")
+    parts = {name: getattr(pipeline, name) for name in names if getattr(pipeline, name)}
     digest.update(weights_hash(parts).encode())
     for module in parts.values():
         sizes = {name: value for name, value in module.config.items() if not name.startswith("_")}  # not where it lies

@@ -21,6 +21,7 @@ from dermstudy.diffusion.folded import trained_preset
 from dermstudy.files import InputError, atomic_path, write_text
 from dermstudy.maintenance.commands import answered
 
+GUIDE = "guide"  # in the lineage: the network that a base model is led away from
 STATE, INPUTS, LOG = "state.safetensors", "inputs.json", "log.json"  # in a training's folder
 
 
@@ -69,13 +70,20 @@ def averages_of(folder: str | Path) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in tensors.items()}
 
 
+def guided(pipeline, other):
+    """`pipeline` with the networks of the pipeline `other` as its guide, or with the guide that `other` has."""
+    unet, text_encoder = other.guide_unet or other.unet, other.guide_text_encoder or other.text_encoder
+    pipeline.register_modules(guide_unet=unet, guide_text_encoder=text_encoder)
+    return pipeline
+
+
 def save_half(pipeline, folder: str | Path) -> Path:
-    """Write `pipeline` with both networks as fp16, which halves its size; it opens as float32 and computes in that."""
+    """Write `pipeline` with its networks as fp16, which halves its size; it opens as float32 and computes in that."""
     with atomic_path(folder) as temporary:
-        for module in (pipeline.unet, pipeline.text_encoder):
+        for module in pipeline.networks:
             torch.nn.Module.half(module)
         pipeline.save_pretrained(temporary)
-        for module in (pipeline.unet, pipeline.text_encoder):
+        for module in pipeline.networks:
             torch.nn.Module.float(module)
     return Path(folder)
 
@@ -106,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.folded_weights", description=__doc__)
     parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors")
     parser.add_argument("folder", type=Path, help="the pipeline's folder")
+    parser.add_argument("--as-guide", action="store_true", help="of the pipeline that lies in the folder already")
     parser.add_argument("--tokenizer", default="weights/glide-mini/base/tokenizer")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
@@ -113,11 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _act(options: argparse.Namespace) -> None:
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-    pipeline = pipeline_from(options.average, tokenizer)
+    pipeline, name = pipeline_from(options.average, tokenizer), options.folder.name
     if not (options.average.parent / INPUTS).is_file():
         raise InputError(f"{options.average.parent} has no {INPUTS}: give an average in the folder of its training")
+    if options.as_guide:
+        pipeline, name = guided(glide.load(options.folder), pipeline), GUIDE
     whole = options.folder.parent
-    known = weights.lineage(whole) | {options.folder.name: lineage_of(options.average)}
+    known = weights.lineage(whole) | {name: lineage_of(options.average)}
     print(save_half(pipeline, options.folder))
     write_text(whole / weights.LINEAGE, json.dumps(known, indent=1) + "\n")
 

@@ -2,7 +2,8 @@
 
 Real images of validation lesions are given noise of one level and denoised from there, by their captions and, for the
 upsampler, their small version. What is lost between two levels the network does not know there: that is where to train
-(long_training's --noise). Sampling from noise alone stands beside it. At which levels the base hears its captions is
+(long_training's --noise). What the base loses is measured once more after the upsampler has enlarged it, for 64 pixels hide
+it. Sampling from noise alone stands beside it. At which levels the base hears its captions is
 measured with them. Adds to tables/noise_levels.csv and caption_gain.csv of a folder of weights, by sitting, and draws
 figures/noise_levels.png. Test lesions have no part in it.
 Source: Meng et al. (arXiv 2108.01073) for sampling from a noised image.
@@ -37,16 +38,18 @@ GAIN_LEVELS = (0.5, 2.0, 6.0, 20.0)
 COUNT = {"base": 250, "upsampler": 105}  # asked of cascade.sides; lesions of rare entities give fewer
 STEPS_A_FOLD = 1.3  # solver steps for each e-fold of noise: enough that more change nothing
 LEAST = 4  # steps
+STEPS = 6  # of the upsampler after the base
 SEED = 0
 
 
 def stage_rows(
-    stage: str, pipeline, parts: cascade.Sides, encode: cascade.Encode, levels: Sequence[float]
+    stage: str, pipeline, parts: cascade.Sides, encode: cascade.Encode, levels: Sequence[float], upsampler=None
 ) -> list[dict]:
-    """One row a noise level: noise, n, kid, low, high, texture.
+    """One row a noise level: noise, n, kid, low, high, texture, kid_enlarged.
 
     The first row is real images as they are (noise 0), the last one sampling from noise alone (noise infinite). texture, of
-    an upsampler: the standard deviation over bicubic enlargement, beside the real images'; 1 is right.
+    an upsampler: the standard deviation over bicubic enlargement, beside the real images'; 1 is right. kid_enlarged, of a
+    base with an `upsampler`: KID of what it made of the images, against real images of its side.
     """
     frame, side = parts.enlarged.frame, pipeline.side
     real, stored = parts.enlarged.images(side), storage_of(parts.compared)
@@ -57,7 +60,10 @@ def stage_rows(
         made = real if noise == 0 else _denoised(pipeline, frame, real, small, noise)
         seen = made if noise == 0 or small is None else stored.stored(made)
         row = {"noise": noise} | cascade.against(cascade.encoded(seen, encode), compared)
-        rows.append(row | {"texture": _texture(made, real, small)})
+        row |= {"texture": _texture(made, real, small)}
+        if upsampler is not None:
+            row["kid_enlarged"] = _enlarged_kid(upsampler, made, parts, encode)
+        rows.append(row)
         print(
             json.dumps({"model": stage} | {key: round(float(value), 3) for key, value in rows[-1].items()}), flush=True
         )
@@ -80,6 +86,15 @@ def _denoised(pipeline, frame: pd.DataFrame, real: np.ndarray, small: np.ndarray
         else:
             made.append(pipeline(captions[part], small[part], **options))
     return np.concatenate(made)
+
+
+def _enlarged_kid(upsampler, small: np.ndarray, parts: cascade.Sides, encode: cascade.Encode) -> float:
+    """KID x 1,000 of `small` enlarged, stored as the originals are, against real images of the other side."""
+    frame, stored = parts.enlarged.frame, storage_of(parts.compared)
+    seeds = sample.seeds_for(frame["image_id"], SEED)
+    large = sample.enlarged(upsampler, small, frame["caption"].tolist(), seeds, STEPS)
+    real = cascade.encoded(parts.compared.images(upsampler.side), encode)
+    return cascade.against(cascade.encoded(stored.stored(large), encode), real)["kid"]
 
 
 def _texture(made: np.ndarray, real: np.ndarray, small: np.ndarray | None) -> float:
@@ -106,7 +121,7 @@ def name_of(noise: float) -> str:
 def added(table: pd.DataFrame | None, rows: list[dict], stage: str, sitting: int) -> pd.DataFrame:
     """`table` with the rows of one stage after one sitting in place of any that it had."""
     own = pd.DataFrame(rows).assign(model=stage, sitting=sitting)
-    own = own[["model", "sitting", "noise", "n", "kid", "low", "high", "texture"]]
+    own = own.reindex(columns=["model", "sitting", "noise", "n", "kid", "low", "high", "texture", "kid_enlarged"])
     if table is not None:
         own = pd.concat([table[(table["model"] != stage) | (table["sitting"] != sitting)], own])
     return own.sort_values(["model", "sitting", "noise"], ignore_index=True)
@@ -123,6 +138,10 @@ def figure(table: pd.DataFrame) -> Figure:
             place = [noise.index(value) for value in line["noise"]]
             ax.fill_between(place, line["low"], line["high"], color=colour, alpha=0.2, lw=0)
             ax.plot(place, line["kid"], "o-", ms=4, color=colour, label=f"after sitting {sitting}")
+            if line["kid_enlarged"].notna().any():
+                ax.plot(
+                    place, line["kid_enlarged"], "s--", ms=4, color=colour, label="the same, enlarged to 256 pixels"
+                )
         ax.set_xticks(range(len(noise)), [name_of(value) for value in noise])
         ax.set(title=f"{stage}, n = {own['n'].iloc[0]}", xlabel="noise over signal that real images were given")
         ax.legend()
@@ -167,7 +186,8 @@ def _act(options: argparse.Namespace) -> None:
             continue
         stages[stage].set_progress_bar_config(disable=True)
         parts = cascade.sides(cohort, COUNT[stage], even=True)
-        rows = stage_rows(stage, stages[stage], parts, encoders.fid_inception_features, LEVELS[stage])
+        then = stages["upsampler"] if stage == "base" else None
+        rows = stage_rows(stage, stages[stage], parts, encoders.fid_inception_features, LEVELS[stage], then)
         before = pd.read_csv(path) if path.is_file() else None
         _write(added(before, rows, stage, int(sittings[stage])), path)
     if path.is_file() and (table := pd.read_csv(path))["model"].nunique() == 2:

@@ -29,6 +29,7 @@ from dermstudy.evaluation import encoders
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 from dermstudy.maintenance import noise_levels, samplers
 from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.folded_weights import GUIDE
 
 LARGEST = 40_000_000  # bytes of all that ships
 CHECKSUMS = "SHA256SUMS"
@@ -238,7 +239,7 @@ def _montage(folder: Path, sampling: dict) -> None:
 def _trainings(lineage: dict) -> pd.DataFrame:
     """A row a training that made what ships, in their order, for a reader; each began from the average of the one before."""
     rows = []
-    for model in STAGES:
+    for model in [name for name in (*STAGES, GUIDE) if name in lineage]:
         steps = [part["step"] for part in lineage[model]["earlier"]] + [
             int(lineage[model]["average"].rsplit("-", 1)[1])
         ]
@@ -316,6 +317,8 @@ def _levels(table: pd.DataFrame) -> pd.DataFrame:
         columns[f"{stage}, sitting {sitting}"] = lines.apply(_kid, axis=1)
         if stage == "upsampler":
             columns[f"texture, sitting {sitting}"] = lines["texture"].map("{:.2f}".format)
+        elif "kid_enlarged" in lines and lines["kid_enlarged"].notna().any():
+            columns[f"enlarged to 256 pixels, sitting {sitting}"] = lines["kid_enlarged"].map("{:z.0f}".format)
     return pd.DataFrame(columns).reindex(named["noise"].unique()).fillna("").rename_axis("noise over signal")
 
 

@@ -55,9 +55,13 @@ class Setting:
         return self.least_noise, self.largest_noise
 
 
-START = Setting(1.0, *glide.EVERYWHERE, base_steps=12, upsampler_steps=6)
-SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)
-INTERVALS = ((4.0, 0.3, 20.0), (6.0, 0.3, 20.0))  # scale, least and largest noise
+START = Setting(1.0, *glide.EVERYWHERE, base_steps=20, upsampler_steps=6)
+CLASSIFIER_FREE = (  # scale, least and largest noise
+    *((scale, *glide.EVERYWHERE) for scale in (1.0, 2.0, 3.0, 4.0, 6.0)), (4.0, 0.3, 20.0), (6.0, 0.3, 20.0),
+)  # fmt: skip
+BY_GUIDE = (  # whose answers differ from the own ones mostly where detail is decided
+    *((scale, *glide.EVERYWHERE) for scale in (1.0, 1.5, 2.0)), *((scale, 0.0, 1.0) for scale in (1.5, 2.0, 2.5, 3.0)),
+)  # fmt: skip
 STEPS = {BASE: (8, 12, 20), UPSAMPLER: (4, 6, 10)}
 
 
@@ -71,8 +75,8 @@ def compare(
     images, for the last comparison. folder: keeps painted images, so that a cut run goes on. encode: images to features.
     """
     measure = _measure(base, upsampler, parts, folder, encode)
-    settings = [replace(start, guidance_scale=scale) for scale in SCALES]
-    settings += [replace(start, guidance_scale=s, least_noise=low, largest_noise=high) for s, low, high in INTERVALS]
+    asked = CLASSIFIER_FREE if base.guide_unet is None else BY_GUIDE
+    settings = [replace(start, guidance_scale=s, least_noise=low, largest_noise=high) for s, low, high in asked]
     rows = [{"comparison": GUIDANCE} | measure(setting) for setting in settings]
     best = settings[_choose(rows, [row["kid"] for row in rows], 0.0)]
     second = min((row["kid"], place) for place, row in enumerate(rows) if not row["chosen"])[1]

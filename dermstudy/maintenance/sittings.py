@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import GPT2Tokenizer
 
 from dermstudy import workspace
-from dermstudy.diffusion import weights
+from dermstudy.diffusion import glide, weights
 from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError, sha256_file, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.folded_weights import INPUTS, LOG, lineage_of, pipeline_from, save_half
+from dermstudy.maintenance.folded_weights import INPUTS, LOG, guided, lineage_of, pipeline_from, save_half
 from dermstudy.processor import described
 
 OUT = "weights/glide-mini"
@@ -52,7 +52,10 @@ def keep(average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
         records = _after(pd.read_csv(out / "tables" / weights.LOG.format(model)), records)
     last = records.iloc[-1]
     tokenizer = GPT2Tokenizer.from_pretrained(out / "base" / "tokenizer", local_files_only=True)
-    save_half(pipeline_from(average, tokenizer), out / model)
+    pipeline = pipeline_from(average, tokenizer)
+    if (out / model / "guide_unet").is_dir():
+        guided(pipeline, glide.load(out / model))
+    save_half(pipeline, out / model)
     _write_table(records, out / "tables" / weights.LOG.format(model))
     lines = out / "tables" / weights.SITTINGS
     log = pd.read_csv(lines) if lines.is_file() else pd.DataFrame(columns=list(COLUMNS))
