@@ -18,6 +18,7 @@ from dermstudy.entities import CODES, COLOURS, NAMES
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
+SHEET_QUALITY = 88  # of JPEG: sheets of images in executed notebooks
 LEAST = 6.5  # points of the smallest letters at print width
 FEWEST = 50  # images on each side from which a distance of one entity is drawn: below, its interval spans all others
 
@@ -90,6 +91,32 @@ def _show_readable() -> None:
 
     shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, html)
     shell.display_formatter.formatters["text/plain"].for_type(pd.DataFrame, plain)
+
+
+def show_sheets_as_jpeg() -> None:
+    """Tell this process's notebook, where it is one, to hold sheets of images as JPEG: a sixth of their size as PNG."""
+    from IPython import get_ipython
+    from IPython.core.pylabtools import print_figure
+
+    shell = get_ipython()
+    if shell is None:
+        return
+    png, jpeg = (shell.display_formatter.formatters[f"image/{kind}"] for kind in ("png", "jpeg"))
+    usual = png.type_printers.get(Figure)
+    if usual is None or getattr(usual, "but_sheets", False):
+        return
+
+    def but_sheets(figure: Figure):
+        return None if is_sheet(figure) else usual(figure)
+
+    def sheets(figure: Figure):
+        options = {"pil_kwargs": {"quality": SHEET_QUALITY}}
+        return print_figure(figure, fmt="jpeg", base64=True, **options) if is_sheet(figure) else None
+
+    but_sheets.but_sheets = True
+    png.for_type(Figure, but_sheets)
+    jpeg.for_type(Figure, sheets)
+    jpeg.enabled = True
 
 
 def image_grid(
@@ -243,6 +270,11 @@ def save(figure: Figure, path: str | Path) -> Path:
     else:
         beside.unlink(missing_ok=True)
     return path
+
+
+def is_sheet(figure: Figure) -> bool:
+    """Whether a figure shows images."""
+    return any(ax.images for ax in figure.axes) and not is_plot(figure)
 
 
 def is_plot(figure: Figure) -> bool:

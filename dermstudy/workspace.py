@@ -72,6 +72,7 @@ class Workspace:
         from dermstudy import figures
 
         figures.save(figure, self.figures / f"{name}.png")
+        figures.show_sheets_as_jpeg()
         return figure
 
     def note(self, name: str, value):

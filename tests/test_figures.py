@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core import formatters
 from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -223,3 +227,18 @@ def test_a_notebook_shows_them_so_and_without_row_numbers():
         assert "<th>melanoma</th>" in data["text/html"]
     finally:
         InteractiveShell.clear_instance()
+
+
+def test_a_notebook_holds_sheets_as_jpeg_and_plots_as_png(monkeypatch):
+    kinds = {"image/png": formatters.PNGFormatter(), "image/jpeg": formatters.JPEGFormatter()}
+    kinds["image/png"].for_type(Figure, lambda figure: "as ever")
+    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters=kinds))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr("IPython.get_ipython", lambda: shell)
+            figures.show_sheets_as_jpeg()
+    sheet = figures.image_grid([[np.zeros((8, 8, 3), np.uint8)] * 2])
+    plot, ax = plt.subplots()
+    ax.plot([0, 1])
+    assert kinds["image/png"](sheet) is None and kinds["image/jpeg"](sheet).startswith("/9j/")
+    assert kinds["image/png"](plot) == "as ever" and kinds["image/jpeg"](plot) is None

@@ -408,7 +408,9 @@ def test_guidance_leads_away_from_the_guide(tokenizer, tmp_path):
     folded_weights.save_half(pipeline, tmp_path / "base")
     again = glide.load(tmp_path / "base")
     again.scheduler = schedules.sampler_from(again.scheduler, "dpm-solver")
-    assert torch.allclose(painted(again, 2.0), led, atol=2e-3)
+    assert torch.allclose(painted(again, 1.0), alone, atol=2e-3)
+    apart = (painted(again, 2.0) - led).abs().mean() / (led - alone).abs().mean()
+    assert apart < 0.25, apart  # the guide is kept as fp8
     inversion.give(again, "<new>", torch.zeros(1, BASE.text_width))
     assert again.guide_unet is None
 
@@ -425,7 +427,12 @@ def test_an_average_becomes_the_guide_of_a_pipeline(pictures, tokenizer, tmp_pat
     pipeline = glide.load(folder)
     expected = folded_weights.pipeline_from(average, tokenizer)
     assert all(
-        torch.allclose(one, other, atol=1e-3)
+        torch.allclose(one, other, rtol=0.07, atol=2e-3)
         for one, other in zip(pipeline.guide_unet.parameters(), expected.unet.parameters(), strict=True)
     )
     assert weights.lineage(tmp_path / "weights")["guide"]["average"] == "short-0000002"
+    other = tmp_path / "twin" / "base"
+    assert folded_weights.main([str(average), str(other), "--guide", str(folder), *tokens]) == 0
+    known = weights.lineage(tmp_path / "twin")
+    assert known["guide"] == weights.lineage(tmp_path / "weights")["guide"] and set(known) == {"base", "guide"}
+    assert glide.load(other).guide_unet is not None and glide.load(other, with_guide=False).guide_unet is None

@@ -89,7 +89,7 @@ def test_every_figure_is_shown_once_and_described(written, soups):
     manifest = json.loads((DEMO.root / "manifest.json").read_text())
     for stem in STEMS:
         content = nbformat.read(DEMO.root / f"{stem}.ipynb", as_version=4)
-        drawn = [o for cell in content.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        drawn = [o for cell in content.cells for o in cell.get("outputs", []) if article.picture_of(o)]
         images = soups[stem].find_all("img")
         assert len(images) == len(drawn)
         assert len({image["alt"] for image in images}) == len(images)

@@ -58,7 +58,6 @@ class FoldedPreset:
 FOLDED_PRESETS = {
     # name                         side fold low widths               n  attention head text: w l  h  n   log sigma  sigma
     "mini-base":      FoldedPreset(64,  2,   0,  (64, 128, 192),      1, (1, 2),  32,  128, 4, 4, 32, 0.8, 1.6,  120.0, 0.01),
-    "mini-guide":     FoldedPreset(64,  2,   0,  (32, 64, 96),        1, (1, 2),  32,  64,  2, 2, 32, -0.4, 1.0, 120.0, 0.01),
     "mini-upsampler": FoldedPreset(256, 2,   64, (32, 48, 64, 96),   1, (),      32,  64,  2, 2, 32, 1.2, 1.4,  80.0, 0.02),
 }  # fmt: skip
 # fmt: on

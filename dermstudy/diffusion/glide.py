@@ -67,8 +67,8 @@ class _Glide(DiffusionPipeline):
     """What both pipelines share: encoding captions once, and a denoising loop seeded image by image.
 
     pixels: folded.FoldedPixels where the U-Net diffuses folded pixels; None where it diffuses pixels, as OpenAI's do.
-    guide_unet, guide_text_encoder: a smaller network of less training, with the same tokens: guidance leads away from its
-    answer to the same caption, in place of the own answer to the empty one.
+    guide_unet, guide_text_encoder: a worse network with the same tokens, of less training or smaller: guidance leads away
+    from its answer to the same caption, in place of the own answer to the empty one.
     """
 
     _optional_components = ["pixels", "guide_unet", "guide_text_encoder"]

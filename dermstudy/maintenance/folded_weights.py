@@ -78,10 +78,13 @@ def guided(pipeline, other):
 
 
 def save_half(pipeline, folder: str | Path) -> Path:
-    """Write `pipeline` with its networks as fp16, which halves its size; it opens as float32 and computes in that."""
+    """Write `pipeline` with its networks as fp16, its guide as fp8: it opens as float32 and computes in that.
+
+    A guide is there to be worse, and is none the worse for three bits of mantissa.
+    """
     with atomic_path(folder) as temporary:
-        for module in pipeline.networks:
-            torch.nn.Module.half(module)
+        for place, module in enumerate(pipeline.networks):
+            torch.nn.Module.to(module, torch.float16 if place < 2 else torch.float8_e4m3fn)
         pipeline.save_pretrained(temporary)
         for module in pipeline.networks:
             torch.nn.Module.float(module)
@@ -115,6 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("average", type=Path, help="short-STEP.safetensors or long-STEP.safetensors")
     parser.add_argument("folder", type=Path, help="the pipeline's folder")
     parser.add_argument("--as-guide", action="store_true", help="of the pipeline that lies in the folder already")
+    parser.add_argument(
+        "--earlier",
+        type=int,
+        default=0,
+        metavar="N",
+        help="a guide: of how many of the base's trainings it went on from",
+    )
+    parser.add_argument("--guide", type=Path, metavar="FOLDER", help="of which pipeline the guide is taken along")
     parser.add_argument("--tokenizer", default="weights/glide-mini/base/tokenizer")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
@@ -128,7 +139,12 @@ def _act(options: argparse.Namespace) -> None:
     if options.as_guide:
         pipeline, name = guided(glide.load(options.folder), pipeline), GUIDE
     whole = options.folder.parent
-    known = weights.lineage(whole) | {name: lineage_of(options.average)}
+    before = weights.lineage(whole)[options.folder.name]["earlier"][: options.earlier] if options.earlier else []
+    known = {name: lineage_of(options.average, before)}
+    if options.guide:
+        pipeline = guided(pipeline, glide.load(options.guide))
+        known[GUIDE] = weights.lineage(options.guide.parent)[GUIDE]
+    known = weights.lineage(whole) | known
     print(save_half(pipeline, options.folder))
     write_text(whole / weights.LINEAGE, json.dumps(known, indent=1) + "\n")
 

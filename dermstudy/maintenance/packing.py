@@ -166,6 +166,7 @@ def card(folder: Path) -> str:
         "upsampler_steps": _markdown(_settings(compared, samplers.UPSAMPLER), 2),
         "candidates": _markdown(_settings(compared, samplers.FINE), 2),
         "candidates_n": f"{compared['n'].iloc[-1]:.0f}",
+        "guide": _guide(lineage),
         "margin": f"{1 + samplers.MARGIN:g}",
         "defaults": _defaults(lineage["sampling"]),
         "sampler_n": f"{compared['n'].iloc[0]:.0f}",
@@ -239,13 +240,16 @@ def _montage(folder: Path, sampling: dict) -> None:
 def _trainings(lineage: dict) -> pd.DataFrame:
     """A row a training that made what ships, in their order, for a reader; each began from the average of the one before."""
     rows = []
-    for model in [name for name in (*STAGES, GUIDE) if name in lineage]:
-        steps = [part["step"] for part in lineage[model]["earlier"]] + [
-            int(lineage[model]["average"].rsplit("-", 1)[1])
-        ]
+    for model in STAGES:
+        steps = [part["step"] for part in lineage[model]["earlier"]] + [_left_at(lineage[model])]
         recipes = [part["recipe"] for part in lineage[model]["earlier"]] + [lineage[model]["recipe"]]
         rows += [{"model": model} | _training(recipe, step) for recipe, step in zip(recipes, steps, strict=True)]
     return pd.DataFrame(rows).set_index("model")
+
+
+def _left_at(training: dict) -> int:
+    """The step of its last training from which a network ships."""
+    return int(training["average"].rsplit("-", 1)[1])
 
 
 def _training(recipe: dict, step: int) -> dict:
@@ -265,6 +269,11 @@ def _training(recipe: dict, step: int) -> dict:
         "it falls over the last": f"{recipe['decay_share']:.0%}",
         "text encoder taught first": "yes" if recipe.get("taught_text") else "",
     }
+
+
+def _guide(lineage: dict) -> str:
+    """Which state of the base the guide is: "step 428 of training 3 of the base"."""
+    return f"step {_left_at(lineage[GUIDE])} of training {len(lineage[GUIDE]['earlier']) + 1} of the base"
 
 
 def _spent(sittings: pd.DataFrame) -> str:

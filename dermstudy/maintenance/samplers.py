@@ -60,23 +60,24 @@ CLASSIFIER_FREE = (  # scale, least and largest noise
     *((scale, *glide.EVERYWHERE) for scale in (1.0, 2.0, 3.0, 4.0, 6.0)), (4.0, 0.3, 20.0), (6.0, 0.3, 20.0),
 )  # fmt: skip
 BY_GUIDE = (  # whose answers differ from the own ones mostly where detail is decided
-    *((scale, *glide.EVERYWHERE) for scale in (1.0, 1.5, 2.0)), *((scale, 0.0, 1.0) for scale in (1.5, 2.0, 2.5, 3.0)),
+    *((scale, *glide.EVERYWHERE) for scale in (1.0, 1.5, 2.0)), *((scale, 0.0, 1.0) for scale in (1.5, 2.0, 2.5)),
+    (2.0, 0.0, 3.0),
 )  # fmt: skip
 STEPS = {BASE: (8, 12, 20), UPSAMPLER: (4, 6, 10)}
 
 
 def compare(
     base, upsampler, parts: cascade.Sides, more: cascade.Sides, folder: Path, encode: cascade.Encode,
-    start: Setting = START,
+    start: Setting = START, guidance: Sequence[tuple[float, float, float]] = CLASSIFIER_FREE,
 ) -> pd.DataFrame:  # fmt: skip
     """One row a setting: comparison, the setting, n, kid, low, high, precision, recall, chosen.
 
     parts: validation images on two sides; captions and seeds are those of the side that is enlarged. more: the same of more
     images, for the last comparison. folder: keeps painted images, so that a cut run goes on. encode: images to features.
+    guidance: scale, least and largest noise of each setting of the first comparison.
     """
     measure = _measure(base, upsampler, parts, folder, encode)
-    asked = CLASSIFIER_FREE if base.guide_unet is None else BY_GUIDE
-    settings = [replace(start, guidance_scale=s, least_noise=low, largest_noise=high) for s, low, high in asked]
+    settings = [replace(start, guidance_scale=s, least_noise=low, largest_noise=high) for s, low, high in guidance]
     rows = [{"comparison": GUIDANCE} | measure(setting) for setting in settings]
     best = settings[_choose(rows, [row["kid"] for row in rows], 0.0)]
     second = min((row["kid"], place) for place, row in enumerate(rows) if not row["chosen"])[1]
@@ -222,7 +223,8 @@ def _act(options: argparse.Namespace) -> None:
     validation = cohort.select(split="validation")
     parts, more = cascade.sides(validation, options.count), cascade.sides(validation, options.more, share=0.5)
     options.cache.mkdir(parents=True, exist_ok=True)
-    table = compare(*stages, parts, more, options.cache, encoders.fid_inception_features)
+    guidance = CLASSIFIER_FREE if stages[0].guide_unet is None else BY_GUIDE
+    table = compare(*stages, parts, more, options.cache, encoders.fid_inception_features, guidance=guidance)
     tables = folder / "tables"
     write_text(tables / TABLE, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(tables / "images.csv", image_counts(cohort.frame).to_csv(lineterminator="\n"))

@@ -168,7 +168,7 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
     cells, heading = content.cells, ""
     for place, cell in enumerate(cells):
         heading = _last_heading(cell) or heading
-        outputs = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        outputs = [output for output in cell.get("outputs", []) if picture_of(output)]
         names = _saved_names(cell.source) if outputs else []
         after = _paragraph(cells[place + 1]) if outputs and place + 1 < len(cells) else ""
         for output in outputs:
@@ -178,7 +178,7 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
             known = name in saved
             if not re.fullmatch(r"\w+", name) or name in {figure.name for figure in figures}:
                 name, known = f"{stem}_{len(figures) + 1}", False
-            inline = base64.b64decode("".join(output.data.pop("image/png")))
+            inline = _as_png(base64.b64decode("".join(output.data.pop(picture_of(output)))))
             png = (_bytes(space.figures / f"{name}.png") if known else None) or inline
             caption = after if last else ""
             told = caption or _nearby(cells, place) or heading or _title(content, stem)
@@ -191,6 +191,20 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
         if after:
             cells[place + 1].source = cells[place + 1].source.strip()[len(after) :].lstrip("\n")
     return figures
+
+
+def picture_of(output) -> str:
+    """The kind of the picture that an output holds, as a media type; "" where it holds none."""
+    return next((kind for kind in ("image/png", "image/jpeg") if kind in output.get("data", {})), "")
+
+
+def _as_png(picture: bytes) -> bytes:
+    """A picture of any format as PNG."""
+    if picture.startswith(b"\x89PNG"):
+        return picture
+    stream, image = io.BytesIO(), Image.open(io.BytesIO(picture))
+    image.save(stream, format="PNG", dpi=image.info.get("dpi", (PIXEL, PIXEL)))
+    return stream.getvalue()
 
 
 def _alternative(heading: str, told: str) -> str:
@@ -228,7 +242,7 @@ def _paragraph(cell) -> str:
 def _nearby(cells, place: int) -> str:
     """The next paragraph that speaks of cell `place` and no later figure, or else the last paragraph before it."""
     for cell in cells[place + 1 :]:
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+        if any(picture_of(output) for output in cell.get("outputs", [])):
             break
         if cell.cell_type == "markdown":
             if _paragraph(cell):
