@@ -24,7 +24,7 @@ PAIR = ["mel", "vasc"]
 
 @pytest.fixture(scope="module")
 def model():
-    return glide.load(MINI)
+    return glide.load(MINI, with_guide=False)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,8 @@ def test_weights_ship_as_half_precision_and_load_as_single(part):
     for path in (MINI / part).rglob("*.safetensors"):
         with safe_open(path, "pt") as stream:
             kinds = {str(stream.get_slice(key).get_dtype()) for key in stream.keys()}
-        assert kinds == ({"F32"} if path.parent.name == "pixels" else {"F16"}), path  # the pixels' means and spreads
+        other = {"pixels": "F32", "guide_unet": "F8_E4M3", "guide_text_encoder": "F8_E4M3"}  # pixels: means and spreads
+        assert kinds == {other.get(path.parent.name, "F16")}, path
     model = glide.load(MINI / part, glide.GlidePipeline if part == "base" else glide.GlideUpsamplePipeline)
     assert {str(parameter.dtype) for parameter in model.unet.parameters()} == {"torch.float32"}
 
@@ -69,9 +70,8 @@ def test_the_shipped_models_paint_skin_and_hear_the_caption():
     base = glide.load(MINI / "base")
     base.scheduler = schedules.sampler_from(base.scheduler, "dpm-solver")
     base.set_progress_bar_config(disable=True)
-    images = base(["melanoma", "vascular lesion"], guidance_scale=3.0, num_inference_steps="10", seeds=[3, 3]).astype(
-        float
-    )
+    images = base(["melanoma", "vascular lesion"], guidance_scale=1.5, num_inference_steps="20", seeds=[3, 3])
+    images = images.astype(float)
     red, green, blue = images.mean(axis=(1, 2)).T
     assert (red > green).all() and (red > blue).all() and images.mean() > 80
     assert np.abs(images[0] - images[1]).mean() > 3

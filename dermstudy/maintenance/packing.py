@@ -231,7 +231,9 @@ def _montage(folder: Path, sampling: dict) -> None:
             seeds=seeds,
         )
         rows.append(list(sample.enlarged(upsampler, small, [prompt] * len(seeds), seeds, sampling["UPSAMPLE_STEPS"])))
-    figures.save(figures.image_grid(rows, [NAMES[code] for code in CODES]), folder / "figures" / "montage.png")
+    with atomic_path(folder / "figures" / "montage.jpg") as path:
+        drawn = figures.image_grid(rows, [NAMES[code] for code in CODES])
+        drawn.savefig(path, format="jpeg", pil_kwargs={"quality": figures.SHEET_QUALITY})
     whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
     with atomic_path(folder / "figures" / "montage_256.jpg") as path:
         whole.save(path, format="JPEG", quality=92)
