@@ -73,13 +73,13 @@ def wide_confusion(names: list[str]):
 
 
 def training_log() -> pd.DataFrame:
-    return pd.DataFrame({"step": [10, 20, 30, 40], "hours": [1.0, 2.0, 3.0, 4.0], "loss": [0.9, 0.5, 0.8, 0.7]})
+    return pd.DataFrame({"step": [10, 20, 30, 40], "images": [1000, 2000, 3000, 4000], "loss": [0.9, 0.5, 0.8, 0.7]})
 
 
 def sittings(guidance=(1.0, 3.0, 3.0)) -> pd.DataFrame:
     kids = {"kid": [60.0, 40.0, 20.0], "low": [50.0, 30.0, 10.0], "high": [70.0, 50.0, 30.0]}
     return pd.DataFrame(
-        {"hours": [1.0, 2.0, 4.0], "n": 78, "floor": -1.0, "sampler_steps": [20, 12, 12], **kids}
+        {"images": [1000, 2000, 4000], "n": 78, "floor": -1.0, "sampler_steps": [20, 12, 12], **kids}
     ).assign(guidance_scale=guidance)
 
 
