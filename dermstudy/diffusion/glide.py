@@ -139,8 +139,7 @@ class _Glide(DiffusionPipeline):
         asked = captions + [second] * count * bool(blend)
         led = guidance_scale != 1.0 and self.guide_unet is not None and not negative
         away = [negative] * count * (guidance_scale != 1.0 and not led)
-        guide = self.encode(asked, self.guide_text_encoder) if led else None
-        texts = _Texts(*self.encode(asked + away), shares, guide)
+        texts = _Texts(*self.encode(asked + away), shares, self.encode(asked, self.guide_text_encoder) if led else None)
         if pixels and known is not None:
             known = pixels.encode(known[0], low), fold(known[1].float(), pixels.config.fold).amin(1, keepdim=True) > 0
         seen = pixels.condition(low) if pixels and low is not None else low
@@ -149,10 +148,9 @@ class _Glide(DiffusionPipeline):
         if begin is not None:
             clean = pixels.encode(begin[0], low) if pixels else begin[0]
             sample = self.scheduler.add_noise(clean.to(sample), sample, self.scheduler.timesteps[:1])
-        ancestral = isinstance(self.scheduler, DDPMScheduler)
+        ancestral, data = isinstance(self.scheduler, DDPMScheduler), sample.shape[1]
         learned = ancestral and self.scheduler.config.variance_type == "learned_range"
         options = {"generator": generators} if ancestral else {}
-        data = sample.shape[1]
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             guides = guidance_interval[0] <= sigmas_of(self.scheduler, timestep) <= guidance_interval[1]
             entered = torch.cat([sample, *condition], dim=1).to(self.unet.dtype)
