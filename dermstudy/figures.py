@@ -94,7 +94,10 @@ def _show_readable() -> None:
 
 
 def show_sheets_as_jpeg() -> None:
-    """Tell this process's notebook, where it is one, to hold sheets of images as JPEG: a sixth of their size as PNG."""
+    """Tell this process's notebook, where it is one, to hold sheets of images as JPEG: a sixth of their size as PNG.
+
+    For figures that are saved, for only then has the notebook said how it draws: it does so after its first cell.
+    """
     from IPython import get_ipython
     from IPython.core.pylabtools import print_figure
 
@@ -274,7 +277,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 def is_sheet(figure: Figure) -> bool:
     """Whether a figure shows images."""
-    return any(ax.images for ax in figure.axes) and not is_plot(figure)
+    return any(ax.images for ax in figure.axes)
 
 
 def is_plot(figure: Figure) -> bool:

@@ -1,15 +1,12 @@
 """GLIDE's samplers and its two pipelines: text to image under guidance, and 64 to 256 pixels.
 
-Sources: Nichol et al., "GLIDE" (arXiv 2112.10741) and the openai/glide-text2im release; Ho and Salimans
-(arXiv 2207.12598) for classifier-free guidance; Karras et al., "Guiding a diffusion model with a bad version of itself"
-(arXiv 2406.02507) for the guide; Lu et al. (arXiv 2211.01095) for DPM-Solver++, whose first order is
-DDIM (Song et al., arXiv 2010.02502).
+Sources: Nichol et al., "GLIDE" (arXiv 2112.10741) and the openai/glide-text2im release; Lu et al. (arXiv 2211.01095)
+for DPM-Solver++, whose first order is DDIM (Song et al., arXiv 2010.02502).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from diffusers.utils import logging as diffusers_logging
 from transformers import GPT2Tokenizer
 
-from dermstudy.diffusion import given
+from dermstudy.diffusion import given, guidance
 from dermstudy.diffusion.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
 from dermstudy.diffusion.folded import (
     FOLDED_PRESETS,
@@ -47,20 +44,6 @@ def interval_of(bounds: Sequence[float]) -> tuple[float, float]:
     if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1]:
         raise InputError(f"a guidance interval of {list(bounds)}: give the least and the largest noise, or nothing")
     return float(bounds[0]), float(bounds[1])
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """What captions say to the networks: hidden states and pooled vectors of n captions a share.
-
-    After the shares come those of what guidance leads away from, where that is a caption; guide: hidden states and pooled
-    vectors of the shares for the guide, where it is that.
-    """
-
-    hidden: torch.Tensor
-    pooled: torch.Tensor
-    shares: list[float]
-    guide: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class _Glide(DiffusionPipeline):
@@ -134,12 +117,12 @@ class _Glide(DiffusionPipeline):
         shape = (pixels.channels if pixels else 3, *[self.unet.config.sample_size] * 2)
         sample = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         sample = (sample * temperature).to(self.device)  # float32 whatever the network's precision
-        second, share = blend or ("", 0.0)
-        shares = [1 - share, share] if blend else [1.0]
-        asked = captions + [second] * count * bool(blend)
+        shares = [1 - blend[1], blend[1]] if blend else [1.0]
+        asked = captions + [blend[0]] * count if blend else captions
         led = guidance_scale != 1.0 and self.guide_unet is not None and not negative
         away = [negative] * count * (guidance_scale != 1.0 and not led)
-        texts = _Texts(*self.encode(asked + away), shares, self.encode(asked, self.guide_text_encoder) if led else None)
+        guide = self.encode(asked, self.guide_text_encoder) if led else None
+        texts = guidance.Texts(*self.encode(asked + away), shares, guide)
         if pixels and known is not None:
             known = pixels.encode(known[0], low), fold(known[1].float(), pixels.config.fold).amin(1, keepdim=True) > 0
         seen = pixels.condition(low) if pixels and low is not None else low
@@ -154,7 +137,7 @@ class _Glide(DiffusionPipeline):
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             guides = guidance_interval[0] <= sigmas_of(self.scheduler, timestep) <= guidance_interval[1]
             entered = torch.cat([sample, *condition], dim=1).to(self.unet.dtype)
-            output = self._answer(entered, data, timestep, texts, guidance_scale if guides else 1.0)
+            output = guidance.answer(self, entered, data, timestep, texts, guidance_scale if guides else 1.0)
             mean, rest = output[:, :data], output[:, data:]
             if pixels:
                 mean = pixels.within_range(mean, sample, self.scheduler.alphas_cumprod.to(sample)[timestep], low)
@@ -165,35 +148,6 @@ class _Glide(DiffusionPipeline):
             if callback is not None:
                 callback(index, int(timestep), sample)
         return (pixels.decode(sample, low) if pixels else sample).clamp(-1, 1)
-
-    def _answer(self, entered, data: int, timestep, texts: _Texts, scale: float) -> torch.Tensor:
-        """What the U-Net says of `entered` [n, c, h, w], its first `data` channels led away from the worse answer.
-
-        Channels after the first `data` say where the variance lies in its range.
-        """
-        shares, guided = texts.shares, scale != 1.0
-        answers = self._answers(
-            self.unet, entered, timestep, texts.hidden, texts.pooled, len(shares) + (guided and not texts.guide)
-        )
-        output = _mean(shares, answers)
-        if guided:
-            if texts.guide:
-                worse = _mean(shares, self._answers(self.guide_unet, entered, timestep, *texts.guide, len(shares)))
-            else:
-                worse = answers[-1]
-            worse = worse[:, :data]
-            output = torch.cat([worse + scale * (output[:, :data] - worse), output[:, data:]], dim=1)
-        return output
-
-    def _answers(self, unet, entered, timestep, hidden, pooled, texts: int) -> Sequence[torch.Tensor]:
-        """What `unet` says of `entered` [n, c, h, w] to the first `texts` captions of each image."""
-        output = unet(
-            torch.cat([entered] * texts),
-            self.pixels.times(self.scheduler, timestep) if self.pixels else timestep,
-            encoder_hidden_states=hidden[: texts * len(entered)],
-            class_labels=pooled[: texts * len(entered)],
-        ).sample.float()
-        return output.chunk(texts)
 
     def _set_timesteps(self, steps: int | str, begin: tuple[torch.Tensor, float] | None = None) -> None:
         if begin is not None:
@@ -237,11 +191,6 @@ class _Glide(DiffusionPipeline):
         if output_type == "pil":
             return self.numpy_to_pil(images.astype(np.float32) / 255)
         raise InputError(f"unknown output_type {output_type!r}: choose np, pil or pt")
-
-
-def _mean(shares: Sequence[float], answers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The first answers, one a share, weighted by the shares."""
-    return sum(part * answer for part, answer in zip(shares, answers, strict=False))
 
 
 class GlidePipeline(_Glide):

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 
-from dermstudy.diffusion import architecture, folded, glide
+from dermstudy.diffusion import architecture, folded, glide, guidance
 from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.files import code_hash
 
@@ -16,7 +16,7 @@ def identity(pipeline: glide._Glide) -> str:
 
     That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
     """
-    digest = hashlib.sha256(code_hash(architecture, folded, glide).encode())
+    digest = hashlib.sha256(code_hash(architecture, folded, glide, guidance).encode())
     names = ("unet", "text_encoder", "pixels", "guide_unet", "guide_text_encoder")
     parts = {name: getattr(pipeline, name) for name in names if getattr(pipeline, name)}
     digest.update(weights_hash(parts).encode())

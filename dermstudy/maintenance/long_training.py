@@ -52,6 +52,7 @@ from dermstudy.maintenance.taught_text import labels_of, teach
 from dermstudy.processor import bf16_products
 
 CAPTION_VARIANTS = 8  # templates an image is captioned by
+CHECKED = 10  # steps from one look at the loss to the next: a GPU has to be waited for
 MARGIN = 2  # pixels of the small image around a crop, for its enlargement
 AVERAGES = {"short": 16.97, "long": 6.94}  # exponents of the power-function averages (widths 0.05 and 0.10)
 
@@ -412,10 +413,12 @@ def run(
         data = make_step(pictures, recipe, preset, own.scale, own.step)
         rows = torch.from_numpy(data.rows).to(own.device)
         losses.append(own.train_step(data, ids[rows], mask[rows]))
+        if own.step % CHECKED == 0 and not torch.isfinite(losses[-1]):  # once it is not, it stays so
+            raise InputError(f"the loss is not finite at step {own.step}: lower the learning rate")
         if own.step in (20, 100) or time.monotonic() - last > 60 * minutes or own.step == end:
             loss = float(torch.stack(losses).mean())
             if not math.isfinite(loss):
-                raise InputError(f"the loss is not finite before step {own.step}: lower the learning rate")
+                raise InputError(f"the loss is not finite at step {own.step}: lower the learning rate")
             now = time.monotonic()
             row = {"step": own.step, "images": own.step * recipe.batch, "loss": round(loss, 5),
                    "learning_rate": own.learning_rate(), "seconds": round(earlier + now - began, 1)}  # fmt: skip

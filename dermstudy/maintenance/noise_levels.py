@@ -55,6 +55,7 @@ def stage_rows(
     real, stored = parts.enlarged.images(side), storage_of(parts.compared)
     small = parts.enlarged.images(pipeline.pixels.config.low_side) if stage == "upsampler" else None
     compared = cascade.encoded(parts.compared.images(side), encode)
+    large = None if upsampler is None else cascade.encoded(parts.compared.images(upsampler.side), encode)
     rows = []
     for noise in (0.0, *levels, np.inf):
         made = real if noise == 0 else _denoised(pipeline, frame, real, small, noise)
@@ -62,7 +63,7 @@ def stage_rows(
         row = {"noise": noise} | cascade.against(cascade.encoded(seen, encode), compared)
         row |= {"texture": _texture(made, real, small)}
         if upsampler is not None:
-            row["kid_enlarged"] = _enlarged_kid(upsampler, made, parts, encode)
+            row["kid_enlarged"] = cascade.against(_enlarged(upsampler, made, parts, encode), large)["kid"]
         rows.append(row)
         print(
             json.dumps({"model": stage} | {key: round(float(value), 3) for key, value in rows[-1].items()}), flush=True
@@ -88,13 +89,12 @@ def _denoised(pipeline, frame: pd.DataFrame, real: np.ndarray, small: np.ndarray
     return np.concatenate(made)
 
 
-def _enlarged_kid(upsampler, small: np.ndarray, parts: cascade.Sides, encode: cascade.Encode) -> float:
-    """KID x 1,000 of `small` enlarged, stored as the originals are, against real images of the other side."""
-    frame, stored = parts.enlarged.frame, storage_of(parts.compared)
+def _enlarged(upsampler, small: np.ndarray, parts: cascade.Sides, encode: cascade.Encode) -> np.ndarray:
+    """Features of `small` enlarged and stored as the originals are."""
+    frame = parts.enlarged.frame
     seeds = sample.seeds_for(frame["image_id"], SEED)
     large = sample.enlarged(upsampler, small, frame["caption"].tolist(), seeds, STEPS)
-    real = cascade.encoded(parts.compared.images(upsampler.side), encode)
-    return cascade.against(cascade.encoded(stored.stored(large), encode), real)["kid"]
+    return cascade.encoded(storage_of(parts.compared).stored(large), encode)
 
 
 def _texture(made: np.ndarray, real: np.ndarray, small: np.ndarray | None) -> float:
