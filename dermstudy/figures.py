@@ -94,10 +94,7 @@ def _show_readable() -> None:
 
 
 def show_sheets_as_jpeg() -> None:
-    """Tell this process's notebook, where it is one, to hold sheets of images as JPEG: a sixth of their size as PNG.
-
-    For figures that are saved, for only then has the notebook said how it draws: it does so after its first cell.
-    """
+    """Let this process's notebook hold sheets of images as JPEG, a sixth of PNG; it says how it draws after its first cell."""
     from IPython import get_ipython
     from IPython.core.pylabtools import print_figure
 
@@ -113,8 +110,8 @@ def show_sheets_as_jpeg() -> None:
         return None if is_sheet(figure) else usual(figure)
 
     def sheets(figure: Figure):
-        options = {"pil_kwargs": {"quality": SHEET_QUALITY}}
-        return print_figure(figure, fmt="jpeg", base64=True, **options) if is_sheet(figure) else None
+        quality = {"quality": SHEET_QUALITY}
+        return print_figure(figure, fmt="jpeg", base64=True, pil_kwargs=quality) if is_sheet(figure) else None
 
     but_sheets.but_sheets = True
     png.for_type(Figure, but_sheets)
