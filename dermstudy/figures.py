@@ -18,7 +18,12 @@ from dermstudy.entities import CODES, COLOURS, NAMES
 from dermstudy.files import atomic_path
 
 WIDTH = 7.2  # inches: the text width of a two-column journal page
-SHEET_QUALITY = 88  # of JPEG: sheets of images in executed notebooks
+SHEET_QUALITY = 88  # of JPEG: sheets of images, in files and in executed notebooks
+SAVED = {
+    ".jpg": {"format": "jpeg", "pil_kwargs": {"quality": SHEET_QUALITY}},
+    ".png": {"format": "png", "metadata": {"Software": None}},
+    ".pdf": {"format": "pdf", "metadata": {"CreationDate": None}},
+}
 LEAST = 6.5  # points of the smallest letters at print width
 FEWEST = 50  # images on each side from which a distance of one entity is drawn: below, its interval spans all others
 
@@ -254,22 +259,20 @@ def confusion(
     return ax
 
 
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write `figure` as PNG to `path`, and a plot as PDF beside it too, each whole or not at all.
+def save(figure: Figure, folder: str | Path, name: str) -> Path:
+    """Write `figure` into `folder`, whole or not at all, and return its path: a sheet of images as JPEG, others as PNG.
 
-    Nothing in the files depends on the time of writing. A sheet of images, or of words alone, has no PDF: one that an
-    earlier figure of this name left is removed.
+    A plot is also written as PDF. Nothing in the files tells the time of writing. What an earlier figure left is removed.
     """
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    beside = path.with_suffix(".pdf")
-    if is_plot(figure):
-        with atomic_path(beside) as temporary:
-            figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    else:
-        beside.unlink(missing_ok=True)
-    return path
+    wanted = [".jpg"] if is_sheet(figure) else [".png", ".pdf"][: 1 + is_plot(figure)]
+    for suffix, options in SAVED.items():
+        path = Path(folder) / f"{name}{suffix}"
+        if suffix not in wanted:
+            path.unlink(missing_ok=True)
+            continue
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, **options)
+    return Path(folder) / f"{name}{wanted[0]}"
 
 
 def is_sheet(figure: Figure) -> bool:
@@ -279,7 +282,7 @@ def is_sheet(figure: Figure) -> bool:
 
 def is_plot(figure: Figure) -> bool:
     """Whether a figure draws data and no images, so that it gains from being drawn in lines and letters."""
-    return any(ax.has_data() for ax in figure.axes) and not any(ax.images for ax in figure.axes)
+    return any(ax.has_data() for ax in figure.axes) and not is_sheet(figure)
 
 
 def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
@@ -336,12 +339,10 @@ def fid_by_n(curve: pd.DataFrame) -> Figure:
 def matrix(table: pd.DataFrame, title: str) -> Figure:
     """Distances between entities [k, k] as a heat map: dark is near. Index and columns are entity codes."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.72, WIDTH * 0.55))
-    names = [NAMES[code] for code in table.index]
-    seaborn.heatmap(
-        table, annot=True, fmt="z.0f", cmap="Blues_r", cbar=False, xticklabels=names, yticklabels=names, ax=ax
-    )
+    named = table.rename(index=NAMES, columns=NAMES)
+    seaborn.heatmap(named, annot=True, fmt="z.0f", cmap="Blues_r", cbar=False, xticklabels=1, yticklabels=1, ax=ax)
     ax.set(xlabel="second half", ylabel="first half", title=title)
-    ax.set_xticklabels(names, rotation=45, ha="right")
+    ax.set_xticklabels(named.columns, rotation=45, ha="right")
     return figure
 
 

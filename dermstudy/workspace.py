@@ -32,6 +32,7 @@ PACKAGES = (
     "seaborn",
     "papermill",
 )
+PICTURES = (".png", ".jpg")
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,16 @@ class Workspace:
         return frame
 
     def save_figure(self, figure, name: str):
-        """Write `figure` to figures/<name>.png, a plot to figures/<name>.pdf as well, and return it."""
+        """Write `figure` to figures/<name>.png, a sheet of images to <name>.jpg, a plot as PDF as well, and return it."""
         from dermstudy import figures
 
-        figures.save(figure, self.figures / f"{name}.png")
+        figures.save(figure, self.figures, name)
         figures.show_sheets_as_jpeg()
         return figure
+
+    def pictures(self) -> dict[str, Path]:
+        """The figures that lie in figures/, by name: the PNG or the JPEG of each."""
+        return {path.stem: path for path in sorted(self.figures.glob("*")) if path.suffix in PICTURES}
 
     def note(self, name: str, value):
         """Keep a measure of this run, such as seconds or megabytes, for the manifest, and return it.

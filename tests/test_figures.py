@@ -12,6 +12,7 @@ from IPython.core import formatters
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from dermstudy import figures, training_curves, workspace
@@ -191,12 +192,16 @@ def test_a_plot_is_kept_as_pdf_too_and_one_plot_is_one_file(tmp_path):
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf
 
 
-def test_a_sheet_of_images_has_no_pdf(tmp_path):
+def test_a_sheet_of_images_is_jpeg_and_has_no_pdf(tmp_path):
     space, figure = workspace.Workspace(tmp_path), figures.image_grid([[np.zeros((9, 9, 3), np.uint8)]])
     space.figures.mkdir(exist_ok=True)
-    (space.figures / "montage.pdf").write_bytes(b"%PDF of an earlier plot of this name")
+    for left in ("montage.png", "montage.pdf"):
+        (space.figures / left).write_bytes(b"of an earlier plot of this name")
     space.save_figure(figure, "montage")
-    assert [path.name for path in space.figures.iterdir()] == ["montage.png"]
+    assert [path.name for path in space.figures.iterdir()] == ["montage.jpg"]
+    assert space.pictures() == {"montage": space.figures / "montage.jpg"}
+    with Image.open(space.figures / "montage.jpg") as drawn:
+        assert drawn.format == "JPEG" and drawn.info["dpi"] == (150, 150)
     plt.close(figure)
 
 

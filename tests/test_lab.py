@@ -197,7 +197,7 @@ def test_a_changed_caption_paints_another_image_in_jupyterlab(served, tmp_path):
     assert "vascular lesion on the face" in saved
     errors = [output for cell in json.loads(saved)["cells"] for output in cell.get("outputs", [])
               if output["output_type"] == "error"]  # fmt: skip
-    assert not errors and (folder / "figures" / "caption.png").is_file()
+    assert not errors and (folder / "figures" / "caption.jpg").is_file()
 
 
 def painted(page, but: str = "") -> str:

@@ -91,4 +91,4 @@ def test_the_finding_follows_the_first_cell_and_is_replaced(space):
 def test_every_notebook_of_the_demo_opens_with_a_finding_and_its_figure(stem):
     demo = Workspace(ROOT / "results" / "demo")
     assert openings.sentence(stem, demo).endswith(".")
-    assert any((demo.figures / f"{name}.png").is_file() for name in openings.FIGURES[stem])
+    assert set(openings.FIGURES[stem]) & set(demo.pictures())

@@ -87,10 +87,8 @@ def test_an_original_in_a_figure_is_found(originals, tmp_path):
     cohort, hashes = originals
     shown = list(cohort.images(192, cohort.frame["image_id"].iloc[::500]))
     figures.use_style()
-    figures.save(
-        figures.image_grid([shown[:7], [image[:, ::-1] for image in shown[7:14]]], ["a", "b"]), tmp_path / "a.png"
-    )
-    parts = tiles(Image.open(tmp_path / "a.png"))
+    sheet = figures.image_grid([shown[:7], [image[:, ::-1] for image in shown[7:14]]], ["a", "b"])
+    parts = tiles(Image.open(figures.save(sheet, tmp_path, "a")))
     assert len(parts) == 14
     assert (nearest(parts, hashes) < SAME).all()
 

@@ -18,6 +18,7 @@ from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.phantom import cohort as phantom
 from dermstudy.readers import kit
+from dermstudy.workspace import Workspace
 
 SMALL = {"SIDE": 32, "FILTERS": [4, 8, 8], "EPOCHS": 1, "SEEDS": [3], "BOOTSTRAP": 20}
 EXECUTED = {"cwd": str(ROOT), "kernel_name": "python3", "progress_bar": False}
@@ -175,7 +176,7 @@ def test_05_and_06_are_drawn_again_without_an_image(originals, synthetic, tmp_pa
     assert {"classifier_external.csv", "classifier_ladder.csv", "kit_agreement.csv"} < set(written)
     for name in written:
         assert (again / "tables" / name).read_bytes() == (first / "tables" / name).read_bytes(), name
-    for path in (first / "figures").glob("*.png"):
+    for path in Workspace(first).pictures().values():
         assert (again / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
     report = pd.read_csv(again / "tables" / "classifier_report.csv")
     assert report["seed"].eq(3).all()  # of the files, whatever the parameter says

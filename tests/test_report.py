@@ -94,7 +94,7 @@ def test_every_figure_is_shown_once_and_described(written, soups):
         assert len(images) == len(drawn)
         assert len({image["alt"] for image in images}) == len(images)
         for image in images:
-            name = image["src"].removeprefix("figures/").removesuffix(".png")
+            name = image["src"].removeprefix("figures/").rsplit(".")[0]
             heading = image.find_previous(["h2", "h3"]).contents[0]
             assert image["alt"].startswith(heading) and image["alt"][-1] in ".?", image["alt"]
             assert (
@@ -102,7 +102,7 @@ def test_every_figure_is_shown_once_and_described(written, soups):
                 and len(image["alt"]) > article.SAYS
                 and f"{name}." not in image["alt"]
             )
-            assert (written / image["src"]).read_bytes() == (DEMO.figures / f"{name}.png").read_bytes()
+            assert (written / image["src"]).read_bytes() == DEMO.pictures()[name].read_bytes()
             assert manifest["figures"][name]["notebook"] == stem
     assert [image["alt"] for image in soups["index"].find_all("img")]
 
@@ -211,13 +211,13 @@ def small(tmp_path) -> article.Page:
 
 def test_the_figure_of_the_file_or_else_the_notebooks_own(small):
     kept, own, stale = small.figures
-    assert (kept.name, kept.png, kept.pdf, kept.width) == ("kept", png(), b"%PDF", 192)
-    assert (own.name, own.png, own.pdf, own.width) == ("00_small_2", png(200, 96), None, 200)
+    assert (kept.file, kept.picture, kept.pdf, kept.width) == ("kept.png", png(), b"%PDF", 192)
+    assert (own.file, own.picture, own.pdf, own.width) == ("00_small_2.png", png(200, 96), None, 200)
     assert (
         kept.alt == "First section. Left: one thing. Right: another."
         and kept.caption == "Left: *one* thing. Right: another."
     )
-    assert (stale.name, stale.png) == ("of_another_run", png(200, 96))  # the manifest does not say whose the file is
+    assert (stale.name, stale.picture) == ("of_another_run", png(200, 96))  # the manifest does not say whose the file is
     assert own.caption == "" and own.alt == "First section. This stays in the text."
     words = BeautifulSoup(small.article, "html.parser").get_text()
     assert words.count("Right: another.") == 1 and "<p>This stays in the text.</p>" in small.article

@@ -220,3 +220,12 @@ def test_committed_results_are_read_from_the_history(checkout):
             patch.setattr(verify, "shown", lambda path: str(Path(path).relative_to(root)))
             with verify.committed("smoke", target, own_data) as folder:
                 assert (folder / "tables" / "cohort.csv").read_text() == "value\nONE\n"
+
+
+def test_a_sheet_kept_as_jpeg_is_compared_by_its_pixels(tmp_path):
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    for folder, value in ((one, 100), (two, 140)):
+        (folder / "figures" / "montage.png").unlink()
+        Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(folder / "figures" / "montage.jpg")
+    assert verify.compare(one, one).equal
+    assert verify.compare(one, two).other_figures == {"montage": "100.00% of the pixels"}

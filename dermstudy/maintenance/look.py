@@ -23,7 +23,7 @@ from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.stage_kid import split_cohort
 from dermstudy.processor import bf16_products
 
-OUT = Path("build/look.png")
+OUT = Path("build/look.jpg")
 
 
 def rows_of(
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="weights/glide-mini", help="base/ and upsampler/")
     parser.add_argument("--split", default="weights/ham10000-split.csv")
     parser.add_argument("--count", type=int, default=10, help="images an entity of each (default 10)")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"(default {OUT})")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"a JPEG (default {OUT})")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
 
@@ -70,8 +70,8 @@ def _act(options: argparse.Namespace) -> None:
     upsampler.set_progress_bar_config(disable=True)
     cohort = split_cohort(options.data, options.split).select(split="validation")
     figures.use_style()
-    figures.save(figures.image_grid(*rows_of(cohort, base, upsampler, sampling, options.count)), options.out)
-    print(options.out)
+    sheet = figures.image_grid(*rows_of(cohort, base, upsampler, sampling, options.count))
+    print(figures.save(sheet, options.out.parent, options.out.stem))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from dermstudy.maintenance.commands import answered
 from dermstudy.maintenance.stage_kid import caption_gains, split_cohort
 
 TABLE, GAINS = "noise_levels.csv", "caption_gain.csv"
-FIGURE = "noise_levels.png"
+FIGURE = "noise_levels"
 LEVELS = {"base": (0.3, 1.0, 3.0, 10.0), "upsampler": (0.3, 1.0, 3.0, 10.0)}
 CAPTIONS = "captions"  # beside the stages: at which noise over signal the base hears them
 GAIN_LEVELS = (0.5, 2.0, 6.0, 20.0)
@@ -191,7 +191,7 @@ def _act(options: argparse.Namespace) -> None:
         before = pd.read_csv(path) if path.is_file() else None
         _write(added(before, rows, stage, int(sittings[stage])), path)
     if path.is_file() and (table := pd.read_csv(path))["model"].nunique() == 2:
-        figures.save(figure(table), out / "figures" / FIGURE)
+        figures.save(figure(table), out / "figures", FIGURE)
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

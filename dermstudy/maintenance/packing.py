@@ -81,7 +81,7 @@ def pack(folder: Path, results: workspace.Workspace | None = None) -> None:
         log, sittings = weights.training_hours(folder / stage)
         figures.use_style()
         changes = training_curves.noise_changes(lineage[stage], log)
-        figures.save(training_curves.training_hours(log, sittings, changes), folder / "figures" / f"hours_{stage}.png")
+        figures.save(training_curves.training_hours(log, sittings, changes), folder / "figures", f"hours_{stage}")
         _forget_origin(folder / stage)
     _montage(folder, lineage["sampling"])
     write_text(folder / "README.md", card(folder))
@@ -231,9 +231,7 @@ def _montage(folder: Path, sampling: dict) -> None:
             seeds=seeds,
         )
         rows.append(list(sample.enlarged(upsampler, small, [prompt] * len(seeds), seeds, sampling["UPSAMPLE_STEPS"])))
-    with atomic_path(folder / "figures" / "montage.jpg") as path:
-        drawn = figures.image_grid(rows, [NAMES[code] for code in CODES])
-        drawn.savefig(path, format="jpeg", pil_kwargs={"quality": figures.SHEET_QUALITY})
+    figures.save(figures.image_grid(rows, [NAMES[code] for code in CODES]), folder / "figures", "montage")
     whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
     with atomic_path(folder / "figures" / "montage_256.jpg") as path:
         whole.save(path, format="JPEG", quality=92)

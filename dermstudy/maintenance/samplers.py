@@ -228,7 +228,7 @@ def _act(options: argparse.Namespace) -> None:
     tables = folder / "tables"
     write_text(tables / TABLE, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(tables / "images.csv", image_counts(cohort.frame).to_csv(lineterminator="\n"))
-    figures.save(figure(table), folder / "figures" / "samplers.png")
+    figures.save(figure(table), folder / "figures", "samplers")
     write_text(
         folder / weights.LINEAGE,
         json.dumps(weights.lineage(folder) | {"sampling": sampling_of(table)}, indent=1) + "\n",

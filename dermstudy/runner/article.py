@@ -26,6 +26,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 SAYS = 60  # characters that alternative text has at least, where there are as many
 SHORT = 24  # characters of a cell that stay on one line
 PIXEL = 96  # CSS pixels to an inch
+KINDS = {"image/png": ".png", "image/jpeg": ".jpg"}
 NO_SENTENCE_END = re.compile(r"\b(al|Front|Med|Fig|Figs|No|vs|cf|e\.g|i\.e)\.$")
 NO_PARAGRAPH = re.compile(r"#|[-*+] |\d+[.)] |\||>|```|!\[|---")
 NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(e[-+]?\d+)?\s?%?|nan|NaN|[-–]|", re.IGNORECASE)
@@ -33,7 +34,7 @@ NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(e[-+]?\d+)?\s?%?|nan|NaN|[-–]|", re
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a page: its file's stem, its PNG (and PDF, where there is one), and what is said of it.
+    """A figure of a page: its name, its picture (and PDF, where there is one), and what is said of it.
 
     width, height: CSS pixels at which it stands as large as in print.
     """
@@ -45,7 +46,8 @@ class Figure:
     caption: str  # Markdown; "" where no paragraph follows
     width: int
     height: int
-    png: bytes
+    file: str  # name and suffix
+    picture: bytes
     pdf: bytes | None = None
 
 
@@ -165,7 +167,7 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
     The paragraph that becomes a caption leaves the text.
     """
     figures: list[Figure] = []
-    cells, heading = content.cells, ""
+    cells, heading, drawn = content.cells, "", space.pictures()
     for place, cell in enumerate(cells):
         heading = _last_heading(cell) or heading
         outputs = [output for output in cell.get("outputs", []) if picture_of(output)]
@@ -178,15 +180,17 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
             known = name in saved
             if not re.fullmatch(r"\w+", name) or name in {figure.name for figure in figures}:
                 name, known = f"{stem}_{len(figures) + 1}", False
-            inline = _as_png(base64.b64decode("".join(output.data.pop(picture_of(output)))))
-            png = (_bytes(space.figures / f"{name}.png") if known else None) or inline
+            kind = picture_of(output)
+            file, picture = name + KINDS[kind], base64.b64decode("".join(output.data.pop(kind)))
+            if known and name in drawn:
+                file, picture = drawn[name].name, drawn[name].read_bytes()
             caption = after if last else ""
             told = caption or _nearby(cells, place) or heading or _title(content, stem)
             alt = cell.metadata.get("alt") or _alternative(heading or _title(content, stem), plain(told))
             pdf = _bytes(space.figures / f"{name}.pdf") if known else None
-            figures.append(Figure(stem, name, number, alt, caption, *_size(png), png, pdf))
+            figures.append(Figure(stem, name, number, alt, caption, *_size(picture), file, picture, pdf))
             output.data["image/png"] = ""
-            told_of = {name: value for name, value in vars(figures[-1]).items() if name != "png"}
+            told_of = {name: value for name, value in vars(figures[-1]).items() if name != "picture"}
             output.metadata["report"] = told_of | {"pdf": pdf is not None}
         if after:
             cells[place + 1].source = cells[place + 1].source.strip()[len(after) :].lstrip("\n")
@@ -195,16 +199,7 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
 
 def picture_of(output) -> str:
     """The kind of the picture that an output holds, as a media type; "" where it holds none."""
-    return next((kind for kind in ("image/png", "image/jpeg") if kind in output.get("data", {})), "")
-
-
-def _as_png(picture: bytes) -> bytes:
-    """A picture of any format as PNG."""
-    if picture.startswith(b"\x89PNG"):
-        return picture
-    stream, image = io.BytesIO(), Image.open(io.BytesIO(picture))
-    image.save(stream, format="PNG", dpi=image.info.get("dpi", (PIXEL, PIXEL)))
-    return stream.getvalue()
+    return next((kind for kind in KINDS if kind in output.get("data", {})), "")
 
 
 def _alternative(heading: str, told: str) -> str:
@@ -259,8 +254,8 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _size(png: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(png)) as image:
+def _size(picture: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(picture)) as image:
         dots = float(image.info.get("dpi", (PIXEL, PIXEL))[0]) or PIXEL
         return round(image.width * PIXEL / dots), round(image.height * PIXEL / dots)
 

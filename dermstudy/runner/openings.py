@@ -46,8 +46,9 @@ def opened(notebook, stem: str, space: Workspace):
     notebook.cells = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
     said = sentence(stem, space)
     if said:
-        drawn = [name for name in FIGURES[stem] if (space.figures / f"{name}.png").is_file()]
-        picture = f"\n\n![{said}](figures/{drawn[0]}.png)" if drawn else ""
+        drawn = space.pictures()
+        first = next((drawn[name].name for name in FIGURES[stem] if name in drawn), "")
+        picture = f"\n\n![{said}](figures/{first})" if first else ""
         cell = nbformat.v4.new_markdown_cell(f"**Finding.** {said}{picture}", metadata={"tags": [TAG]})
         cell.id = f"finding-{stem[:2]}"
         notebook.cells.insert(1, cell)

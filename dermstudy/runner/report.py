@@ -46,7 +46,7 @@ def write(space: Workspace, out: str | Path) -> Path:
             text = templates.get_template("page.html.j2").render(shared, page=page, here=page.stem, **around)
             write_text(temporary / f"{page.stem}.html", text)
             for figure in page.figures:
-                (temporary / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+                (temporary / "figures" / figure.file).write_bytes(figure.picture)
                 if figure.pdf:
                     (temporary / "figures" / f"{figure.name}.pdf").write_bytes(figure.pdf)
         drawn = {figure.name: figure for page in made for figure in page.figures}

@@ -224,7 +224,7 @@ def _contents(space: Workspace) -> dict[str, dict[str, str]]:
     return {
         "artifacts": {path.name: word(path) for path in artifacts if path.name not in OUTSIDE},
         "tables": {path.stem: word(path) for path in space.tables.glob("*.csv")},
-        "figures": {path.stem: word(path) for path in space.figures.glob("*.png")},
+        "figures": {name: word(path) for name, path in space.pictures().items()},
         "measures": {path.stem: word(path) for path in space.notes.glob("*.json")},
     }
 

@@ -27,7 +27,7 @@ from dermstudy.files import InputError
 from dermstudy.processor import instruction_set
 from dermstudy.runner import study
 from dermstudy.runner.fingerprints import manifest, older
-from dermstudy.workspace import from_root, project_root, shown
+from dermstudy.workspace import Workspace, from_root, project_root, shown
 
 TOLERANCE = 0.05  # on another instruction set: of a column's largest number; of the range of pixels, on average
 
@@ -106,23 +106,27 @@ def compare(expected: Path, found: Path) -> Comparison:
             f"and they were made on {' and '.join(sorted(named - {''})) or 'a processor that the manifest does not name'}"
         )
     counts, others = {}, {}
-    for kind, suffix, differs in (("tables", ".csv", table_difference), ("figures", ".png", figure_difference)):
-        own, new = ({path.stem for path in (root / kind).glob(f"*{suffix}")} for root in (expected, found))
+    for kind, differs in (("tables", table_difference), ("figures", figure_difference)):
+        own, new = (_files(root, kind) for root in (expected, found))
         if kind in notes:  # else nothing says which notebook made what, and a maintainer's tables are among them
             asked = {name for name, one in notes[kind].items() if one["notebook"] in again["notebooks"]}
             more = {name for name, one in again.get(kind, {}).items() if one["notebook"] in notes["notebooks"]}
         else:
-            asked, more = (own, new) if whole else (own & new, set())
+            asked, more = (set(own), set(new)) if whole else (set(own) & set(new), set())
         counts[kind], others[kind] = len(asked | more), {}
         for name in sorted(asked | more):
             if name not in own or name not in new:
                 others[kind][name] = "missing" if name not in new else "not among the committed"
                 continue
-            paths = [root / kind / f"{name}{suffix}" for root in (expected, found)]
-            place = differs(*paths, 0.0 if exact else TOLERANCE)
+            place = differs(own[name], new[name], 0.0 if exact else TOLERANCE)
             if place:
                 others[kind][name] = place
     return Comparison(counts["tables"], counts["figures"], manner, others["tables"], others["figures"])
+
+
+def _files(root: Path, kind: str) -> dict[str, Path]:
+    space = Workspace(root)
+    return space.pictures() if kind == "figures" else {path.stem: path for path in space.tables.glob("*.csv")}
 
 
 def table_difference(expected: Path, found: Path, tolerance: float) -> str:
