@@ -45,6 +45,15 @@ def test_a_wish_out_of_bounds_is_named(form, message):
         generator.checked(*form)
 
 
+def test_a_model_with_a_guide_is_asked_for_no_more_than_its_guide_bears(painter):
+    assert painter.base.guide_unet is not None and painter.scales == generator.GUIDED_SCALES
+    with pytest.raises(InputError, match="guidance scale is 4: give a number from 1 to 3"):
+        generator.checked("melanoma", 4, 10, 0, 1, painter.scales)
+    usual = painter.usual("melanoma", 5)
+    assert usual == generator.checked("melanoma", painter.sampling["GUIDANCE_SCALE"], usual.steps, 5, 1, painter.scales)
+    assert str(usual.steps) == painter.sampling["BASE_STEPS"]
+
+
 def test_one_seed_one_image_and_its_mark(painter):
     wish = generator.checked("melanoma", 3.0, 3, 7, 2)
     told = []

@@ -217,7 +217,7 @@ def test_the_figure_of_the_file_or_else_the_notebooks_own(small):
         kept.alt == "First section. Left: one thing. Right: another."
         and kept.caption == "Left: *one* thing. Right: another."
     )
-    assert (stale.name, stale.picture) == ("of_another_run", png(200, 96))  # the manifest does not say whose the file is
+    assert (stale.name, stale.picture) == ("of_another_run", png(200, 96))  # whose the file is, no manifest says
     assert own.caption == "" and own.alt == "First section. This stays in the text."
     words = BeautifulSoup(small.article, "html.parser").get_text()
     assert words.count("Right: another.") == 1 and "<p>This stays in the text.</p>" in small.article

@@ -91,6 +91,14 @@ def save_half(pipeline, folder: str | Path) -> Path:
     return Path(folder)
 
 
+def told_beside(average: Path, name: str) -> dict | list:
+    """What a training wrote to INPUTS or LOG in the folder of its `average`. InputError where it lies in no such folder."""
+    path = average.parent / name
+    if not path.is_file():
+        raise InputError(f"{average.parent} has no {name}: give an average in the folder of its training")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def lineage_of(average: Path, earlier: Sequence[dict] = ()) -> dict:
     """What lineage.json says of a network that ships: its recipe, which average it is, the lesions it saw, what went before.
 
@@ -98,7 +106,7 @@ def lineage_of(average: Path, earlier: Sequence[dict] = ()) -> dict:
     """
     with safe_open(average, "pt") as stream:
         recipe = json.loads(stream.metadata()["dermstudy"])["recipe"]
-    inputs = json.loads((average.parent / INPUTS).read_text(encoding="utf-8"))
+    inputs = told_beside(average, INPUTS)
     preset = trained_preset(recipe)  # whose own noise levels may be others one day
     return {
         "earlier": list(earlier),
@@ -134,8 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _act(options: argparse.Namespace) -> None:
     tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
     pipeline, name = pipeline_from(options.average, tokenizer), options.folder.name
-    if not (options.average.parent / INPUTS).is_file():
-        raise InputError(f"{options.average.parent} has no {INPUTS}: give an average in the folder of its training")
     if options.as_guide:
         pipeline, name = guided(glide.load(options.folder), pipeline), GUIDE
     whole = options.folder.parent

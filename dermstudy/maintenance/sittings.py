@@ -23,7 +23,7 @@ from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError, sha256_file, write_text
 from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.folded_weights import INPUTS, LOG, guided, lineage_of, pipeline_from, save_half
+from dermstudy.maintenance.folded_weights import INPUTS, LOG, guided, lineage_of, pipeline_from, save_half, told_beside
 from dermstudy.processor import described
 
 OUT = "weights/glide-mini"
@@ -45,7 +45,7 @@ def keep(average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
     preset = _notes(average)["recipe"]["preset"]
     model = preset.removeprefix("mini-")
     made, floor = _kid(measured, average, bool(FOLDED_PRESETS[preset].low_side))
-    inputs, log = (_read(average.parent / name) for name in (INPUTS, LOG))
+    inputs, log = (told_beside(average, name) for name in (INPUTS, LOG))
     records = _records(log, "device" in inputs, int(average.stem.rsplit("-", 1)[1]))
     before = _went_before(out, model, inputs["start"]) if inputs.get("start") else []
     if before:
@@ -75,12 +75,6 @@ def keep(average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
     lineage[model] = lineage_of(average, before)
     write_text(out / weights.LINEAGE, json.dumps(lineage, indent=1) + "\n")
     return log
-
-
-def _read(path: Path) -> dict | list:
-    if not path.is_file():
-        raise InputError(f"{path.parent} has no {path.name}: give an average in the folder of its training")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _records(log: list[dict], on_gpu: bool, last: int) -> pd.DataFrame:

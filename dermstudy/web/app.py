@@ -59,14 +59,14 @@ def _acts(painter: generator.Painter) -> SimpleNamespace:
 
     def generate(prompt, scale, steps, seed, count, progress=gr.Progress()):  # noqa: B008
         def act():
-            wish = generator.checked(prompt, scale, steps, seed, count)
+            wish = generator.checked(prompt, scale, steps, seed, count, painter.scales)
             return painter.paint(wish, _told(progress)), wish, {}
 
         return _answer(act, painter)
 
     def blend(first, second, share, scale, steps, seed, count, progress=gr.Progress()):  # noqa: B008
         def act():
-            wish = generator.checked(prompt_of(first), scale, steps, seed, count)
+            wish = generator.checked(prompt_of(first), scale, steps, seed, count, painter.scales)
             other = prompt_of(second)
             images = painter.paint(wish, _told(progress), (other, float(share)))
             return images, wish, {"blend": f"{other}, {share:g}"}
@@ -75,7 +75,7 @@ def _acts(painter: generator.Painter) -> SimpleNamespace:
 
     def repaint(drawing, prompt, scale, steps, seed, count, progress=gr.Progress()):  # noqa: B008
         def act():
-            wish = generator.checked(prompt, scale, steps, seed, count)
+            wish = generator.checked(prompt, scale, steps, seed, count, painter.scales)
             image, mask = picture_and_mask(drawing, painter.side)
             images = painter.repaint(wish, image, mask, _told(progress))
             return images, wish, {"repainted": f"{mask.mean():.0%} of the image"}
@@ -89,11 +89,17 @@ def _acts(painter: generator.Painter) -> SimpleNamespace:
             return gr.skip(), str(error)
 
     def fresh(progress=gr.Progress()):  # noqa: B008
-        wish = generator.Wish(PROMPTS[CODES.index("nv")], 3.0, 10, int(time.time()) % 10_000, 1)
+        wish = painter.usual(PROMPTS[CODES.index("nv")], int(time.time()) % 10_000)
         return canvas(painter.paint(wish, _told(progress))[0]), ""
 
     return SimpleNamespace(
-        generate=generate, blend=blend, repaint=repaint, upload=upload, fresh=fresh, sampling=painter.sampling
+        generate=generate,
+        blend=blend,
+        repaint=repaint,
+        upload=upload,
+        fresh=fresh,
+        sampling=painter.sampling,
+        scales=painter.scales,
     )
 
 
@@ -114,16 +120,16 @@ def _answer(act, painter: generator.Painter):
     return gallery(images, painter.name, wish, notes), line
 
 
-def _numbers(count: int, sampling: dict) -> list:
-    """The fields that every tab has: guidance scale, steps, seed, number of images; `sampling`: what the first two begin with."""
+def _numbers(count: int, acts: SimpleNamespace) -> list:
+    """The fields that every tab has: guidance scale, steps, seed, number of images."""
     import gradio as gr
 
     steps = f"steps (up to {generator.STEPS[1]})"
-    scale = f"guidance scale ({generator.SCALES[0]:g} to {generator.SCALES[1]:g})"
+    scale = f"guidance scale ({acts.scales[0]:g} to {acts.scales[1]:g})"
     with gr.Row():
         return [
-            gr.Number(sampling["GUIDANCE_SCALE"], label=scale, elem_classes="scale"),
-            gr.Number(int(sampling["BASE_STEPS"]), label=steps, precision=0, elem_classes="steps"),
+            gr.Number(acts.sampling["GUIDANCE_SCALE"], label=scale, elem_classes="scale"),
+            gr.Number(int(acts.sampling["BASE_STEPS"]), label=steps, precision=0, elem_classes="steps"),
             gr.Number(0, label="seed", precision=0, elem_classes="seed"),
             gr.Number(count, label=f"images (up to {generator.MOST})", precision=0, elem_classes="count"),
         ]
@@ -134,7 +140,7 @@ def _text_tab(acts: SimpleNamespace) -> None:
 
     entity = gr.Radio(ENTITY_CHOICES, label="entity", value=CODES[0], elem_id="entity")
     prompt = gr.Textbox(PROMPTS[0], label="text, or your own words", max_lines=2, elem_id="prompt")
-    inputs = [prompt, *_numbers(4, acts.sampling)]
+    inputs = [prompt, *_numbers(4, acts)]
     begin = gr.Button("Paint", variant="primary", elem_id="paint")
     said = gr.Markdown(elem_id="said", elem_classes="said")
     shown = gr.HTML(elem_id="shown", min_height=280)
@@ -161,7 +167,7 @@ def _place_tab(acts: SimpleNamespace, side: int) -> None:
         height=420,
     )
     wanted = gr.Textbox(PROMPTS[CODES.index("mel")], label="what to paint there", max_lines=2, elem_id="wanted")
-    numbers = _numbers(2, acts.sampling)
+    numbers = _numbers(2, acts)
     again = gr.Button("Repaint", variant="primary", elem_id="repaint")
     said = gr.Markdown(elem_id="repaint_said", elem_classes="said")
     repainted = gr.HTML(elem_id="repainted", min_height=280)
@@ -177,7 +183,7 @@ def _blend_tab(acts: SimpleNamespace) -> None:
         first = gr.Dropdown(ENTITY_CHOICES, value="nv", label="first", elem_id="first")
         second = gr.Dropdown(ENTITY_CHOICES, value="mel", label="second", elem_id="second")
         share = gr.Slider(0, 1, 0.5, step=0.05, label="share of the second", elem_id="share")
-    numbers = _numbers(4, acts.sampling)
+    numbers = _numbers(4, acts)
     mix = gr.Button("Blend", variant="primary", elem_id="blend")
     said = gr.Markdown(elem_id="blend_said", elem_classes="said")
     mixed = gr.HTML(elem_id="mixed", min_height=280)

@@ -25,6 +25,7 @@ LONGEST = 200  # characters of a prompt
 MOST = 8  # images at once
 STEPS = (1, 100)
 SCALES = (1.0, 10.0)
+GUIDED_SCALES = (1.0, 3.0)  # of a model with a guide: above, its images lose their lesions
 LARGEST = 5_000_000  # bytes of an image to repaint
 MARK = "synthetic"
 Tell = Callable[[int, int, str], None]
@@ -41,15 +42,18 @@ class Wish:
     count: int
 
 
-def checked(prompt, guidance_scale, steps, seed, count) -> Wish:
-    """A form's values as a Wish. InputError names the first one that is out of bounds, and the bounds."""
+def checked(prompt, guidance_scale, steps, seed, count, scales: tuple[float, float] = SCALES) -> Wish:
+    """A form's values as a Wish. InputError names the first one that is out of bounds, and the bounds.
+
+    scales: the least and the largest guidance scale, a `Painter`'s own.
+    """
     prompt = str(prompt or "").strip()
     if not prompt:
         raise InputError("The text is empty: name an entity or describe the image.")
     if len(prompt) > LONGEST:
         raise InputError(f"The text has {len(prompt)} characters: keep it to {LONGEST}.")
     bounds = {
-        "guidance scale": (guidance_scale, *SCALES),
+        "guidance scale": (guidance_scale, *scales),
         "number of steps": (steps, *STEPS),
         "seed": (seed, 0, 2**32 - 1),
         "number of images": (count, 1, MOST),
@@ -88,6 +92,15 @@ class Painter:
     def side(self) -> int:
         """The side of the images that come out."""
         return self.upsampler.side
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The least and the largest guidance scale that a visitor may ask for."""
+        return SCALES if self.base.guide_unet is None else GUIDED_SCALES
+
+    def usual(self, prompt: str, seed: int) -> Wish:
+        """One image of `prompt` at the settings that the card measured."""
+        return Wish(prompt, float(self.sampling["GUIDANCE_SCALE"]), int(self.sampling["BASE_STEPS"]), seed, 1)
 
     def paint(self, wish: Wish, tell: Tell = lambda *_: None, blend: tuple[str, float] | None = None) -> np.ndarray:
         """Images of the wish's prompt, or of its blend with a second one: uint8 [count, side, side, 3]."""
