@@ -246,6 +246,23 @@ def test_leak_counts_sister_images_by_hand():
 
 
 @pytest.mark.slow
+def test_the_people_of_each_part_are_counted_by_lesion():
+    frame = pd.DataFrame(
+        [("a1", "a", 29.0, "male", "back", "train"), ("a2", "a", 30.0, "male", "back", "train"),
+         ("b1", "b", 30.0, "female", "", "train"), ("c1", "c", None, "unknown", "ear", "test"),
+         ("d1", "d", 85.0, "male", "ear", "validation")],
+        columns=["image_id", "lesion_id", "age", "sex", "localization", "split"],
+    )  # fmt: skip
+    people = splits.demographics(frame)
+    assert people.columns.tolist() == list(splits.SPLITS) and people.groupby(level=0).sum().eq([2, 1, 1]).all(axis=None)
+    assert people.loc["age in years", "train"].to_dict() == {
+        "0 to 29": 1, "30 to 44": 1, "45 to 59": 0, "60 to 74": 0, "75 and over": 0, "unknown": 0
+    }  # fmt: skip
+    assert people.loc[("age in years", "75 and over")].tolist() == [0, 1, 0]
+    assert people.loc["sex", "test"].to_dict() == {"female": 0, "male": 0, "unknown": 1}
+    assert people.loc["body site"].index.tolist() == ["back", "ear", "unknown"]
+
+
 def test_look_alikes_are_joined_across_lesions(phantom_folder, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(phantom_folder, root)

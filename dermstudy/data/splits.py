@@ -6,6 +6,7 @@ Source: Shavlokhova et al., section 2.4 (80/20 split); the split by lesion and t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from dermstudy.files import InputError
 
 SPLITS = ("train", "validation", "test")
 HAM10000_SEED = 1  # of weights/ham10000-split.csv
+AGES = (0, 30, 45, 60, 75)  # years at which a band of `demographics` begins
+UNKNOWN = "unknown"
 
 
 def lesion_split(
@@ -136,3 +139,25 @@ def sister_leak(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     counts.loc["all"] = counts.sum()
     counts["share"] = counts["leaked"] / counts["test_images"].clip(lower=1)
     return counts.rename_axis("entity")
+
+
+def demographics(frame: pd.DataFrame) -> pd.DataFrame:
+    """Age, sex and body site of the lesions of each part of the audited split, a lesion counted once, by its first image.
+
+    Index: characteristic ("age in years", "sex", "body site") and its value, `UNKNOWN` last; a column a part of SPLITS, in
+    lesions. HAM10000 names no patient: a person with two lesions counts twice.
+    """
+    lesions = frame.sort_values("image_id").drop_duplicates("group" if "group" in frame else "lesion_id")
+    ages = pd.to_numeric(lesions["age"], errors="coerce")
+    bands = [f"{low} to {high - 1}" for low, high in pairwise(AGES)] + [f"{AGES[-1]} and over"]
+    told = {
+        "age in years": pd.cut(ages, [*AGES, np.inf], right=False, labels=bands).astype(object),
+        "sex": lesions["sex"],
+        "body site": lesions["localization"],
+    }
+    tables = {}
+    for name, values in told.items():
+        counts = pd.crosstab(values.replace("", UNKNOWN).fillna(UNKNOWN), lesions["split"])
+        order = [*(bands if name == "age in years" else sorted(set(counts.index) - {UNKNOWN})), UNKNOWN]
+        tables[name] = counts.reindex(index=order, columns=list(SPLITS), fill_value=0)
+    return pd.concat(tables, names=["characteristic", "value"]).rename_axis(columns=None)
