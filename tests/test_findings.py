@@ -77,6 +77,18 @@ def test_a_run_without_the_trial_says_so(tmp_path):
     assert "waits for its run" in found.loc["**Does adding synthetic images help?**", AUDITED]
 
 
+def test_what_a_moved_prior_gives_alone_stands_beside_what_the_images_give(tmp_path):
+    secondary = pd.read_csv(DEMO.tables / "trial_secondary.csv")
+    own = secondary[secondary["comparison"] == f"{protocol.BALANCED} against {protocol.ORIGINALS}"].set_index("measure")
+    whole = own.loc["balanced accuracy by argmax", "difference"]
+    row = findings.table(DEMO, headlines=True).set_index("question").loc[findings.MOVED]
+    moved, images = (float(value.replace("−", "-")) for value in re.findall(r"[+−]\d\.\d+(?= \()", row[AUDITED]))
+    assert moved + images == pytest.approx(whole, abs=2e-3) and row[KIND] == findings.LESIONS
+    shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
+    (tmp_path / "run" / "tables" / "trial_secondary.csv").unlink()
+    assert findings.MOVED not in findings.table(workspace.Workspace(tmp_path / "run"))["question"].tolist()
+
+
 def test_the_first_answer_stays_beside_a_second_one(tmp_path, monkeypatch):
     asked = "The same, asked first with images of an earlier generator (docs/PROTOCOL.md, amendments)"
     trial = pd.read_csv(DEMO.tables / "trial.csv").assign(profile="demo", generator="an earlier generator")
