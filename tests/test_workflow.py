@@ -52,9 +52,10 @@ def results(cohort, tmp_path_factory):
 @pytest.mark.slow
 def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path):
     planned = snakemake("-n", "--cores", "1", "--config", "profile=smoke", f"results={tmp_path}/r", folder=tmp_path)
-    counts = dict(re.findall(r"^(notebook|sample|encode|train|activations|tune)\s+(\d+)", planned, re.M))
+    counts = dict(re.findall(r"^(notebook|sample|encode|heads|train|activations|tune)\s+(\d+)", planned, re.M))
     sets, tuned = len(protocol.TRAINING_SETS[protocol.KERAS]), len(protocol.TRAINING_SETS[protocol.TUNED])
-    once = {"notebook": "10", "sample": "1", "activations": "1"}
+    heads = len(task.frozen_sets(task.parameters("smoke", str(tmp_path))))
+    once = {"heads": str(heads), "notebook": "10", "sample": "1", "activations": "1"}
     trained = {"encode": "4", "train": str(2 * (sets + len(training_sets.PUBLISHED))), "tune": str(2 * tuned)}
     assert counts == once | trained
 

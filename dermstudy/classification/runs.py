@@ -116,16 +116,21 @@ class Ran:
 
 
 def frozen_runs(
-    images: Images, settings: Settings, seeds: Sequence[int], cache: str | Path, draws: int = 0, seed: int = 0
-) -> Ran:
+    images: Images, settings: Settings, seeds: Sequence[int], cache: str | Path, draws: int = 0, seed: int = 0,
+    only: str = "",
+) -> Ran:  # fmt: skip
     """The head on frozen features on every training set that `images` allow.
 
-    draws: how often the stronger augmentation is laid over each training original; 0 leaves that training set out.
+    draws: how often the stronger augmentation is laid over each training original; 0 leaves that training set out. only: one
+    training set, for a task of its own; InputError where the images do not allow it.
     """
     names, left_out = possible(protocol.FROZEN, images)
     if not draws and protocol.STRONGER in names:
         names.remove(protocol.STRONGER)
         left_out.loc[len(left_out)] = protocol.FROZEN, protocol.STRONGER, "no augmented view is encoded: give AUGMENTED"
+    if only and only not in names:
+        raise InputError(f"no training set {only!r} for the head on frozen features here: it has {'; '.join(names)}")
+    names = [only] if only else names
     trial = encoded_trial(images.originals, images.synthetic, settings, cache, draws, images.external)
     found, penalties = frozen_features.run_trial(trial, names, seeds, seed, Path(cache) / "runs")
     return Ran(found, left_out, penalties)

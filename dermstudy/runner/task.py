@@ -1,6 +1,7 @@
 """One part of a notebook's work as a command of its own, for a workflow engine: `python -m dermstudy.runner.task`.
 
     python -m dermstudy.runner.task ham10000 encode --pool originals --view 0
+    python -m dermstudy.runner.task ham10000 heads --set "all originals"
     python -m dermstudy.runner.task ham10000 train --set "all originals" --seed 3
     python -m dermstudy.runner.task ham10000 activations
     python -m dermstudy.runner.task ham10000 tune --set "all originals" --seed 3
@@ -75,6 +76,25 @@ def encode(space: Workspace, own: dict, pool: str, view: int) -> None:
     encoding.encode(cohorts[pool], space.out("features"), settings.views[view])
 
 
+def frozen_sets(own: dict) -> tuple[str, ...]:
+    """The training sets of the head on frozen features for which these parameters name the images."""
+    pools = {"", feature_sets.ORIGINALS, *(pool for pool, name in POOLS.items() if not name or own[name])}
+    return tuple(
+        name
+        for name in protocol.TRAINING_SETS[protocol.FROZEN]
+        if feature_sets.TRAINING_SETS[name].pool in pools and (own["AUGMENTED"] or name != protocol.STRONGER)
+    )
+
+
+def heads(space: Workspace, own: dict, name: str) -> None:
+    """The head on frozen features on one training set, every seed, kept in artifacts/features/runs; it begins when all pools are
+    encoded. InputError for a training set that the images do not allow.
+    """
+    settings = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
+    seeds = range(own["FROZEN_SEEDS"])
+    runs.frozen_runs(images(space, own), settings, seeds, space.out("features"), own["AUGMENTED"], own["SEED"], name)
+
+
 def train(space: Workspace, own: dict, name: str, seed: int) -> None:
     """One run of the small convolutional network, kept in artifacts/classifier; InputError for a set that is not in SETS."""
     if name not in SETS:
@@ -124,11 +144,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.runner.task", description=__doc__.splitlines()[0])
     parser.add_argument("profile")
-    parser.add_argument("task", choices=("encode", "train", "activations", "tune"))
+    parser.add_argument("task", choices=("encode", "heads", "train", "activations", "tune"))
     parser.add_argument("--pool", default=feature_sets.ORIGINALS, help="encode: originals or a generator's images")
     parser.add_argument("--view", type=int, default=0, help="encode: which view of the head's settings")
     parser.add_argument(
-        "--set", default=protocol.ORIGINALS, help="train, tune: a training set of the protocol, or as published"
+        "--set",
+        default=protocol.ORIGINALS,
+        help="heads, train, tune: a training set of the protocol; train: as published too",
     )
     parser.add_argument("--seed", type=int, default=0, help="train, tune: the run's seed")
     parser.add_argument("--results", help="results folder (default: as dermstudy run has it)")
@@ -139,6 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
         own, space = parameters(options.profile, results, options.data), workspace.open_workspace(results)
         if options.task == "encode":
             encode(space, own, options.pool, options.view)
+        elif options.task == "heads":
+            heads(space, own, options.set)
         elif options.task == "activations":
             _jobs(space, own, [])
         elif options.task == "tune":
