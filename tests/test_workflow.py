@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from dermstudy import workspace
-from dermstudy.classification import protocol, training, training_sets
+from dermstudy.classification import protocol, runs, shipped_head, training, training_sets
 from dermstudy.data import dataset
 from dermstudy.files import InputError
 from dermstudy.runner import task
@@ -54,8 +54,7 @@ def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path)
     planned = snakemake("-n", "--cores", "1", "--config", "profile=smoke", f"results={tmp_path}/r", folder=tmp_path)
     counts = dict(re.findall(r"^(notebook|sample|encode|heads|train|activations|tune)\s+(\d+)", planned, re.M))
     sets, tuned = len(protocol.TRAINING_SETS[protocol.KERAS]), len(protocol.TRAINING_SETS[protocol.TUNED])
-    heads = len(task.frozen_sets(task.parameters("smoke", str(tmp_path))))
-    once = {"heads": str(heads), "notebook": "10", "sample": "1", "activations": "1"}
+    once = {"heads": str(len(task.FROZEN_SETS)), "notebook": "10", "sample": "1", "activations": "1"}
     trained = {"encode": "4", "train": str(2 * (sets + len(training_sets.PUBLISHED))), "tune": str(2 * tuned)}
     assert counts == once | trained
 
@@ -105,6 +104,23 @@ def test_tasks_leave_what_the_notebook_reads(results, tmp_path):
     assert tuned.keeps.is_file()
     again = snakemake(*done, *options, folder=tmp_path)
     assert "Nothing to be done" in again
+
+
+@pytest.mark.slow
+def test_heads_of_one_training_set_are_those_that_the_notebook_finds(results, capsys):
+    own, space = task.parameters("smoke", str(results)), workspace.Workspace(results)
+    task.heads(space, own, protocol.SUBSET)
+    assert f"{protocol.SUBSET}: {own['FROZEN_SEEDS']} seeds" in capsys.readouterr().out
+    settings = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
+    seeds, gathered = range(own["FROZEN_SEEDS"]), task.images(space, own)
+    found = runs.frozen_runs(gathered, settings, seeds, space.out("features"), own["AUGMENTED"], own["SEED"])
+    said = capsys.readouterr().out  # a line a training set that was trained, none for one that was found
+    assert f"{protocol.ORIGINALS}: " in said and f"{protocol.SUBSET}: " not in said
+    assert set(found.predictions.runs["training_set"]) == set(runs.frozen_sets(gathered, own["AUGMENTED"])[0])
+    task.heads(space, own, protocol.SECOND)
+    assert f"{protocol.SECOND} is left out: " in capsys.readouterr().out
+    with pytest.raises(InputError, match="no training set 'longer training' for the head on frozen features"):
+        task.heads(space, own, protocol.LONGER)
 
 
 def test_a_task_that_cannot_be_done_says_so_in_a_line(results, capsys):

@@ -115,6 +115,15 @@ class Ran:
     record: pd.DataFrame
 
 
+def frozen_sets(images: Images, draws: int) -> tuple[list[str], pd.DataFrame]:
+    """`possible` for the head on frozen features, whose stronger augmentation wants `draws` of it encoded."""
+    names, left_out = possible(protocol.FROZEN, images)
+    if not draws and protocol.STRONGER in names:
+        names.remove(protocol.STRONGER)
+        left_out.loc[len(left_out)] = protocol.FROZEN, protocol.STRONGER, "no augmented view is encoded: give AUGMENTED"
+    return names, left_out
+
+
 def frozen_runs(
     images: Images, settings: Settings, seeds: Sequence[int], cache: str | Path, draws: int = 0, seed: int = 0,
     only: str = "",
@@ -122,14 +131,9 @@ def frozen_runs(
     """The head on frozen features on every training set that `images` allow.
 
     draws: how often the stronger augmentation is laid over each training original; 0 leaves that training set out. only: one
-    training set, for a task of its own; InputError where the images do not allow it.
+    of them, for a task of its own.
     """
-    names, left_out = possible(protocol.FROZEN, images)
-    if not draws and protocol.STRONGER in names:
-        names.remove(protocol.STRONGER)
-        left_out.loc[len(left_out)] = protocol.FROZEN, protocol.STRONGER, "no augmented view is encoded: give AUGMENTED"
-    if only and only not in names:
-        raise InputError(f"no training set {only!r} for the head on frozen features here: it has {'; '.join(names)}")
+    names, left_out = frozen_sets(images, draws)
     names = [only] if only else names
     trial = encoded_trial(images.originals, images.synthetic, settings, cache, draws, images.external)
     found, penalties = frozen_features.run_trial(trial, names, seeds, seed, Path(cache) / "runs")

@@ -43,6 +43,7 @@ from dermstudy.workspace import Workspace
 
 NOTEBOOK = "07_ablation"
 POOLS = {feature_sets.WHOLE: "", feature_sets.SECOND: "SECOND_SYNTHETIC", feature_sets.OWN: "SUBSET_SYNTHETIC"}
+FROZEN_SETS = protocol.TRAINING_SETS[protocol.FROZEN]
 TUNED_SETS = protocol.TRAINING_SETS[protocol.TUNED]
 AS_PUBLISHED = {f"as published, {name}": name for name in sets.PUBLISHED}
 SETS = (*protocol.TRAINING_SETS[protocol.KERAS], *AS_PUBLISHED)
@@ -76,23 +77,22 @@ def encode(space: Workspace, own: dict, pool: str, view: int) -> None:
     encoding.encode(cohorts[pool], space.out("features"), settings.views[view])
 
 
-def frozen_sets(own: dict) -> tuple[str, ...]:
-    """The training sets of the head on frozen features for which these parameters name the images."""
-    pools = {"", feature_sets.ORIGINALS, *(pool for pool, name in POOLS.items() if not name or own[name])}
-    return tuple(
-        name
-        for name in protocol.TRAINING_SETS[protocol.FROZEN]
-        if feature_sets.TRAINING_SETS[name].pool in pools and (own["AUGMENTED"] or name != protocol.STRONGER)
-    )
-
-
 def heads(space: Workspace, own: dict, name: str) -> None:
-    """The head on frozen features on one training set, every seed, kept in artifacts/features/runs; it begins when all pools are
-    encoded. InputError for a training set that the images do not allow.
+    """The head on frozen features on one training set, every seed, kept in artifacts/features/runs, once all pools are encoded.
+
+    One that the images do not allow is left out with a line, as notebook 07 leaves it out. InputError for an unknown one.
     """
-    settings = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
-    seeds = range(own["FROZEN_SEEDS"])
-    runs.frozen_runs(images(space, own), settings, seeds, space.out("features"), own["AUGMENTED"], own["SEED"], name)
+    gathered = images(space, own)
+    names, left_out = runs.frozen_sets(gathered, own["AUGMENTED"])
+    if name in names:
+        settings = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
+        seeds = range(own["FROZEN_SEEDS"])
+        runs.frozen_runs(gathered, settings, seeds, space.out("features"), own["AUGMENTED"], own["SEED"], name)
+        return
+    reasons = left_out.set_index("training_set")["reason"]
+    if name not in reasons:
+        raise InputError(f"no training set {name!r} for the head on frozen features: it has {'; '.join(names)}")
+    print(f"{name} is left out: {reasons[name]}")
 
 
 def train(space: Workspace, own: dict, name: str, seed: int) -> None:
