@@ -97,24 +97,26 @@ def kid(first: np.ndarray, second: np.ndarray, subsets: int = 50, subset_size: i
     subsets of `subset_size` (0: one subset of all, where both sets have the same size). Can be slightly negative.
     """
     import torch
+    from threadpoolctl import threadpool_limits
     from torch_fidelity.metric_kid import kid_features_to_metric
 
     size = subset_size or min(len(first), len(second))
     _features(first, second, max(2, size), "KID")
     if not subset_size and len(first) == len(second):
         subsets = 1
-    result = kid_features_to_metric(
-        torch.from_numpy(first.astype(np.float64)),
-        torch.from_numpy(second.astype(np.float64)),
-        kid_subsets=subsets,
-        kid_subset_size=size,
-        rng_seed=seed,
-        verbose=False,
-        kid_kernel="poly",
-        kid_kernel_poly_degree=3,
-        kid_kernel_poly_gamma=None,
-        kid_kernel_poly_coef0=1.0,
-    )
+    with threadpool_limits(1, "blas"):  # on busy cores the threads of so small products wait for each other, ten times as long
+        result = kid_features_to_metric(
+            torch.from_numpy(first.astype(np.float64)),
+            torch.from_numpy(second.astype(np.float64)),
+            kid_subsets=subsets,
+            kid_subset_size=size,
+            rng_seed=seed,
+            verbose=False,
+            kid_kernel="poly",
+            kid_kernel_poly_degree=3,
+            kid_kernel_poly_gamma=None,
+            kid_kernel_poly_coef0=1.0,
+        )
     return 1000 * result["kernel_inception_distance_mean"]
 
 
