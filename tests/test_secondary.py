@@ -100,6 +100,32 @@ def test_the_table_describes_and_its_parts_add_up(runs):
     assert again.equals(table[table["comparison"] == COMPARISONS[0].name].reset_index(drop=True))
 
 
+def test_what_moves_argmax_though_nothing_was_learned():
+    """Scores alike in all sets: only the prior moves argmax. Of the subset they are worse, so that access has its price."""
+    alike = {ONCE: 1.8, ORIGINALS: 1.8, protocol.BALANCED: 1.8, protocol.SUBSET: 0.5}
+    found = simulated(alike, seeds=4)
+    even = np.full(7, 1 / 7)
+    is_balanced = (found.runs["training_set"] == protocol.BALANCED).to_numpy()[:, None]
+    found = replace(found, priors=np.where(is_balanced, even, found.priors))
+    table = secondary.gain_table(found, {FROZEN: 4}, resamples=50).set_index("part")
+    own = found.select(split="test", training_set=ORIGINALS)
+    true = own.images["dx"].map({code: place for place, code in enumerate(CODES)}).to_numpy()
+    gain = [
+        balanced_accuracy_score(true, own.corrected()[run].argmax(axis=1))
+        - balanced_accuracy_score(true, own.log_probabilities[run].argmax(axis=1))
+        for run in range(4)
+    ]
+    prior = table.loc[secondary.PRIOR]
+    assert prior["size"] == pytest.approx(np.mean(gain)) and prior["low"] <= prior["size"] <= prior["high"]
+    assert table.loc[secondary.ACCESS, "low"] > 0.02
+    runs = secondary.run_table(found).query("measure == @secondary.ARGMAX").pivot(
+        index="seed", columns="training_set", values="value"
+    )  # fmt: skip
+    chance = (runs[ONCE] - runs[ORIGINALS]).std() / np.sqrt(3)
+    assert table.loc[secondary.CHANCE, "size"] == pytest.approx(chance) and np.isnan(table.loc[secondary.CHANCE, "low"])
+    assert secondary.gain_table(found.select(training_set=ORIGINALS), {FROZEN: 4}, 50).empty
+
+
 def test_every_run_has_every_measure_and_a_failed_one_none(runs):
     failed = runs.log_probabilities.copy()
     failed[2, 0] = np.nan

@@ -104,7 +104,7 @@ def kid(first: np.ndarray, second: np.ndarray, subsets: int = 50, subset_size: i
     _features(first, second, max(2, size), "KID")
     if not subset_size and len(first) == len(second):
         subsets = 1
-    with threadpool_limits(1, "blas"):  # on busy cores the threads of so small products wait for each other, ten times as long
+    with threadpool_limits(1, "blas"):  # threads of so small products wait for each other on busy cores
         result = kid_features_to_metric(
             torch.from_numpy(first.astype(np.float64)),
             torch.from_numpy(second.astype(np.float64)),
