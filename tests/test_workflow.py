@@ -137,7 +137,7 @@ def test_a_task_that_cannot_be_done_says_so_in_a_line(results, capsys):
 
 
 def test_the_page_gives_a_task_for_every_run_that_the_protocol_plans():
-    """docs/RUNNING.md's commands for the two networks that the profile leaves out, its loops read as a shell does."""
+    """docs/RUNNING.md's commands for the two networks that take hours, its loops read as a shell does."""
     text = (ROOT / "docs" / "RUNNING.md").read_text(encoding="utf-8")
     commands = re.search(r"```\n# the last blocks fine-tuned.+?```", text, re.S)[0]
     tuned, trained = re.split(r"# the small convolutional network", commands)
