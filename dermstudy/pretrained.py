@@ -112,6 +112,18 @@ def early_activations(images: np.ndarray) -> np.ndarray:
     return next(itertools.islice(_activations(pixels), place, None)).numpy().astype(np.float16)
 
 
+class WholePrecision(torch.nn.Module):
+    """A convolution in fp32, whatever autocast asks: in bf16 the gradient of a depthwise one takes most of a training step."""
+
+    def __init__(self, convolution: torch.nn.Conv2d):
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, activations: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.convolution(activations.float())
+
+
 class LastBlocks(torch.nn.Module):
     """The network from block TUNED_FROM on, to be trained further, with a new last layer of `classes` outputs.
 
@@ -122,6 +134,8 @@ class LastBlocks(torch.nn.Module):
         super().__init__()
         network = copy.deepcopy(_folded())
         self.blocks = network._blocks[TUNED_FROM:]
+        for block in self.blocks:
+            block._depthwise_conv = WholePrecision(block._depthwise_conv)
         self.head, self.act = network._conv_head, network._swish
         self.dropout = torch.nn.Dropout(dropout)
         self.last = torch.nn.Linear(DEPTHS["head"], classes)

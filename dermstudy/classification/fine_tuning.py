@@ -126,8 +126,8 @@ def jobs(
             content = [
                 chosen.rows.drop(columns="group").to_json(), images.to_json(), seed, asdict(tuning),
                 {pool: [path.name for path in own] for pool, own in activations.files.items()},
-                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks, balanced_log_loss, Predictions,
-                    attempted),
+                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks, pretrained.WholePrecision,
+                    balanced_log_loss, Predictions, attempted),
                 arithmetic(tuning),
             ]  # fmt: skip
             place = Path(folder) / f"{sha256_text(json.dumps(content, default=str))[:16]}.npz"
