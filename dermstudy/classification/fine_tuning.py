@@ -126,7 +126,7 @@ def jobs(
             content = [
                 chosen.rows.drop(columns="group").to_json(), images.to_json(), seed, asdict(tuning),
                 {pool: [path.name for path in own] for pool, own in activations.files.items()},
-                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks, pretrained.WholePrecision,
+                code_hash(train, _optimizer, _probabilities, _batch, pretrained.LastBlocks, pretrained.Depthwise,
                     balanced_log_loss, Predictions, attempted),
                 arithmetic(tuning),
             ]  # fmt: skip
