@@ -49,6 +49,7 @@ MARGIN = 0.015  # of either measure, and of a slope by unit of dose
 MISSING = 0.1  # a comparison that lost more than this share of its seeds is not resolved
 DOSES = {ORIGINALS: 0.0, HALF: 0.5, ONCE: 1.0, TWICE: 2.0}
 
+TREND = "linear trend of dose"
 SECOND_GENERATOR = "second generator"  # the comparison that reruns the primary one
 PRIMARY, FAMILY, CONTROL, SENSITIVITY = "primary", "family", "positive control", "sensitivity"
 DESCRIBED_ONLY = "described"
@@ -92,7 +93,7 @@ def slope(doses: dict[str, float]) -> tuple[tuple[str, float], ...]:
 _SYNTHETIC = "adding synthetic images in place of repeated originals"
 COMPARISONS = (
     Comparison("synthetic against repeated originals", PRIMARY, FROZEN, difference(ONCE, REPEATED), _SYNTHETIC),
-    Comparison("linear trend of dose", FAMILY, FROZEN, slope(DOSES), "each further dose of synthetic images"),
+    Comparison(TREND, FAMILY, FROZEN, slope(DOSES), "each further dose of synthetic images"),
     Comparison(
         "rare entities alone", FAMILY, FROZEN, difference(ONCE, REPEATED),
         f"{_SYNTHETIC}, for the rare entities,", RARE_AUC,

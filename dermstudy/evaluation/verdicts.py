@@ -20,10 +20,16 @@ def helped(trials: pd.DataFrame) -> list[str]:
 
 
 def nearest(trials: pd.DataFrame) -> str:
-    """One sentence on which of `trials` are shown to come nearer to real images than the unadapted model.
+    """One sentence on which of `trials` are shown to come nearer to real images than the unadapted model, and which farther.
 
     trials: index names; columns kid, gain, gain_low, gain_high; without the unadapted model. ValueError for no trial.
     """
+    farther = trials.index[trials["gain_high"] < 0]
+    lost = f"; farther from them: {listed([_gain(trials, name) for name in farther])}" if len(farther) else ""
+    return _nearer(trials) + lost
+
+
+def _nearer(trials: pd.DataFrame) -> str:
     shown, largest, lowest = helped(trials), trials["gain"].idxmax(), trials["kid"].idxmin()
     if not shown:
         where = "below" if trials.loc[largest, "gain_high"] < 0 else "that holds"

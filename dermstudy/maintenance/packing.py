@@ -25,7 +25,7 @@ from dermstudy.diffusion import glide, sample, weights
 from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.diffusion.identity import identity
 from dermstudy.entities import CODES, NAMES, PROMPTS
-from dermstudy.evaluation import encoders
+from dermstudy.evaluation import verdicts
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 from dermstudy.maintenance import noise_levels, samplers
 from dermstudy.maintenance.commands import answered
@@ -354,7 +354,6 @@ def _measured(folder: Path) -> str:
     tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in MEASURED}
     run = json.loads((folder / "tables" / MEASURED_BY).read_text(encoding="utf-8"))
     audited, memory = tables["quality_audited"], tables["quality_memorisation"].set_index(["encoder", "images"])
-    closest = memory["min"][encoders.LITE]
     text = (Path(__file__).parent / "card_measured.md").read_text(encoding="utf-8")
     fields = {
         "commit": run["commit"][:12],
@@ -364,20 +363,36 @@ def _measured(folder: Path) -> str:
         "fidelity": _markdown(tables["quality_fidelity"].set_index(["network", "entity"]), 2),
         "memorisation": _markdown(memory, 3),
         "colour": _markdown(tables["quality_colour"].set_index(["entity", "channel"]), 2),
-        "missed": _missed(audited),
-        "closest_lite": f"{closest['synthetic']:.2f}",
-        "closest_real": f"{closest['real, validation']:.2f}",
+        "beside_others": _beside_others(audited),
+        "closest": _closest(memory),
     }
     for name, value in fields.items():
         text = text.replace(f"{{{name}}}", value)
     return text.strip()
 
 
-def _missed(audited: pd.DataFrame) -> str:
-    """The entities whose KID is farther from its floor than from what other entities' real images score."""
+def _beside_others(audited: pd.DataFrame) -> str:
+    """In how many entities the synthetic images' KID is above what other entities' real images score, and how surely."""
     own = audited[(audited["metric"] == "kid") & (audited["entity"] != "overall")]
-    far = own[(own["value"] - own["floor"]).abs() >= (own["value"] - own["others"]).abs()]
-    return ", ".join(NAMES[code] for code in far["entity"]) or "none"
+    above, surely = own[own["value"] > own["others"]], own[own["low"] > own["others"]]
+    nearer = [NAMES[code] for code in own["entity"] if code not in set(above["entity"])]
+    return (
+        f"The synthetic images of {len(above)} of {len(own)} entities{f' (not {verdicts.listed(nearer)})' * bool(nearer)} have a "
+        f"larger KID than other entities' real images; of {len(surely)}, at the low end of the interval too. At so few images an "
+        "entity their order is no finding."
+    )
+
+
+def _closest(memory: pd.DataFrame) -> str:
+    """The least ratio and the 5 % quantile of synthetic and of real images, by each encoder."""
+    said = []
+    for encoder in memory.index.unique("encoder"):
+        made, real = (memory.loc[(encoder, images)] for images in ("synthetic", "real, validation"))
+        said.append(
+            f"by {encoder} the least ratio is {made['min']:.2f} of {made['count']:,.0f} synthetic images and {real['min']:.2f} "
+            f"of {real['count']:,.0f} real ones, the 5 % quantile {made['5%']:.2f} and {real['5%']:.2f}"
+        )
+    return "; ".join(said).replace("by", "By", 1)
 
 
 def _quality(audited: pd.DataFrame) -> pd.DataFrame:
@@ -386,9 +401,12 @@ def _quality(audited: pd.DataFrame) -> pd.DataFrame:
     for entity, own in audited.groupby("entity", sort=False):
         cells = {"n": str(int(own["n"].iloc[0]))}
         for line in own.itertuples():
-            cells[line.metric] = f"{line.value:.2f} ({line.low:.2f} to {line.high:.2f}); floor {line.floor:.2f}"
+            digits = "z.0f" if line.metric in ("kid", "fid") else ".2f"
+            cells[line.metric] = (
+                f"{line.value:{digits}} ({line.low:{digits}} to {line.high:{digits}}); floor {line.floor:{digits}}"
+            )
             if line.metric == "kid" and pd.notna(line.others):
-                cells[line.metric] += f"; others {line.others:.1f}"
+                cells[line.metric] += f"; others {line.others:z.0f}"
         rows[NAMES.get(entity, entity)] = cells
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("entity")
 

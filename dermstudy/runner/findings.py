@@ -27,8 +27,9 @@ ROLES = {
     protocol.FAMILY: "Of the protocol's family: {comparison}?",
     protocol.SENSITIVITY: "Sensitivity: {comparison}?",
 }
-MOVED = "As many synthetic images of each entity added: what does balanced accuracy gain by the moved prior alone?"
-LESIONS = "95 %, over test lesions and seeds"
+MOVED = "As many synthetic images of each entity added: what becomes of balanced accuracy by argmax?"
+LESIONS = "95 %, t, over test lesions and seeds"
+DRAWN = "95 %, percentiles of resampled test lesions and seeds"
 SUBSAMPLES = "middle 95 % of subsamples of images"
 WILSON = "95 %, Wilson's, over images"
 
@@ -76,9 +77,9 @@ def _images(space: Workspace):
         ),
         False,
     )
-    said = f"{_plain(kid)}; real images: {kid['floor']:z.0f}"
+    said = f"{_plain(kid)}, n = {kid['n']:.0f}; real images: {kid['floor']:z.0f}"
     yield ("How far are synthetic images from real ones? KID × 1,000", NONE, NONE, said, SUBSAMPLES), True
-    said = f"{recall['value']:.2f} ({recall['low']:.2f} to {recall['high']:.2f}); real images: {recall['floor']:.2f}"
+    said = f"{_share(recall, 'value')}, n = {recall['n']:.0f}; real images: {recall['floor']:.2f}"
     yield ("How much of the real variety do they hold? Recall", NONE, NONE, said, SUBSAMPLES), True
     named = _read(space, "quality_fidelity")
     if "network" in named:
@@ -145,7 +146,8 @@ def _networks(space: Workspace):
                 own = summary.loc["audited", IN_TRIAL[name], metric]
                 audited = f"{_share(own, 'mean')}; always nevus: {own['always_nevus']:.2f}"
             asked = f"A small convolutional network in place of the paper's, on {words}: {metric}"
-            yield (asked, f"{figure:.2f}", rerun, audited, LESIONS), name == "combined"
+            kind = NONE if rerun == WAITS and audited == NONE else DRAWN
+            yield (asked, f"{figure:.2f}", rerun, audited, kind), name == "combined" and metric != "accuracy"
     rerun = WAITS
     if {"original", "combined"} <= there:
         both = [summary.loc["as published", name, "balanced accuracy"]["mean"] for name in ("combined", "original")]
@@ -154,45 +156,71 @@ def _networks(space: Workspace):
     primary = trial[trial["role"] == protocol.PRIMARY].iloc[0]
     audited = f"**{primary['verdict']}**: macro AUC {_change(primary)}"
     yield (question, gain, rerun, audited, LESIONS), True
-    yield from _first_run(space, primary)
+    yield from _first_run(space, trial)
     for role in (protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY):
         for _, row in trial[trial["role"] == role].iterrows():
             asked = ROLES[role].format(comparison=row["comparison"])
-            said = f"{row['verdict']}: {_change(row)}" if row["seeds"] else WAITS
+            said = _verdict(row) + _provisional(row, trial) if row["seeds"] else WAITS
             yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), False
     yield from _moved_by_the_prior(space)
     for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
         asked = f"From as published to audited, step by step: {step['step']}"
-        yield (asked, NONE, NONE, f"balanced accuracy {_change(pd.Series(step))}", LESIONS), False
+        yield (asked, NONE, NONE, f"balanced accuracy {_change(pd.Series(step))}", DRAWN), False
 
 
-def _first_run(space: Workspace, primary: pd.Series):
-    """The trial's first answer, on another generator's images, where the run in `space` gives another beside it."""
+def _verdict(row: pd.Series) -> str:
+    """Verdict, measure and change of a comparison, with Holm's p where it is of the family."""
+    unit = " by unit of dose" if row["comparison"] == protocol.TREND else ""
+    said = f"{row['verdict']}: {row['measure']}{unit} {_change(row)}"
+    return said + (f", p {protocol.p_words(row['p_holm'])} after Holm" if row["role"] == protocol.FAMILY else "")
+
+
+def _provisional(row: pd.Series, trial: pd.DataFrame) -> str:
+    """A clause where an equivalent comparison of the family would be another verdict if those that wait had found something."""
+    waiting = trial["role"].eq(protocol.FAMILY) & trial["seeds"].eq(0)
+    excludes_zero = row["low"] > 0 or row["high"] < 0
+    if (
+        row["role"] != protocol.FAMILY
+        or row["verdict"] != protocol.EQUIVALENT
+        or not excludes_zero
+        or not waiting.any()
+    ):
+        return ""
+    return f"; provisional, for Holm counts what was not run as p = 1: unadjusted p {protocol.p_words(row['p'])}"
+
+
+def _first_run(space: Workspace, trial: pd.DataFrame):
+    """The trial's first answer, on another generator's images, where the run in `space` gives another beside it; and the
+    members of the family whose verdict was another."""
     first, notes = project_root() / FIRST_RUN, space.root / "manifest.json"
     if not (first.is_file() and notes.is_file()):
         return
     told, profile = pd.read_csv(first), json.loads(notes.read_text(encoding="utf-8"))["profile"]
-    told = told[told["role"].eq(protocol.PRIMARY) & told["profile"].eq(profile)]
-    if len(told) and not np.isclose(told["difference"].iloc[0], primary["difference"], atol=1e-8):
-        row = told.iloc[0]
-        asked = f"The same, asked first with images of {row['generator']} (docs/PROTOCOL.md, amendments)"
-        yield (asked, NONE, NONE, f"{row['verdict']}: macro AUC {_change(row)}", LESIONS), True
+    now = trial.set_index("comparison")
+    for _, row in told[told["profile"].eq(profile)].iterrows():
+        own, leads = now.loc[row["comparison"]], row["role"] == protocol.PRIMARY
+        other = leads and not np.isclose(row["difference"], own["difference"], atol=1e-8)
+        if other or (row["role"] == protocol.FAMILY and row["seeds"] and row["verdict"] != own["verdict"]):
+            what = "The same" if leads else f"Of the protocol's family: {row['comparison']}"
+            asked = f"{what}, asked first with images of {row['generator']} (docs/PROTOCOL.md, amendments)"
+            yield (asked, NONE, NONE, _verdict(row), LESIONS), leads
 
 
 def _moved_by_the_prior(space: Workspace):
-    """What balanced accuracy gains where synthetic images move the prior and the scores stay as they are, and the rest; and
-    what else moves it though synthetic images teach nothing."""
+    """What balanced synthetic images do to balanced accuracy, in the part that the moved prior would give alone and the rest;
+    and what else moves it though synthetic images teach nothing."""
     told = _if_there(space, "trial_secondary", "comparison", "measure")
     told = told[told["comparison"] == f"{protocol.BALANCED} against {protocol.ORIGINALS}"].set_index("measure")
-    parts = secondary.ARTEFACT, secondary.REMAINDER
+    parts = secondary.ARGMAX, secondary.ARTEFACT, secondary.REMAINDER
     if set(parts) <= set(told.index):
-        moved, rest = (_change(told.loc[part]) for part in parts)
-        yield (MOVED, NONE, NONE, f"{moved}; by the images: {rest}", LESIONS), True
+        whole, moved, rest = (_change(told.loc[part]) for part in parts)
+        said = f"{whole}: {moved} by the moved prior alone, {rest} the rest"
+        yield (MOVED, NONE, NONE, said, DRAWN), True
     for row in _if_there(space, "trial_gain", "part").to_dict("records"):
         asked = f"What moves balanced accuracy though synthetic images teach nothing? {row['part']} ({row['network']})"
         alone = row["part"] == secondary.CHANCE
         said = f"{row['size']:.3f}" if alone else _change(pd.Series(row | {"difference": row["size"]}))
-        yield (asked, NONE, NONE, said, NONE if alone else LESIONS), False
+        yield (asked, NONE, NONE, said, NONE if alone else DRAWN), False
 
 
 def _if_there(space: Workspace, name: str, *columns: str) -> pd.DataFrame:
@@ -203,10 +231,9 @@ def _if_there(space: Workspace, name: str, *columns: str) -> pd.DataFrame:
 
 def _taught(space: Workspace):
     for place, row in enumerate(_read(space, "inversion_downstream").to_dict("records")):
-        question = f"Two entities taught to the generator: how well does a network trained on {row['training']} tell them apart?"
-        gain = f"against real alone {row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
-        said = f"AUC {row['auc']:.2f}; {gain}" if place else f"AUC {_share(row, 'auc')}"
-        yield (question, NONE, NONE, said, LESIONS), place == 1
+        question = f"Exploratory: two entities taught to the generator; a network trained on {row['training']} tells them apart"
+        gain = f"; against real alone {row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"
+        yield (question, NONE, NONE, f"AUC {_share(row, 'auc')}" + gain * bool(place), DRAWN), place == 1
 
 
 def _count(row) -> str:
