@@ -1,4 +1,4 @@
-"""The command line: `dermstudy run`, `verify`, `lab`, `report`, `data`, `kit`, `app`, `synthesize`, `convert`, `classify`."""
+"""The command line of the study: `dermstudy --help` names its commands."""
 
 from __future__ import annotations
 
@@ -276,10 +276,17 @@ def _check(options: argparse.Namespace) -> None:
     print(f"data hash {cohort.data_hash}")
 
 
+def _free(path: str) -> str:
+    """`path`, where nothing lies yet: what is written there replaces a folder whole. InputError elsewhere."""
+    if os.path.lexists(path):
+        raise InputError(f"{path} is there already: name a new one, or remove it first")
+    return path
+
+
 def _phantom(options: argparse.Namespace) -> None:
     from dermstudy.phantom import cohort as phantom
 
-    folder = phantom.write_cohort(options.folder, options.images, options.seed, options.side, options.shares)
+    folder = phantom.write_cohort(_free(options.folder), options.images, options.seed, options.side, options.shares)
     print(f"{options.images} phantom images in {folder}")
 
 
@@ -302,12 +309,12 @@ def _convert(options: argparse.Namespace) -> None:
     from dermstudy.diffusion import convert
 
     if options.to_openai:
-        print(f"wrote {convert.convert_back(options.source, options.target)}")
+        print(f"wrote {convert.convert_back(options.source, _free(options.target))}")
         return
     if options.tokenizer is None:
         raise InputError("give --tokenizer DIR: a folder with GPT-2's vocab.json and merges.txt, or upstream's files")
     heads = options.head_width, options.text_heads
-    print(f"wrote {convert.convert(options.source, options.target, options.tokenizer, *heads)}")
+    print(f"wrote {convert.convert(options.source, _free(options.target), options.tokenizer, *heads)}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def serve(page, port: int, host: str, say: str, css: str = "", head: str = "", b
             ssr_mode=False,
             prevent_thread_lock=True,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise InputError(f"port {port} cannot be served on {host}: choose another with --port") from error
     print(f"serving {say.format(address=f'http://{host}:{port}')}", flush=True)
     page.block_thread()

@@ -50,3 +50,18 @@ def test_other_code_is_refused(run):
         words.refresh(space)
     assert (space.root / source.name).read_bytes() == before
     assert fingerprints.source_hash(source)
+
+
+def test_code_in_other_cells_is_refused(run):
+    """The hash of the code is that of all cells together, and outputs belong to one cell each."""
+    source, space = run
+    content = nbformat.read(source, as_version=4)
+    place = next(n for n, cell in enumerate(content.cells) if cell.cell_type == "code" and "\n" in cell.source)
+    first, rest = content.cells[place].source.split("\n", 1)
+    content.cells[place].source = first
+    content.cells.insert(place + 1, nbformat.v4.new_code_cell(rest))
+    nbformat.write(content, source)
+    before = (space.root / source.name).read_bytes()
+    with pytest.raises(InputError, match="has its code in other cells"):
+        words.refresh(space)
+    assert (space.root / source.name).read_bytes() == before

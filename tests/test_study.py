@@ -399,14 +399,27 @@ def test_the_base_model_trains_at_the_papers_side(cohort, tmp_path, start):
         (["run", "smoke", "--only", "00,43"], "no notebook '43'"),
         (["run", "smoke", "--to", "42"], "no notebook '42'"),
         (["run", "smoke", "--from", "05", "--to", "03"], "--from 05 lies after --to 03"),
+        (["run", "smoke", "--only", "05", "--to", "07"], "give it without --from and --to"),
         (["data", "check", "/no/such/folder"], "no folder /no/such/folder"),
-        (["data", "phantom", "/tmp/x", "--images", "20"], "20 phantom images cannot hold"),
+        (["data", "phantom", "/no/such/folder", "--images", "20"], "20 phantom images cannot hold"),
     ],
 )
 def test_bad_arguments_end_in_one_line(arguments, message, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["data", "phantom", "{}"], ["convert", "x.pt", "{}", "--tokenizer", "x"], ["convert", "x", "{}", "--to-openai"]],
+)
+def test_what_is_there_already_is_never_written_over(tmp_path, arguments, capsys):
+    (tmp_path / "image.jpg").write_text("somebody's")
+    assert cli.main([part.format(tmp_path) for part in arguments]) == 2
+    error = capsys.readouterr().err
+    assert "is there already" in error and error.count("\n") == 1
+    assert (tmp_path / "image.jpg").read_text() == "somebody's"
 
 
 def test_the_package_runs_as_a_module():

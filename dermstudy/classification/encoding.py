@@ -5,6 +5,7 @@ Sources: Tan and Le (arXiv 1905.11946) for the network; torchvision for the stro
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,12 @@ def _kept(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int
     if whole.is_file():
         return whole
     folder.mkdir(parents=True, exist_ok=True)
+    with open(whole.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another task may be making the same file, of the same parts
+        return whole if whole.is_file() else _in_parts(cohort, whole, view, compute, batch)
+
+
+def _in_parts(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int) -> Path:
     ids, parts, fresh, started = list(cohort.frame["image_id"]), [], 0, time.monotonic()
     told = started
     for start in range(0, len(ids), PART):

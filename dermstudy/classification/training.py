@@ -26,6 +26,7 @@ from dermstudy.entities import CODES, by_code
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 from dermstudy.tensorflow_setup import import_keras, limit_threads
 
+TEXTS = dict.fromkeys(("image_id", "group", "kind", "dx", "answer"), "str")  # names of digits alone stay names
 Key = TypeVar("Key")
 Say = Callable[[str], None]
 
@@ -145,7 +146,7 @@ def train_once(
     threads = threads or threads_of(1)
     kept = _kept(training_set, config, seed, folder, threads)
     if kept.is_dir():
-        predictions = pd.read_csv(kept / "predictions.csv", dtype={"answer": "str"}).fillna({"answer": ""})
+        predictions = pd.read_csv(kept / "predictions.csv", dtype=TEXTS).fillna({"answer": ""})
         return Result(predictions, pd.read_csv(kept / "history.csv"))
 
     def say(line: str) -> None:

@@ -226,8 +226,13 @@ def convert(
 
 
 def convert_back(folder: str | Path, checkpoint: str | Path) -> Path:
-    """Write the OpenAI checkpoint of a diffusers folder, whole or not at all."""
-    state = to_openai(glide.load(folder))
+    """Write the OpenAI checkpoint of a diffusers folder, whole or not at all. InputError for one that diffuses folded pixels."""
+    pipeline = glide.load(folder)
+    if pipeline.pixels is not None:
+        raise InputError(
+            f"{folder} diffuses folded pixels, as OpenAI's GLIDE does not: it has no checkpoint in that form"
+        )
+    state = to_openai(pipeline)
     with atomic_path(checkpoint) as temporary:
         torch.save(state, temporary)
     return Path(checkpoint)

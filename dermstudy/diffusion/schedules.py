@@ -50,7 +50,12 @@ def respaced_timesteps(respacing: str, total: int = 1000) -> list[int]:
 
     Source: glide_text2im/respace.py, space_timesteps. InputError where a section has too few steps to divide.
     """
-    sections = [10, 10, 3, 2, 2] if respacing == "fast27" else [int(part) for part in respacing.split(",")]
+    try:
+        sections = [10, 10, 3, 2, 2] if respacing == "fast27" else [int(part) for part in respacing.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"unknown respacing {respacing!r}: give numbers of steps such as '100' or '25,25,50', or 'fast27'"
+        ) from error
     size, extra = divmod(total, len(sections))
     steps, start = set(), 0
     for index, count in enumerate(sections):

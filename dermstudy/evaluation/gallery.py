@@ -40,7 +40,7 @@ def worst(
     named = [f"{entity} {sure:.2f}" for entity, sure in zip(wrong["entity"], wrong["confidence"], strict=True)]
     measures = {
         FAR: (-nearest["held_out_distance"], [f"distance {value:.1f}" for value in nearest["held_out_distance"]]),
-        COPY: (nearest["ratio"], [f"ratio {value:.2f}" for value in nearest["ratio"]]),
+        COPY: (nearest["ratio"].where(nearest["ratio"] < 1), [f"ratio {value:.2f}" for value in nearest["ratio"]]),
         NAMED: (-wrong["confidence"], named),
         COLOUR: (-colour["distance"], list(colour["why"])),
         TWIN: (pd.Series(-likeness), [f"cosine {value:.3f}" for value in likeness]),

@@ -296,7 +296,8 @@ def diversity(
 def diversity_of(synthetic: Cohort, real: Cohort, n: int, seed: int = 0) -> pd.DataFrame:
     """`diversity` of the first `n` images an entity at 256 pixels, by at most as many pairs, real ones of different lesions."""
     apart = replace(real, frame=real.frame.drop_duplicates("group"))
-    pixels = [{code: side.select(dx=code).images(256)[:n] for code in CODES} for side in (synthetic, apart)]
+    chosen = [{code: side.select(dx=code) for code in CODES} for side in (synthetic, apart)]
+    pixels = [{code: own.images(256, own.frame["image_id"].head(n)) for code, own in side.items()} for side in chosen]
     return diversity(*pixels, pairs=min(20, n), seed=seed)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from dermstudy.data.dataset import Cohort, load_folder, subsample
-from dermstudy.entities import ENTITIES, HAM10000_IMAGES, by_code
+from dermstudy.entities import CODES, ENTITIES, HAM10000_IMAGES, NAMES, by_code
 from dermstudy.files import InputError, atomic_path
 from dermstudy.phantom.lesions import PAINTERS
 from dermstudy.phantom.texture import curve, fractal, grid, lines, spots
@@ -45,8 +45,12 @@ def write_cohort(
 
     images: how many in all; shares: "ham10000" (its class imbalance, each entity with at least `minimum_lesions`
     lesions) or "balanced". The bytes depend on the seed, not on `workers`. InputError where `images` cannot hold
-    `minimum_lesions` lesions an entity.
+    `minimum_lesions` lesions an entity, and for a side or seed that is too small.
     """
+    if side < 16 or seed < 0:
+        raise InputError(
+            f"a phantom image of {side} pixels, seed {seed}: give at least 16 pixels a side and a seed from 0"
+        )
     table = plan(images, seed, shares, minimum_lesions)
     started = time.monotonic()
     with atomic_path(folder) as temporary:
@@ -253,7 +257,7 @@ def open_source(
     """The cohort that a study starts from: the embedded phantom (`data` = "phantom"), or a folder.
 
     max_per_entity caps a folder's entities by whole lesions (0 keeps everything); the phantom's size is its own.
-    InputError where the folder is missing, or what `load_folder` and `subsample` refuse.
+    InputError where the folder is missing or lacks an entity, or what `load_folder` and `subsample` refuse.
     """
     if str(data) == "phantom":
         write_cohort(phantom_folder, phantom_images, seed=seed, side=phantom_side, minimum_lesions=phantom_min_lesions)
@@ -263,4 +267,7 @@ def open_source(
             f"no folder {data}: set DATA to the folder of a HAM10000 download (the README says how to get it) or to "
             '"phantom", or open the notebook with `dermstudy lab`, which does so'
         )
-    return subsample(load_folder(data, name="HAM10000"), max_per_entity, seed)
+    cohort = load_folder(data, name="HAM10000")
+    if absent := [NAMES[code] for code in CODES if code not in set(cohort.frame["dx"])]:
+        raise InputError(f"{data} holds no image of {', '.join(absent)}: the study is about all seven entities")
+    return subsample(cohort, max_per_entity, seed)

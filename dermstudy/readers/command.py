@@ -96,6 +96,8 @@ def _export(options: argparse.Namespace) -> None:
     from dermstudy.readers import kit, workbook
 
     key = options.key or f"{options.folder.rstrip('/')}_key.csv"
+    if Path(options.workbook).is_dir():
+        raise InputError(f"{options.workbook} is a folder: name the workbook to write, such as answers.xlsx")
     answers = kit.export(options.folder, key, options.partial)
     path = workbook.write_workbook(answers, options.workbook, kit.links(options.folder))
     print(f"{len(answers)} answers of {answers['reader'].nunique()} reader(s) in {path}")

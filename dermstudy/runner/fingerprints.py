@@ -69,7 +69,7 @@ def inputs_hash(parameters: dict, seen: dict[str, str] | None = None) -> str:
     """
     seen, rows = {} if seen is None else seen, []
     for name, value in sorted(parameters.items()):
-        path = from_root(value) if isinstance(value, str) and "/" in value else None
+        path = from_root(value) if isinstance(value, str) and value.strip() else None
         if path is None or not path.exists():
             continue
         if value not in seen:

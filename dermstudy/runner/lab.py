@@ -91,9 +91,12 @@ def _copy_over(source: Workspace, lab: Workspace, names: list[str]) -> None:
             continue
         current = _signature(origin)
         if target.exists():
+            present = _signature(target)
+            if present == current:
+                record[path] = current  # a call that was cut had copied it and noted nothing
             if record.get(path) == current:
                 continue
-            if _signature(target) != record.get(path):
+            if present != record.get(path):
                 print(f"{shown(target)} is your own and stays, though {shown(origin)} has changed")
                 continue
         with atomic_path(target) as temporary:

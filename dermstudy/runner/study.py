@@ -141,6 +141,8 @@ def selected(only: str | Collection[str] | None = None, start: str | None = None
     for number in [*(several or []), *(end for end in (start, to) if end)]:
         if number not in {notebook.name[:2] for notebook in sources}:
             raise InputError(f"no notebook {number!r}: notebooks/ has {', '.join(n.name[:2] for n in sources)}")
+    if several is not None and (start or to):
+        raise InputError("--only names the notebooks to run: give it without --from and --to")
     if several is not None:
         return [notebook for notebook in sources if notebook.name[:2] in several]
     if start is not None and to is not None and start > to:
@@ -155,6 +157,7 @@ def _execute(
     """Run a notebook into `target`; its stamp: what was run, by which commit, on what, for how long."""
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from dermstudy.runner.progress import ENGINE, IndentedOutput
@@ -183,6 +186,8 @@ def _execute(
         name, kept = ("", "notebook up to there") if mendable else (f"{error.ename}: ", "whole traceback")
         kind = NotebookRefused if mendable else NotebookFailed
         raise kind(f"{notebook.stem}, cell {error.exec_count}: {name}{message} ({kept} in {shown(failed)})") from error
+    except DeadKernelError as error:
+        raise NotebookFailed(f"{notebook.stem}: its kernel died, most often for want of memory") from error
     seconds = time.monotonic() - started
     stamp = {
         "source": source_hash(notebook),
@@ -204,9 +209,10 @@ def _execute(
 
 def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
     known = state.get(stem, {})
-    return known.get("fingerprint") == prints[stem] and all(
-        (space.artifacts / name).exists() for name in known.get("artifacts", [])
-    )
+    made = [space.artifacts / name for name in known.get("artifacts", [])]
+    made += [space.tables / f"{name}.csv" for name in known.get("tables", [])]
+    made += [space.pictures().get(name, space.figures / name) for name in known.get("figures", [])]
+    return known.get("fingerprint") == prints[stem] and all(path.exists() for path in made)
 
 
 def _contents(space: Workspace) -> dict[str, dict[str, str]]:

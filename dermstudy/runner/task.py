@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -60,12 +61,17 @@ def images(space: Workspace, own: dict) -> runs.Images:
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
     pools = {feature_sets.WHOLE: dataset.open_synthetic(space.need("synthetic", made_by="03_sample"))}
     pools |= {pool: runs.made_by_another(own[name]) for pool, name in POOLS.items() if name}
-    others = load_external(own["EXTERNAL"], cohort, space.out("features")) if own["EXTERNAL"] else None
+    others = (
+        load_external(workspace.from_root(own["EXTERNAL"]), cohort, space.out("features")) if own["EXTERNAL"] else None
+    )
     return runs.gather(cohort, pools, own["ORIGINALS"], own["SEED"], others)
 
 
 def encode(space: Workspace, own: dict, pool: str, view: int) -> None:
-    """One view of every image of a pool, kept in artifacts/features; InputError for a pool or view that is not there."""
+    """One view of every image of a pool, of originals with the stronger augmentation's draws, kept in artifacts/features.
+
+    InputError for a pool or view that is not there.
+    """
     gathered, settings = images(space, own), shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
     cohorts: dict[str, Cohort] = {feature_sets.ORIGINALS: gathered.originals, **gathered.synthetic}
     if gathered.external is not None:
@@ -74,7 +80,11 @@ def encode(space: Workspace, own: dict, pool: str, view: int) -> None:
         raise InputError(f"no pool {pool!r} in this profile: it has {', '.join(cohorts)}")
     if view not in range(len(settings.views)):
         raise InputError(f"no view {view}: the head of {own['HEAD']} has views 0 to {len(settings.views) - 1}")
-    encoding.encode(cohorts[pool], space.out("features"), settings.views[view])
+    seen, features = settings.views[view], space.out("features")
+    encoding.encode(cohorts[pool], features, seen)
+    if pool == feature_sets.ORIGINALS:
+        for draw in range(1, own["AUGMENTED"] + 1):
+            encoding.encode(cohorts[pool].select(split="train"), features, replace(seen, draw=draw))
 
 
 def heads(space: Workspace, own: dict, name: str) -> None:

@@ -244,7 +244,7 @@ def _entry(tree: Path) -> str:
 def _lend(parameters: dict, tree: Path) -> None:
     """Link into `tree` what its parameters name in this checkout outside of git: data, weights, another run's artifacts."""
     for value in parameters.values():
-        if not isinstance(value, str) or "/" not in value or Path(value).is_absolute():
+        if not isinstance(value, str) or not value.strip() or Path(value).is_absolute():
             continue
         here, there = project_root() / value, tree / value
         if here.exists() and not there.exists() and project_root() in here.resolve().parents:

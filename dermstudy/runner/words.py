@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import nbformat
 
 from dermstudy.files import InputError, atomic_path
@@ -28,7 +30,10 @@ def refresh(space: Workspace) -> list[str]:
             raise InputError(f"{shown(path)} was made by other code than {shown(source)}: run it again")
         ran = [cell for cell in executed.cells if cell.cell_type == "code"]
         injected = [cell for cell in ran if INJECTED in cell.metadata.get("tags", [])]
-        kept = iter([cell for cell in ran if cell not in injected])
+        own = [cell for cell in ran if cell not in injected]
+        if [_code(cell) for cell in own] != [_code(cell) for cell in words.cells if cell.cell_type == "code"]:
+            raise InputError(f"{shown(path)} has its code in other cells than {shown(source)}: run it again")
+        kept = iter(own)
         cells = []
         for cell in words.cells:
             cells.append(next(kept) if cell.cell_type == "code" else cell)
@@ -43,3 +48,7 @@ def refresh(space: Workspace) -> list[str]:
                 nbformat.write(executed, temporary)
             changed.append(source.stem)
     return changed
+
+
+def _code(cell) -> str:
+    return ast.dump(ast.parse(cell.source))
