@@ -93,12 +93,16 @@ def _kept(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int
     if whole.is_file():
         return whole
     folder.mkdir(parents=True, exist_ok=True)
-    with open(whole.with_suffix(".lock"), "w") as lock:
+    place = whole.with_suffix(".lock")
+    with open(place, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another task may be making the same file, of the same parts
-        return whole if whole.is_file() else _in_parts(cohort, whole, view, compute, batch)
+        if not whole.is_file():
+            _in_parts(cohort, whole, view, compute, batch)
+        place.unlink(missing_ok=True)
+    return whole
 
 
-def _in_parts(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int) -> Path:
+def _in_parts(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int) -> None:
     ids, parts, fresh, started = list(cohort.frame["image_id"]), [], 0, time.monotonic()
     told = started
     for start in range(0, len(ids), PART):
@@ -118,7 +122,6 @@ def _in_parts(cohort: Cohort, whole: Path, view: View, compute: Callable, batch:
     _write(whole, np.concatenate([np.load(part, allow_pickle=False) for part in parts]))
     for part in parts:
         part.unlink()
-    return whole
 
 
 def encoded_now(cohort: Cohort, view: View, image_ids: Sequence[str]) -> np.ndarray:
