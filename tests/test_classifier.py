@@ -187,7 +187,9 @@ def test_a_run_that_ends_in_an_error_has_three_attempts_with_its_own_seed(
     failed = training.train_once(chosen, SMALL, 8, tmp_path)
     assert failed.failed and seen == [8, 8, 8] and failed.history.empty
     assert training.train_once(chosen, SMALL, 8, tmp_path).failed and len(seen) == 3  # it is not tried again
-    for outside in (OSError("no space left"), MemoryError(), InputError("no images")):
+    full = type("ResourceExhaustedError", (Exception,), {})("OOM")  # TensorFlow's, which needs an operation to be made
+    torchs = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    for outside in (OSError("no space left"), MemoryError(), InputError("no images"), full, torchs):
         seen.clear()
         errors[1] = outside
         with pytest.raises(type(outside)):
