@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from dermstudy import cli, workspace
-from dermstudy.classification import protocol
+from dermstudy.classification import protocol, secondary
 from dermstudy.files import InputError
 from dermstudy.published import paper
 from dermstudy.runner import findings
@@ -78,8 +78,8 @@ def test_a_run_without_the_trial_says_so(tmp_path):
 
 
 def test_what_a_moved_prior_gives_alone_stands_beside_what_the_images_give(tmp_path):
-    secondary = pd.read_csv(DEMO.tables / "trial_secondary.csv")
-    own = secondary[secondary["comparison"] == f"{protocol.BALANCED} against {protocol.ORIGINALS}"].set_index("measure")
+    table = pd.read_csv(DEMO.tables / "trial_secondary.csv")
+    own = table[table["comparison"] == f"{protocol.BALANCED} against {protocol.ORIGINALS}"].set_index("measure")
     whole = own.loc["balanced accuracy by argmax", "difference"]
     row = findings.table(DEMO, headlines=True).set_index("question").loc[findings.MOVED]
     said, moved, rest = (float(value.replace("−", "-")) for value in re.findall(r"[+−]\d\.\d+(?= \()", row[AUDITED]))
@@ -88,6 +88,26 @@ def test_what_a_moved_prior_gives_alone_stands_beside_what_the_images_give(tmp_p
     shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
     (tmp_path / "run" / "tables" / "trial_secondary.csv").unlink()
     assert findings.MOVED not in findings.table(workspace.Workspace(tmp_path / "run"))["question"].tolist()
+
+
+def test_what_moves_balanced_accuracy_has_a_row_a_part():
+    told = pd.read_csv(DEMO.tables / "trial_gain.csv")
+    found = findings.table(DEMO)
+    found = found[found["question"].str.startswith("What moves balanced accuracy")].reset_index(drop=True)
+    assert len(found) == len(told) > 4
+    for row, part in zip(found.to_dict("records"), told.to_dict("records"), strict=True):
+        assert row["question"].endswith(f"{part['part']} ({part['network']})")
+        assert float(row[AUDITED].split()[0].replace("−", "-")) == pytest.approx(part["size"], abs=5e-4)
+        assert (row[KIND] == findings.DRAWN) == (part["part"] != secondary.CHANCE)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "low", "said"), [(True, 0.001, True), (False, 0.001, False), (True, -0.001, False)]
+)
+def test_a_verdict_that_holms_count_may_change_is_called_provisional(waiting, low, said):
+    family = {"role": protocol.FAMILY, "verdict": protocol.EQUIVALENT, "high": 0.005, "p": 0.02}
+    trial = pd.DataFrame([family | {"seeds": 20, "low": low}, {"role": protocol.FAMILY, "seeds": 0 if waiting else 20}])
+    assert ("unadjusted p = 0.020" in findings._provisional(trial.iloc[0], trial)) == said
 
 
 def test_the_first_answer_stays_beside_a_second_one(tmp_path, monkeypatch):
