@@ -216,3 +216,15 @@ def painted(page, but: str = "") -> str:
         arg=but,
     )
     return found.json_value()
+
+
+def test_a_copy_that_was_cut_before_it_was_noted_is_no_change_of_the_users(tmp_path, capsys):
+    source, mine = open_workspace(tmp_path / "source"), open_workspace(tmp_path / "lab")
+    source.tables.mkdir(parents=True, exist_ok=True)
+    (source.tables / "log.csv").write_text("first")
+    lab._copy_over(source, mine, [])
+    (mine.artifacts / lab.RECORD).unlink()  # as Ctrl-C leaves it
+    lab._copy_over(source, mine, [])
+    (source.tables / "log.csv").write_text("second, and longer")
+    lab._copy_over(source, mine, [])
+    assert (mine.tables / "log.csv").read_text() == "second, and longer" and not capsys.readouterr().out

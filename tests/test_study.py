@@ -410,6 +410,35 @@ def test_bad_arguments_end_in_one_line(arguments, message, capsys):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_notebook_whose_table_or_figure_is_gone_is_not_up_to_date(tmp_path):
+    space = workspace.open_workspace(tmp_path / "results")
+    made = [
+        space.artifacts / "model",
+        space.tables / "log.csv",
+        space.figures / "curve.png",
+        space.figures / "sheet.jpg",
+    ]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("made")
+    kept = {"artifacts": {"model": {}}, "tables": {"log": {}}, "figures": {"curve": {}, "sheet": {}}}
+    state, prints = {"01_finetune": kept | {"fingerprint": "same"}}, {"01_finetune": "same"}
+    assert study._up_to_date(space, state, "01_finetune", prints)
+    for path in made:
+        away = path.rename(tmp_path / "away")
+        assert not study._up_to_date(space, state, "01_finetune", prints), path
+        away.rename(path)
+
+
+def test_a_file_in_the_root_is_an_input_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprints, "from_root", lambda value: tmp_path / value)
+    seen = []
+    for content in ("one", "another"):
+        (tmp_path / "answers.xlsx").write_text(content)
+        seen.append(fingerprints.inputs_hash({"WORKBOOK": "answers.xlsx", "KEY": "", "SEED": 0}))
+    assert seen[0] != seen[1]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["data", "phantom", "{}"], ["convert", "x.pt", "{}", "--tokenizer", "x"], ["convert", "x", "{}", "--to-openai"]],
