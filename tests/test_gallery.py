@@ -32,18 +32,35 @@ def test_the_independent_network_names_what_it_can_tell():
 
 
 def test_fidelity_of_two_networks_by_hand():
-    asked, true = pd.Series(["mel", "mel", "nv", "nv"]), pd.Series(["mel", "nv"])
+    asked = pd.DataFrame({"image_id": list("abcd"), "dx": ["mel", "mel", "nv", "nv"]})
+    true = pd.DataFrame({"image_id": list("xyz"), "dx": ["mel", "nv", "nv"], "group": ["one", "two", "two"]})
     answers = {
-        fidelity.SMALL: (np.array(["mel", "nv", "nv", "nv"]), np.array(["mel", "mel"])),
-        fidelity.INDEPENDENT: (np.array(["bcc", "nv", "nv", "mel"]), np.array(["mel", "nv"])),
+        fidelity.SMALL: (np.array(["mel", "nv", "nv", "nv"]), np.array(["mel", "mel", "nv"])),
+        fidelity.INDEPENDENT: (np.array(["bcc", "nv", "nv", "mel"]), np.array(["mel", "nv", "nv"])),
     }
     table = fidelity.fidelity_table(answers, asked, true).set_index(["network", "entity"])
-    assert table.loc[(fidelity.SMALL, "melanoma"), ["synthetic", "real"]].tolist() == [0.5, 1.0]
-    assert table.loc[(fidelity.INDEPENDENT, "overall"), ["synthetic", "real"]].tolist() == [0.25, 1.0]
+    own = table.loc[(fidelity.SMALL, "melanoma")]
+    assert own[["n", "synthetic", "n_real", "real", "difference"]].tolist() == [2, 0.5, 1, 1.0, -0.5]
+    assert own[["low", "high"]].tolist() == [-1, 0]  # both images wrong, or both right
+    nevi = table.loc[(fidelity.SMALL, "melanocytic nevus")]
+    assert nevi[["n_real", "real", "low", "high"]].tolist() == [2, 0.5, 0.5, 0.5]  # one lesion: nothing to resample
+    overall = table.loc[(fidelity.INDEPENDENT, "overall")]
+    assert overall[["n", "synthetic", "n_real", "real", "difference"]].tolist() == [4, 0.25, 3, 1.0, -0.75]
     sure = np.array([0.9, 0.8, 0.7, 0.6])
-    wrong = fidelity.wrongly_named({name: own[0] for name, own in answers.items()}, asked, sure)
+    wrong = fidelity.wrongly_named({name: own[0] for name, own in answers.items()}, asked["dx"], sure)
     assert wrong["entity"].tolist() == ["", "melanocytic nevus", "", ""]  # both networks wrong about the second alone
     assert wrong["confidence"].tolist() == pytest.approx([np.nan, 0.8, np.nan, np.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(("sisters", "error"), [(1, 0.032), (4, 0.047)])
+def test_the_interval_of_a_difference_of_shares_counts_lesions(sisters, error):
+    """400 images on each side, half and four fifths of them right: the binomial standard error, lesions whole."""
+    made, real = pd.DataFrame({"image_id": range(400), "dx": "mel"}), pd.DataFrame({"dx": ["mel"] * 400})
+    right = np.arange(400) // sisters % 5 < 4
+    answers = {"network": (np.where(np.arange(400) % 2, "mel", "nv"), np.where(right, "mel", "nv"))}
+    overall = fidelity.fidelity_table(answers, made, real.assign(group=np.arange(400) // sisters)).iloc[-1]
+    assert overall["difference"] == pytest.approx(-0.3)
+    assert (overall["high"] - overall["low"]) / 2 / 1.96 == pytest.approx(error, rel=0.05)
 
 
 @pytest.fixture

@@ -153,16 +153,6 @@ def test_tables_have_the_promised_columns(features):
     assert (pooled.loc[pooled["entity"] == "overall", "n"] == 7 * 25).all()
 
 
-def test_condition_fidelity_by_hand():
-    asked, true = pd.Series(["mel", "mel", "nv", "nv"]), pd.Series(["mel", "nv", "nv"])
-    table = quality.condition_fidelity(
-        pd.Series(["mel", "nv", "nv", "nv"]), asked, pd.Series(["mel", "mel", "nv"]), true
-    )
-    assert table["synthetic"].to_dict() == {"mel": 0.5, "nv": 1.0, "overall": 0.75}
-    assert table["real"].to_dict() == {"mel": 1.0, "nv": 0.5, "overall": 0.75}
-    assert table["difference"].to_dict() == {"mel": -0.5, "nv": 0.5, "overall": 0.0}
-
-
 def test_one_image_a_lesion_before_any_second():
     lesions = np.repeat(np.arange(10), 3)
     features = Features(lesions[:, None].astype(float), lesions, np.full(30, "nv"))

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dermstudy import intervals
 from dermstudy.data.dataset import Cohort
-from dermstudy.entities import NAMES
+from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation import reference_classifier
 from dermstudy.evaluation.features import Features
-from dermstudy.evaluation.quality import condition_fidelity
 
 STIFFNESS = (0.001, 0.003, 0.01, 0.03, 0.1)  # inverse penalties, the best of which validation lesions choose
 SMALL, INDEPENDENT = "small network", "independent network"
+COLUMNS = ("network", "entity", "n", "synthetic", "n_real", "real", "difference", "low", "high")
+DRAWS = 2000  # resamples of an interval
 
 
 class Namer:
@@ -61,18 +63,42 @@ def small_network(
 
 
 def fidelity_table(
-    answers: Mapping[str, tuple[np.ndarray, np.ndarray]], asked: pd.Series, true: pd.Series
+    answers: Mapping[str, tuple[np.ndarray, np.ndarray]], asked: pd.DataFrame, true: pd.DataFrame, seed: int = 0
 ) -> pd.DataFrame:
-    """`condition_fidelity` of several networks: network, entity, synthetic, real, difference, entities by name.
+    """Shares named as asked by several networks, entities by name, then "overall" (the mean of the entities): COLUMNS.
 
-    answers: by network its answers for synthetic and for real images; asked, true: the entities they should give.
+    answers: by network its answers for synthetic and for real images; asked, true: a row an image with its `dx`, real ones
+    with the `group` of their lesion. n and n_real count images; low and high bracket the difference: the 95 % percentile
+    interval that resamples synthetic images and real lesions within each entity.
     """
     parts = []
-    for network, (synthetic, real) in answers.items():
-        table = condition_fidelity(pd.Series(synthetic), asked, pd.Series(real), true).reset_index()
+    for network, named in answers.items():
+        made, real = (
+            _shares(own, frame, np.random.default_rng([seed, place]))
+            for place, (own, frame) in enumerate(zip(named, (asked, true), strict=True))
+        )
+        table = made.merge(real, on="entity", suffixes=("", "_real"))
+        drawn = [intervals.quantiles(row.draws - row.draws_real) for row in table.itertuples()]
+        table[["low", "high"]] = drawn
+        table["difference"] = table["share"] - table["share_real"]
+        table = table.rename(columns={"share": "synthetic", "share_real": "real"}).reset_index()
         parts.append(table.assign(network=network, entity=table["entity"].replace(NAMES)))
-    whole = pd.concat(parts, ignore_index=True)
-    return whole[["network", "entity", "synthetic", "real", "difference"]]
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+
+
+def _shares(named: np.ndarray, frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+    """By entity, and over all as the mean of the entities: n, share (0..1), draws (the shares [DRAWS] of resampled lesions)."""
+    right = pd.Series(np.asarray(named) == frame["dx"].to_numpy(), index=frame.index)
+    lesions = frame["group" if "group" in frame else "image_id"]
+    rows = {}
+    for code in [code for code in CODES if (frame["dx"] == code).any()]:
+        own = right[frame["dx"] == code].groupby(lesions[frame["dx"] == code]).agg(["sum", "size"]).to_numpy()
+        times = random.multinomial(len(own), np.full(len(own), 1 / len(own)), DRAWS)
+        hits, images = (times @ own).T
+        rows[code] = own[:, 1].sum(), own[:, 0].sum() / own[:, 1].sum(), hits / images
+    sizes, shares, draws = zip(*rows.values(), strict=True)
+    rows["overall"] = sum(sizes), float(np.mean(shares)), np.mean(draws, axis=0)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["n", "share", "draws"]).rename_axis("entity")
 
 
 def wrongly_named(answers: Mapping[str, np.ndarray], asked: pd.Series, confidence: np.ndarray) -> pd.DataFrame:

@@ -245,20 +245,6 @@ def _audited_rows(values: dict, floors: dict, others: dict, sizes: dict[str, int
     return pd.DataFrame(rows)
 
 
-def condition_fidelity(synthetic: pd.Series, asked: pd.Series, real: pd.Series, true: pd.Series) -> pd.DataFrame:
-    """How often a classifier names the entity that was asked for, beside how often it names real images rightly.
-
-    synthetic, real: the classifier's answers, entity codes; asked, true: the captions' and the images' entities. Index:
-    entity codes, then "overall" (the mean of the entities); columns synthetic, real, difference (shares 0..1).
-    """
-    followed = (asked == synthetic.to_numpy()).groupby(asked.to_numpy()).mean()
-    recognised = (true == real.to_numpy()).groupby(true.to_numpy()).mean()
-    present = [code for code in CODES if code in set(true)]
-    table = pd.DataFrame({"synthetic": followed, "real": recognised}).reindex(present)
-    table.loc["overall"] = table.mean()
-    return table.assign(difference=table["synthetic"] - table["real"]).rename_axis("entity")
-
-
 def diversity(
     synthetic: dict[str, np.ndarray], real: dict[str, np.ndarray], pairs: int = 20, repeats: int = 200, seed: int = 0
 ) -> pd.DataFrame:

@@ -31,6 +31,7 @@ MOVED = "As many synthetic images of each entity added: what becomes of balanced
 LESIONS = "95 %, t, over test lesions and seeds"
 DRAWN = "95 %, percentiles, over test lesions and seeds"
 SUBSAMPLES = "middle 95 % of subsamples of images"
+NAMED = "95 %, percentiles, over synthetic images and test lesions"
 WILSON = "95 %, Wilson's, over images"
 
 
@@ -85,17 +86,13 @@ def _images(space: Workspace):
     if "network" in named:
         named = named[named["network"] == fidelity.INDEPENDENT]
     named = named.set_index("entity").loc["overall"]
-    said = f"{named['synthetic']:.0%}; real images: {named['real']:.0%}"
-    yield (
-        (
-            "In how many does a network, fitted on the generator's lesions, name the entity asked for?",
-            NONE,
-            NONE,
-            said,
-            NONE,
-        ),
-        True,
-    )
+    said, bracketed = f"{named['synthetic']:.0%}; real images: {named['real']:.0%}", "n" in named
+    if bracketed:
+        made = f"{named['synthetic']:.0%}, n = {named['n']:,.0f}; real images: {named['real']:.0%}, n = {named['n_real']:,.0f}"
+        points = (f"{100 * named[name]:+.0f}" for name in ("difference", "low", "high"))
+        said = made + "; {} points ({} to {})".format(*points)
+    asked = "In how many does a network, fitted on the generator's lesions, name the entity asked for?"
+    yield (asked, NONE, NONE, said, NAMED if bracketed else NONE), True
 
 
 def _reader(space: Workspace):
