@@ -95,6 +95,12 @@ class Workspace:
         write_text(self.notes / f"{name}.json", text + "\n")
         return value
 
+    def save_pipeline(self, pipeline, name: str) -> Path:
+        """Write a diffusers pipeline to the folder artifacts/<name>, in place of an earlier one, and return it."""
+        with atomic_path(self.out(name)) as path:
+            pipeline.save_pretrained(path)
+        return self.out(name)
+
     def out(self, name: str) -> Path:
         """The path artifacts/<name>, for the notebook that makes it."""
         return self.artifacts / name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,8 +27,6 @@ DOWNSTREAM = ("real", "real and synthetic", "synthetic only")
 def as_cohort(images: Mapping[str, np.ndarray], folder: Path) -> Cohort:
     """Painted images as a synthetic dataset on disk, so that a classifier reads them as it reads the originals."""
     rows = []
-    if folder.exists():
-        shutil.rmtree(folder)
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         for code, pixels in images.items():
