@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dermstudy.classification import predictions, runs
-from dermstudy.classification.frozen_features import EXTERNAL
-from dermstudy.classification.predictions import Predictions
+from dermstudy.classification.predictions import EXTERNAL, Predictions
 from dermstudy.classification.training import Result
 from dermstudy.classification.training_sets import LADDER, PROTOCOLS, TrainingSet
 from dermstudy.entities import CODES

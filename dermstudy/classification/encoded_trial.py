@@ -13,7 +13,8 @@ import numpy as np
 
 from dermstudy.classification.encoding import Settings, encode
 from dermstudy.classification.feature_sets import ORIGINALS
-from dermstudy.classification.frozen_features import EXTERNAL, Encoded, Trial
+from dermstudy.classification.frozen_features import Encoded, Trial
+from dermstudy.classification.predictions import EXTERNAL
 from dermstudy.data.dataset import Cohort
 from dermstudy.data.external import External
 

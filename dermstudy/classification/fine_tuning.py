@@ -23,8 +23,8 @@ from dermstudy import pretrained
 from dermstudy.classification import feature_sets, predictions, protocol
 from dermstudy.classification.attempts import attempted
 from dermstudy.classification.encoding import View, encode_early
-from dermstudy.classification.frozen_features import EXTERNAL, balanced_log_loss, macro_auc
-from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions
+from dermstudy.classification.frozen_features import balanced_log_loss, macro_auc
+from dermstudy.classification.predictions import EXTERNAL, IMAGE_COLUMNS, Predictions
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.files import code_hash, sha256_text
@@ -104,13 +104,10 @@ def encoded(
 
 
 def predicted(originals: pd.DataFrame, external: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What every run predicts: IMAGE_COLUMNS with `pool` and `place`, of validation and test lesions, then other people's."""
+    """IMAGE_COLUMNS of `predictions.to_predict`, with `pool` and `place`: where the activations of each image are."""
     own = originals.assign(pool=feature_sets.ORIGINALS, place=np.arange(len(originals)))
-    own = own[own["split"] != "train"]
-    if external is not None:
-        others = external.assign(split=EXTERNAL, pool=EXTERNAL, place=np.arange(len(external)))
-        own = pd.concat([own, others])
-    return own[[*IMAGE_COLUMNS, "pool", "place"]].reset_index(drop=True)
+    others = None if external is None else external.assign(pool=EXTERNAL, place=np.arange(len(external)))
+    return predictions.to_predict(own, others)[[*IMAGE_COLUMNS, "pool", "place"]]
 
 
 def jobs(

@@ -20,12 +20,11 @@ from scipy.special import log_softmax
 
 from dermstudy.classification import predictions
 from dermstudy.classification.feature_sets import ORIGINALS, FeatureSet, lesion_weights, make_feature_set
-from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
+from dermstudy.classification.predictions import EXTERNAL, IMAGE_COLUMNS, Predictions, joined
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 
 NETWORK = "frozen features"
-EXTERNAL = "external"  # the pool and the split of other people's images
 PENALTIES = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-6, -1.9, 0.5))
 TOLERANCE = 1e-5  # of the gradient, at which a fit ends
 
@@ -164,11 +163,8 @@ class Trial:
 
     @property
     def images(self) -> pd.DataFrame:
-        """The images that every run predicts: of validation and test lesions and EXTERNAL ones, columns IMAGE_COLUMNS."""
-        rows = self.originals[self.originals["split"] != "train"]
-        if self.external is not None:
-            rows = pd.concat([rows, self.external.assign(split=EXTERNAL)])
-        return rows[list(IMAGE_COLUMNS)].reset_index(drop=True)
+        """IMAGE_COLUMNS of `predictions.to_predict`."""
+        return predictions.to_predict(self.originals, self.external)[list(IMAGE_COLUMNS)]
 
 
 def run_trial(

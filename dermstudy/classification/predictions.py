@@ -18,6 +18,7 @@ from dermstudy.files import InputError, atomic_path
 
 RUN_COLUMNS = ("network", "training_set", "seed")
 IMAGE_COLUMNS = ("image_id", "group", "dx", "split")
+EXTERNAL = "external"  # the pool and the split of other people's images
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Predictions:
             scores = self.log_probabilities.astype(float) + np.log(even) - np.log(self.priors)[:, None, :]
         scores = np.exp(scores - scores.max(axis=2, keepdims=True))
         return scores / scores.sum(axis=2, keepdims=True)
+
+
+def to_predict(originals: pd.DataFrame, external: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The images that every run of the trial predicts: of validation and test lesions, then other people's (split EXTERNAL)."""
+    rows = originals[originals["split"] != "train"]
+    return (rows if external is None else pd.concat([rows, external.assign(split=EXTERNAL)])).reset_index(drop=True)
 
 
 def joined(parts: Iterable[Predictions]) -> Predictions:

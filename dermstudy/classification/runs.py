@@ -27,7 +27,7 @@ from dermstudy.classification.encoded_trial import encoded_trial
 from dermstudy.classification.encoding import Settings
 from dermstudy.classification.inference import sound_runs
 from dermstudy.classification.networks import ClassifierConfig
-from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined
+from dermstudy.classification.predictions import IMAGE_COLUMNS, Predictions, joined, to_predict
 from dermstudy.classification.scores import RUN_COLUMNS
 from dermstudy.data import splits
 from dermstudy.data.dataset import Cohort, open_synthetic
@@ -287,11 +287,9 @@ def steps_table(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted_images(images: Images) -> pd.DataFrame:
-    """The images that every run of the trial predicts (IMAGE_COLUMNS): of validation and test lesions, then other people's."""
-    rows = images.originals.frame[images.originals.frame["split"] != "train"]
-    if images.external is not None:
-        rows = pd.concat([rows, images.external.cohort.frame.assign(split=frozen_features.EXTERNAL)])
-    return rows[list(IMAGE_COLUMNS)].reset_index(drop=True)
+    """IMAGE_COLUMNS of `predictions.to_predict`."""
+    others = None if images.external is None else images.external.cohort.frame
+    return to_predict(images.originals.frame, others)[list(IMAGE_COLUMNS)]
 
 
 def predictions_of(

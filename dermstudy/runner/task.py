@@ -32,7 +32,7 @@ from dermstudy.classification import (
     training,
 )
 from dermstudy.classification import training_sets as sets
-from dermstudy.classification.frozen_features import EXTERNAL
+from dermstudy.classification.predictions import EXTERNAL
 from dermstudy.data import dataset
 from dermstudy.data.dataset import Cohort
 from dermstudy.data.external import load_external
