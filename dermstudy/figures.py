@@ -202,7 +202,7 @@ def intervals(ax, table, label: str, value: str, seeds=None) -> None:
         ax.plot(seeds[value], seeds[label], ".", ms=4, color="#117733", label="each seed")
     if "always_nevus" in rows:
         ax.plot(rows["always_nevus"], rows[label], "|", color="#CC6677", ms=12, mew=2, label="always nevus")
-    if "paper" in rows:
+    if "paper" in rows and rows["paper"].notna().any():
         ax.plot(rows["paper"], rows[label], "x", color="#999933", label="paper")
     ax.set_ylim(-0.5, rows[label].nunique() - 0.5)
 
@@ -264,7 +264,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
 
     A plot is also written as PDF. Nothing in the files tells the time of writing. What an earlier figure left is removed.
     """
-    wanted = [".jpg"] if is_sheet(figure) else [".png", ".pdf"][: 1 + is_plot(figure)]
+    wanted = (".jpg",) if is_sheet(figure) else (".png", ".pdf") if is_plot(figure) else (".png",)
     for suffix, options in SAVED.items():
         path = Path(folder) / f"{name}{suffix}"
         if suffix not in wanted:

@@ -139,6 +139,15 @@ def test_sittings_that_were_sampled_otherwise_are_not_joined_and_all_is_named():
     plt.close(one)
 
 
+@pytest.mark.parametrize(("paper", "named"), [([np.nan, np.nan], False), ([0.5, np.nan], True)])
+def test_the_legend_names_the_paper_only_where_a_cross_is_drawn(paper, named):
+    rows = pd.DataFrame({"label": ["a", "b"], "mean": [0.4, 0.5], "low": 0.3, "high": 0.6, "paper": paper})
+    ax = plt.figure().add_subplot()
+    figures.intervals(ax, rows, "label", "mean")
+    assert ("paper" in ax.get_legend_handles_labels()[1]) == named
+    plt.close(ax.figure)
+
+
 def test_reasons_stand_over_each_image():
     rows = [[np.zeros((9, 9, 3), np.uint8)] * 2] * 2
     figure = figures.image_grid(rows, ["far", "near"], captions=[["distance 3", "distance 2"], ["ratio 1", "ratio 2"]])
