@@ -344,18 +344,6 @@ def test_the_hash_of_synthetic_images_follows_their_pixels(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.parametrize("count", [0, 40, 10_000])
-def test_limited_training_keeps_whole_lesions_and_every_entity(cohort, count):
-    frame = splits.limit_training(cohort.frame, count, seed=0)
-    held = cohort.frame["split"] != "train"
-    assert frame[frame["split"] != "train"]["image_id"].tolist() == cohort.frame[held]["image_id"].tolist()
-    kept, every = (part[part["split"] == "train"] for part in (frame, cohort.frame))
-    assert set(kept["dx"]) == set(every["dx"])
-    sizes = every["group"].value_counts()
-    assert all(sizes[lesion] == count for lesion, count in kept["group"].value_counts().items())
-    assert len(kept) == len(every) if count in (0, 10_000) else 20 <= len(kept) <= 40 + sizes.max() * 7
-
-
 def test_ham10000_as_published(ham10000):
     cohort = dataset.load_folder(ham10000)
     assert len(cohort) == 10_015 and cohort.frame["lesion_id"].nunique() == 7_470

@@ -96,23 +96,6 @@ def published_split(frame: pd.DataFrame, seed: int, test_fraction: float = 0.2) 
     return pd.Series(np.where(frame["image_id"].isin(test), "test", "train"), index=frame.index)
 
 
-def limit_training(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """`frame` with about `count` training images (0: all) in whole lesions and the entities' own shares, at least a lesion each.
-
-    Validation and test lesions stay as they are.
-    """
-    training = frame[frame["split"] == "train"]
-    if count == 0 or count >= len(training):
-        return frame
-    kept: list[str] = []
-    for code, own in training.groupby("dx"):
-        order = np.random.default_rng([seed, CODES.index(code), 5]).permutation(np.sort(own["group"].unique()))
-        room = count * len(own) / len(training)
-        sizes = own["group"].value_counts().loc[order].cumsum()
-        kept += list(order[: max(1, int((sizes <= room).sum()))])
-    return frame[(frame["split"] != "train") | frame["group"].isin(kept)].reset_index(drop=True)
-
-
 def nested_subset(frame: pd.DataFrame, seed: int, share: float = 0.3) -> pd.Series:
     """Whether each row belongs to a part of the training lesions: bool [n], `share` of each entity's, at least one.
 

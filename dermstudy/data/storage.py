@@ -33,10 +33,6 @@ class Storage:
         return ".jpg" if self.tables else ".png"
 
     @property
-    def media_type(self) -> str:
-        return "image/jpeg" if self.tables else "image/png"
-
-    @property
     def said(self) -> str:
         """For a reader: "PNG", or "JPEG, chroma 4:2:0, first quantization steps 5, 3, 3"."""
         if not self.tables:

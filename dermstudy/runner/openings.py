@@ -13,7 +13,6 @@ import pandas as pd
 from dermstudy.classification import trial
 from dermstudy.entities import NAMES
 from dermstudy.evaluation import cascade, fidelity, verdicts
-from dermstudy.files import atomic_path
 from dermstudy.readers import workbook
 from dermstudy.workspace import Workspace
 
@@ -53,19 +52,6 @@ def opened(notebook, stem: str, space: Workspace):
         cell.id = f"finding-{stem[:2]}"
         notebook.cells.insert(1, cell)
     return notebook
-
-
-def reopen(space: Workspace) -> list[str]:
-    """Give every executed notebook in `space` the opening that its tables say today; the names of those that changed."""
-    changed = []
-    for path in sorted(space.root.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        before = [cell.source for cell in notebook.cells]
-        if [cell.source for cell in opened(notebook, path.stem, space).cells] != before:
-            with atomic_path(path) as temporary:
-                nbformat.write(notebook, temporary)
-            changed.append(path.stem)
-    return changed
 
 
 Read = Callable[[str], pd.DataFrame]
