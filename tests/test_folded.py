@@ -339,6 +339,8 @@ def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
     arguments = [str(tmp_path / "text.safetensors"), str(tmp_path / "out")]
     assert folded_weights.main(arguments) == 2 and not (tmp_path / "out").exists()
     assert "text.safetensors is no file of averaged weights" in capsys.readouterr().err
+    assert folded_weights.main([*arguments, "--tokenizer", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"dermstudy: no tokenizer in {tmp_path}: name the folder")
     assert (
         long_training.main(
             ["mini-base", str(tmp_path), "--data", str(tmp_path / "none"), "--split", "x", "--steps", "1"]

@@ -27,6 +27,7 @@ from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError, code_hash, sha256_file, write_text
+from dermstudy.maintenance.commands import answered
 from dermstudy.workspace import Workspace
 
 WHOLE, CENTRE = View(192), View(192, 0.66, 6)
@@ -55,25 +56,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", default="build/features", metavar="DIR", help="where features are kept")
     parser.add_argument("--out", default=FOLDER, metavar="DIR", help=f"the head's folder (default: {FOLDER})")
     options = parser.parse_args(arguments)
-    try:
-        cache, out = workspace.from_root(options.cache), workspace.from_root(options.out)
-        if options.step == "card":
-            write_text(out / "README.md", card(out))
-            return 0
-        if options.data is None:
-            raise InputError(f"{options.step} needs images: give --data DIR")
-        cohort = open_data(options.data)
-        if options.step == "encode":
-            for view in CANDIDATES[CHOSEN].views:
-                encoding.encode(cohort, cache, view)
-        elif options.step == "choose":
-            Workspace(out).save_table(choose(cohort, cache), "settings")
-        else:
-            ship(cohort, cache, out, CANDIDATES[CHOSEN])
-    except InputError as error:
-        print(f"classifier: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    cache, out = workspace.from_root(options.cache), workspace.from_root(options.out)
+    if options.step == "card":
+        write_text(out / "README.md", card(out))
+        return
+    if options.data is None:
+        raise InputError(f"{options.step} needs images: give --data DIR")
+    cohort = open_data(options.data)
+    if options.step == "encode":
+        for view in CANDIDATES[CHOSEN].views:
+            encoding.encode(cohort, cache, view)
+    elif options.step == "choose":
+        Workspace(out).save_table(choose(cohort, cache), "settings")
+    else:
+        ship(cohort, cache, out, CANDIDATES[CHOSEN])
 
 
 def open_data(folder: str | Path) -> Cohort:

@@ -1,15 +1,35 @@
-"""How every maintainer's command ends: a clear line and 2 for what can be mended, 0 once it is through."""
+"""What maintainers' commands share: the images with their split, a tokenizer, and how each of them ends."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from transformers import GPT2Tokenizer
+
+from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.files import InputError
 
 
+def split_cohort(data: str, split: str) -> dataset.Cohort:
+    """The images of a folder in HAM10000's layout with their lesion groups, splits and captions."""
+    cohort = dataset.load_folder(data)
+    cohort.frame["group"] = near_duplicates.join_groups(cohort.frame, near_duplicates.confirmed_pairs(cohort.frame))
+    cohort.frame["split"] = splits.apply_split(cohort.frame, split)
+    cohort.frame["caption"] = dataset.captions(cohort.frame, "metadata", 0)
+    return cohort
+
+
+def open_tokenizer(folder: str | Path) -> GPT2Tokenizer:
+    """The tokenizer that lies beside a model of this study; InputError where `folder` holds none."""
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise InputError(f"no tokenizer in {folder}: name the folder `tokenizer` of a model of this study")
+    return GPT2Tokenizer.from_pretrained(folder, local_files_only=True)
+
+
 def answered(act: Callable[[], object]) -> int:
-    """Do `act`; 0, or, for an InputError, its line on standard error and 2."""
+    """Do `act`; 0, or, for an InputError, its line on standard error and 2: a clear line for what can be mended."""
     try:
         act()
     except InputError as error:

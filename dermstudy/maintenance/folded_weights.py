@@ -19,7 +19,7 @@ from transformers import GPT2Tokenizer
 from dermstudy.diffusion import glide, weights
 from dermstudy.diffusion.folded import trained_preset
 from dermstudy.files import InputError, atomic_path, write_text
-from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.commands import answered, open_tokenizer
 
 GUIDE = "guide"  # in the lineage: the network that a base model is led away from
 STATE, INPUTS, LOG = "state.safetensors", "inputs.json", "log.json"  # in a training's folder
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _act(options: argparse.Namespace) -> None:
-    tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    tokenizer = open_tokenizer(options.tokenizer)
     pipeline, name = pipeline_from(options.average, tokenizer), options.folder.name
     if options.as_guide:
         pipeline, name = guided(glide.load(options.folder), pipeline), GUIDE

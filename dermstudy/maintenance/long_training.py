@@ -46,7 +46,7 @@ from dermstudy.diffusion.folded import (
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text, write_text
-from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.commands import answered, open_tokenizer
 from dermstudy.maintenance.folded_weights import INPUTS, LOG, STATE, averages_of
 from dermstudy.maintenance.taught_text import labels_of, teach
 from dermstudy.processor import bf16_products
@@ -526,7 +526,7 @@ def _act(options: argparse.Namespace) -> None:
         noise_spread=options.noise[1], high_share=options.high_noise[0], high_mean=options.high_noise[1],
         high_spread=options.high_noise[2],
     )  # fmt: skip
-    tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    tokenizer = open_tokenizer(options.tokenizer)
     if not (options.folder / STATE).is_file():  # what goes on from a state was begun by the call that left it
         write_text(options.folder / INPUTS, json.dumps(inputs_of(cohort, options)))
     run(options.folder, recipe, pictures, tokenizer, options.start, device=options.device)

@@ -19,8 +19,7 @@ from dermstudy.diffusion import glide, sample, weights
 from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError
-from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.stage_kid import split_cohort
+from dermstudy.maintenance.commands import answered, split_cohort
 from dermstudy.processor import bf16_products
 
 OUT = Path("build/look.jpg")

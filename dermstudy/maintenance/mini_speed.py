@@ -24,7 +24,7 @@ from dermstudy.diffusion import glide, sample, weights
 from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.folded import FOLDED_PRESETS, FoldedPreset
 from dermstudy.entities import PROMPTS
-from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.commands import answered, open_tokenizer
 from dermstudy.maintenance.long_training import Recipe, Run, Step
 from dermstudy.processor import bf16_products, described
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _act(options: argparse.Namespace) -> None:
     folder = workspace.from_root(options.weights)
-    tokenizer = GPT2Tokenizer.from_pretrained(folder / "base" / "tokenizer", local_files_only=True)
+    tokenizer = open_tokenizer(folder / "base" / "tokenizer")
     precision = "bf16" if bf16_products() else "fp32"
     shared = {"threads": torch.get_num_threads(), "precision": precision, "processor": described()}
     for name in BATCHES:

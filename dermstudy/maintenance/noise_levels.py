@@ -27,8 +27,8 @@ from dermstudy.data.storage import storage_of
 from dermstudy.diffusion import sample, weights
 from dermstudy.evaluation import cascade, encoders
 from dermstudy.files import InputError, write_text
-from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.stage_kid import caption_gains, split_cohort
+from dermstudy.maintenance.commands import answered, split_cohort
+from dermstudy.maintenance.stage_kid import caption_gains
 
 TABLE, GAINS = "noise_levels.csv", "caption_gain.csv"
 FIGURE = "noise_levels"

@@ -17,6 +17,7 @@ from dermstudy.classification import simulation
 from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path, write_text
+from dermstudy.maintenance.commands import answered
 
 FIRST, PRESENT, POOLED = "first split, test", "present split, test", "present split, validation and test"
 FILES = {
@@ -102,26 +103,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", default=".", help="the checkout (default: here)")
     parser.add_argument("--trials", type=int, default=2000, help="simulated trials a row (default 2000)")
     options = parser.parse_args(arguments)
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
     root = Path(options.root)
     folder, page = root / "docs/protocol", root / "docs/PROTOCOL.md"
-    try:
-        if options.data:
-            _write(count_lesions(dataset.load_folder(options.data).frame, root), folder / COUNTS)
-        if not (folder / COUNTS).is_file() or not page.is_file():
-            raise InputError(f"{root} has no {page.name} or no counts of lesions: give the checkout (--root) or --data")
-        counts = pd.read_csv(folder / COUNTS)
-        lesions = by_split(counts)
-        power = simulation.power_table(lesions, options.trials)
-        alarms = simulation.false_alarm_table(lesions[PRESENT], count=options.trials)
-        text = filled(page.read_text(encoding="utf-8"), blocks(counts, power, alarms))
-        _write(power, folder / POWER)
-        _write(alarms, folder / FALSE_ALARMS)
-        write_text(page, text)
-    except InputError as error:
-        print(f"dermstudy: {error}", file=sys.stderr)
-        return 2
+    if options.data:
+        _write(count_lesions(dataset.load_folder(options.data).frame, root), folder / COUNTS)
+    if not (folder / COUNTS).is_file() or not page.is_file():
+        raise InputError(f"{root} has no {page.name} or no counts of lesions: give the checkout (--root) or --data")
+    counts = pd.read_csv(folder / COUNTS)
+    lesions = by_split(counts)
+    power = simulation.power_table(lesions, options.trials)
+    alarms = simulation.false_alarm_table(lesions[PRESENT], count=options.trials)
+    text = filled(page.read_text(encoding="utf-8"), blocks(counts, power, alarms))
+    _write(power, folder / POWER)
+    _write(alarms, folder / FALSE_ALARMS)
+    write_text(page, text)
     print(power.round(4).to_string(index=False), alarms.round(3).to_string(index=False), sep="\n\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -29,8 +29,7 @@ from dermstudy.diffusion.identity import identity
 from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation import cascade, encoders, metrics
 from dermstudy.files import atomic_path, code_hash, sha256_text, write_text
-from dermstudy.maintenance.commands import answered
-from dermstudy.maintenance.stage_kid import split_cohort
+from dermstudy.maintenance.commands import answered, split_cohort
 
 TABLE = "samplers.csv"
 MARGIN = 0.1  # the share of the lowest KID within which fewer steps count as equal

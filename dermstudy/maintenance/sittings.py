@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from transformers import GPT2Tokenizer
 
 from dermstudy import workspace
 from dermstudy.diffusion import glide, weights
 from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.evaluation import cascade
 from dermstudy.files import InputError, sha256_file, write_text
-from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.commands import answered, open_tokenizer
 from dermstudy.maintenance.folded_weights import INPUTS, LOG, guided, lineage_of, pipeline_from, save_half, told_beside
 from dermstudy.processor import described
 
@@ -51,7 +50,7 @@ def keep(average: Path, measured: list[dict], out: Path) -> pd.DataFrame:
     if before:
         records = _after(pd.read_csv(out / "tables" / weights.LOG.format(model)), records)
     last = records.iloc[-1]
-    tokenizer = GPT2Tokenizer.from_pretrained(out / "base" / "tokenizer", local_files_only=True)
+    tokenizer = open_tokenizer(out / "base" / "tokenizer")
     pipeline = pipeline_from(average, tokenizer)
     if (out / model / "guide_unet").is_dir():
         guided(pipeline, glide.load(out / model))

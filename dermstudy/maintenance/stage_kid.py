@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GPT2Tokenizer
 
-from dermstudy.data import dataset, near_duplicates, splits
+from dermstudy.data import dataset
 from dermstudy.data.storage import storage_of
 from dermstudy.diffusion import schedules
 from dermstudy.diffusion.architecture import tokenize
@@ -26,7 +25,7 @@ from dermstudy.diffusion.losses import Denoiser
 from dermstudy.diffusion.pixels import to_float
 from dermstudy.evaluation import cascade, encoders
 from dermstudy.files import atomic_path, sha256_file
-from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.commands import answered, open_tokenizer, split_cohort
 from dermstudy.maintenance.folded_weights import pipeline_from
 
 HIGH_NOISE = (6.0, 20.0)  # noise over signal at which a sitting's caption gain is measured
@@ -83,15 +82,6 @@ def caption_gains(pipeline, cohort: dataset.Cohort, sigmas: Sequence[float], bat
     return gains
 
 
-def split_cohort(data: str, split: str) -> dataset.Cohort:
-    """The images of a folder in HAM10000's layout with their lesion groups, splits and captions."""
-    cohort = dataset.load_folder(data)
-    cohort.frame["group"] = near_duplicates.join_groups(cohort.frame, near_duplicates.confirmed_pairs(cohort.frame))
-    cohort.frame["split"] = splits.apply_split(cohort.frame, split)
-    cohort.frame["caption"] = dataset.captions(cohort.frame, "metadata", 0)
-    return cohort
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m dermstudy.maintenance.stage_kid", description=__doc__)
@@ -117,7 +107,7 @@ def _act(options: argparse.Namespace) -> None:
     parts = cascade.sides(
         split_cohort(options.data, options.split).select(split="validation"), options.count, even=True
     )
-    tokenizer = GPT2Tokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    tokenizer = open_tokenizer(options.tokenizer)
     for path in options.averages:
         began, pipeline = time.monotonic(), opened(path, tokenizer)
         upsamples = isinstance(pipeline, GlideUpsamplePipeline)
