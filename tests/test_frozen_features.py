@@ -33,6 +33,26 @@ def test_a_cut_trial_goes_on_and_a_finished_set_is_known_by_all_that_makes_it(tr
         assert fitted() == names[:1]
 
 
+def test_another_generator_refits_no_set_that_does_not_learn_from_it(trial, tmp_path, capsys):
+    names = [name for name in sets.TRAINING_SETS if sets.TRAINING_SETS[name].pool in ("", sets.ORIGINALS, sets.WHOLE)]
+    names = [name for name in names if not sets.TRAINING_SETS[name].augmented][:4] + ["synthetic only"]
+    frozen.run_trial(trial, names, [0], keeps=tmp_path)
+    capsys.readouterr()
+    pool = trial.encoded.features[sets.WHOLE]
+
+    def with_pools(**features: np.ndarray) -> frozen.Trial:
+        return replace(trial, encoded=replace(trial.encoded, features=trial.encoded.features | features))
+
+    more = replace(
+        with_pools(**{sets.SECOND: pool}), synthetic={**trial.synthetic, sets.SECOND: trial.synthetic[sets.WHOLE]}
+    )
+    frozen.run_trial(more, names, [0], keeps=tmp_path)
+    assert capsys.readouterr().out == ""
+    frozen.run_trial(with_pools(**{sets.WHOLE: pool + 0.1}), names, [0], keeps=tmp_path)
+    refitted = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()}
+    assert refitted == {name for name in names if sets.TRAINING_SETS[name].pool == sets.WHOLE} != set(names)
+
+
 def drawn(n: int, seed: int = 0, spread: float = 1.5, places: np.ndarray | None = None):
     """Features [n, WIDTH] whose entities lie `spread` apart, and their places."""
     random = np.random.default_rng(seed)

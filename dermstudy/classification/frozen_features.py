@@ -6,11 +6,11 @@ Sources: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
 
 NETWORK = "frozen features"
 PENALTIES = tuple(float(f"{10**exponent:.3g}") for exponent in np.arange(-6, -1.9, 0.5))
+AUGMENTED = "augmented"  # what a hash of the augmented features goes by
 TOLERANCE = 1e-5  # of the gradient, at which a fit ends
 
 
@@ -182,11 +183,11 @@ def run_trial(
     The table has a row a training set and penalty: balanced_log_loss, macro_auc, chosen. Prints a line a training set.
     """
     parts, tables, bases = [], [], {}
-    identity = _identity(trial, seeds) if keeps else ""
+    known = _hashes(trial.encoded) if keeps else {}
     for name in names:
         started = time.monotonic()
         chosen = make_feature_set(name, trial.originals, trial.synthetic, seed)
-        kept = Path(keeps) / sha256_text(f"{identity} {name} {chosen.rows.to_json()}")[:16] if keeps else None
+        kept = Path(keeps) / _identity(trial, chosen, seeds, known)[:16] if keeps else None
         if kept is not None and kept.is_dir():
             parts.append(replace(predictions.load(kept / "runs.npz"), images=trial.images))
             tables.append(pd.read_csv(kept / "penalties.csv").assign(training_set=name))
@@ -209,18 +210,21 @@ def run_trial(
     return joined(parts), table[["training_set", *table.columns.drop("training_set")]]
 
 
-def _identity(trial: Trial, seeds: Sequence[int]) -> str:
-    """A hash of all that the runs of a trial share: features, images, what is tried, and the code."""
-    digest = hashlib.sha256()
-    for values in (*trial.encoded.features.values(), *trial.encoded.augmented):
-        digest.update(np.ascontiguousarray(values).data)
-    shared = [trial.images.to_json(), list(seeds), trial.components, list(trial.penalties)]
+def _hashes(encoded: Encoded) -> dict[str, list[str]]:
+    """A hash of the features of each pool, and one of each augmented draw."""
+    parts = {pool: [own] for pool, own in encoded.features.items()} | {AUGMENTED: encoded.augmented}
+    return {pool: [sha256(np.ascontiguousarray(own).data).hexdigest() for own in part] for pool, part in parts.items()}
+
+
+def _identity(trial: Trial, chosen: FeatureSet, seeds: Sequence[int], known: Mapping[str, list[str]]) -> str:
+    """A hash of all that the runs of a training set depend on; a pool that it does not learn from makes no difference."""
+    seen = {ORIGINALS, EXTERNAL, *chosen.rows["pool"], *([AUGMENTED] if chosen.composition.augmented else [])}
+    features = {pool: value for pool, value in sorted(known.items()) if pool in seen}
     blocks = None if trial.blocks is None else trial.blocks.tolist()
-    code = code_hash(
-        Basis, signed_root, fit_basis, Head, fit_head, _prepared, rows_of, _runs, _fitted, balanced_log_loss, macro_auc,
-        FeatureSet, lesion_weights, Predictions,
-    )  # fmt: skip
-    return sha256_text(json.dumps([digest.hexdigest(), *shared, blocks, list(trial.encoded.features), code]))
+    shared = [trial.images.to_json(), list(seeds), trial.components, list(trial.penalties), blocks]
+    code = code_hash(Basis, signed_root, fit_basis, Head, fit_head, _prepared, rows_of, _runs, _fitted,
+                     balanced_log_loss, macro_auc, FeatureSet, lesion_weights, Predictions)  # fmt: skip
+    return sha256_text(json.dumps([chosen.name, chosen.rows.to_json(), features, *shared, code]))
 
 
 def plain_head(trial: Trial, name: str, penalty: float) -> tuple[Basis, Head]:
