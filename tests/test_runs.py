@@ -236,3 +236,9 @@ def test_figures_of_the_trial_hold_what_ran(tmp_path):
         "image_id": found.images["image_id"], "sex": "female", "age": 50, "localization": "back",
     }))  # fmt: skip
     assert list(by["by"]) == ["sex", "age", "site"] and by["difference"].nunique() == 1
+
+
+def test_a_generator_that_has_not_painted_yet_is_named():
+    assert runs.made_by_another("") is None
+    with pytest.raises(InputError, match="no images of another generator in results/none: make them .docs/GLIDE.md."):
+        runs.made_by_another("results/none")

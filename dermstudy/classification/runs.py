@@ -59,7 +59,14 @@ class Images:
 
 
 def made_by_another(folder: str) -> Cohort | None:
-    """Another generator's images, from a folder of the project or elsewhere; None where none is named."""
+    """Another generator's images, from a folder of the project or elsewhere; None where none is named.
+
+    InputError where the folder is not there.
+    """
+    if folder and not workspace.from_root(folder).is_dir():
+        raise InputError(
+            f"no images of another generator in {folder}: make them (docs/GLIDE.md), or give '' to leave out what learns so"
+        )
     return open_synthetic(workspace.from_root(folder)) if folder else None
 
 
