@@ -26,7 +26,7 @@ def test_the_table_reads_what_the_notebooks_wrote():
     trial = pd.read_csv(DEMO.tables / "trial.csv")
     primary = trial[trial["role"] == protocol.PRIMARY].iloc[0]
     assert answer[AUDITED].startswith(f"**{primary['verdict']}**: macro AUC ")
-    numbers = re.findall(r"[+−]\d+\.\d+", answer[AUDITED])
+    numbers = re.findall(r"[+−]?\d+\.\d+", answer[AUDITED])
     assert [float(number.replace("−", "-")) for number in numbers] == [
         pytest.approx(primary[name], abs=5e-4) for name in ("difference", "low", "high")
     ]
@@ -77,12 +77,23 @@ def test_a_run_without_the_trial_says_so(tmp_path):
     assert "waits for its run" in found.loc["**Does adding synthetic images help?**", AUDITED]
 
 
+def test_how_good_a_network_is_without_synthetic_images_is_the_mean_of_its_runs():
+    runs = pd.read_csv(DEMO.tables / "ablation.csv").query("training_set == 'all originals' and protocol == 'audited'")
+    asked = findings.table(DEMO).set_index("question")[AUDITED].filter(like="taught by all originals alone")
+    assert len(asked) == runs["model"].nunique() == 3
+    for network, own in runs.groupby("model"):
+        (said,) = asked.filter(like=f"({network})")
+        means = own.groupby("metric")["value"].mean()
+        assert f"macro AUC {means['macro AUC']:.3f}" in said and said.endswith(f"mean of {own['seed'].nunique()} seeds")
+        assert f"balanced accuracy {means['prior-corrected balanced accuracy']:.3f};" in said
+
+
 def test_what_a_moved_prior_gives_alone_stands_beside_what_the_images_give(tmp_path):
     table = pd.read_csv(DEMO.tables / "trial_secondary.csv")
     own = table[table["comparison"] == f"{protocol.BALANCED} against {protocol.ORIGINALS}"].set_index("measure")
     whole = own.loc["balanced accuracy by argmax", "difference"]
     row = findings.table(DEMO, headlines=True).set_index("question").loc[findings.MOVED]
-    said, moved, rest = (float(value.replace("−", "-")) for value in re.findall(r"[+−]\d\.\d+(?= \()", row[AUDITED]))
+    said, moved, rest = (float(value.replace("−", "-")) for value in re.findall(r"[+−]?\d\.\d+(?= \()", row[AUDITED]))
     assert moved + rest == pytest.approx(whole, abs=2e-3) and said == pytest.approx(whole, abs=5e-4)
     assert row[KIND] == findings.DRAWN
     shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))

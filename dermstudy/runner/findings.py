@@ -158,7 +158,9 @@ def _networks(space: Workspace):
         for _, row in trial[trial["role"] == role].iterrows():
             asked = ROLES[role].format(comparison=row["comparison"])
             said = _verdict(row) + _provisional(row, trial) if row["seeds"] else WAITS
-            yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), False
+            stronger = row["comparison"] == protocol.TUNED_PRIMARY and row["seeds"] > 0
+            yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), stronger
+    yield from _real_alone(space)
     yield from _moved_by_the_prior(space)
     for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
         asked = f"From as published to audited, step by step: {step['step']}"
@@ -201,6 +203,18 @@ def _first_run(space: Workspace, trial: pd.DataFrame):
             what = "The same" if leads else f"Of the protocol's family: {row['comparison']}"
             asked = f"{what}, asked first with images of {row['generator']} (docs/PROTOCOL.md, amendments)"
             yield (asked, NONE, NONE, _verdict(row), LESIONS), leads
+
+
+def _real_alone(space: Workspace):
+    """How good each network of the trial is without a synthetic image."""
+    runs = _if_there(space, "ablation", "model", "training_set", "protocol", "metric", "value", "seed")
+    runs = runs[runs["training_set"].eq(protocol.ORIGINALS) & runs["protocol"].eq("audited")]
+    for network, own in runs.groupby("model", sort=False):
+        means, seeds = own.groupby("metric")["value"].mean(), own["seed"].nunique()
+        if {protocol.MACRO_AUC, secondary.CORRECTED} <= set(means.index):
+            said = f"{protocol.MACRO_AUC} {means[protocol.MACRO_AUC]:.3f}, {secondary.CORRECTED} {means[secondary.CORRECTED]:.3f}"
+            asked = f"How well does the trial's network tell entities, taught by all originals alone? ({network})"
+            yield (asked, NONE, NONE, f"{said}; mean of {seeds} seeds", NONE), False
 
 
 def _moved_by_the_prior(space: Workspace):
@@ -248,4 +262,5 @@ def _share(row, value: str) -> str:
 
 
 def _change(row: pd.Series) -> str:
-    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    change, low, high = (f"{row[name]:+z.3f}".replace("+0.000", "0.000") for name in ("difference", "low", "high"))
+    return f"{change} ({low} to {high})"
