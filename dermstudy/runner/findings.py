@@ -31,7 +31,7 @@ MOVED = "As many synthetic images of each entity added: what becomes of balanced
 LESIONS = "95 %, t, over test lesions and seeds"
 DRAWN = "95 %, percentiles, over test lesions and seeds"
 SUBSAMPLES = "middle 95 % of subsamples of images"
-NAMED = "95 %, percentiles, over synthetic images and test lesions"
+NAMED = "95 %, percentiles, over images and test lesions"
 WILSON = "95 %, Wilson's, over images"
 
 
