@@ -82,17 +82,11 @@ def _images(space: Workspace):
     yield ("How far are synthetic images from real ones? KID × 1,000", NONE, NONE, said, SUBSAMPLES), True
     said = f"{_share(recall, 'value')}, n = {recall['n']:.0f}; real images: {recall['floor']:.2f}"
     yield ("How much of the real variety do they hold? Recall", NONE, NONE, said, SUBSAMPLES), True
-    named = _read(space, "quality_fidelity")
-    if "network" in named:
-        named = named[named["network"] == fidelity.INDEPENDENT]
-    named = named.set_index("entity").loc["overall"]
-    said, bracketed = f"{named['synthetic']:.0%}; real images: {named['real']:.0%}", "n" in named
-    if bracketed:
-        made = f"{named['synthetic']:.0%}, n = {named['n']:,.0f}; real images: {named['real']:.0%}, n = {named['n_real']:,.0f}"
-        points = (f"{100 * named[name]:+.0f}" for name in ("difference", "low", "high"))
-        said = made + "; {} points ({} to {})".format(*points)
+    named = _read(space, "quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
+    made, real = (f"{named[side]:.0%}, n = {named[n]:,.0f}" for side, n in (("synthetic", "n"), ("real", "n_real")))
+    points, low, high = (f"{100 * named[name]:+.0f}" for name in ("difference", "low", "high"))
     asked = "In how many does a network, fitted on the generator's lesions, name the entity asked for?"
-    yield (asked, NONE, NONE, said, NAMED if bracketed else NONE), True
+    yield (asked, NONE, NONE, f"{made}; real images: {real}; {points} points ({low} to {high})", NAMED), True
 
 
 def _reader(space: Workspace):
