@@ -67,6 +67,11 @@ def _add_run(commands) -> None:
     run.add_argument("--to", metavar="NN", help="nothing after this notebook")
     run.add_argument("--verify", action="store_true", help="compare the tables and figures with the committed ones")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
+    run.add_argument(
+        "--redraw",
+        action="store_true",
+        help="06 and 07 from the finished predictions of the results folder, without images",
+    )
     _add_jobs(run)
     run.set_defaults(act=_run)
 
@@ -178,8 +183,9 @@ def _run(options: argparse.Namespace) -> int:
     def walk() -> Path:
         only = options.only.split(",") if options.only else None
         return study.run(
-            options.profile, options.data, options.results, only, options.start, options.force, options.to, options.jobs
-        )
+            options.profile, options.data, options.results, only, options.start, options.force, options.to, options.jobs,
+            options.redraw,
+        )  # fmt: skip
 
     with _interruptible():
         if not options.verify:

@@ -113,7 +113,7 @@ def test_the_rule_sees_a_climbing_re_export():
 def test_the_runner_knows_no_stage():
     """It runs notebooks by name; what the walk computes is no part of running it, but for its tables of findings."""
     known = set(modules())
-    for name in ("study", "profiles", "progress", "parallel", "fingerprints", "executed"):
+    for name in ("study", "profiles", "progress", "parallel", "fingerprints", "executed", "provenance"):
         path = PACKAGE / "runner" / f"{name}.py"
         for other in imported(f"dermstudy.runner.{name}", path.read_text(), known, False):
             assert other.split(".")[1] in {"runner", *GROUND}, (name, other)

@@ -17,7 +17,7 @@ from dermstudy.data import dataset
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.maintenance import power
-from dermstudy.runner import study
+from dermstudy.runner import provenance
 
 PAGE = (ROOT / "docs/PROTOCOL.md").read_text()
 FOLDER = ROOT / "docs/protocol"
@@ -227,7 +227,7 @@ def test_a_committed_trial_asks_what_the_protocol_asks(tables):
 @pytest.mark.parametrize("tables", RUNS, ids=lambda path: path.parent.name)
 def test_the_protocol_that_a_trial_names_is_older_than_its_run(tables):
     notes = json.loads((tables.parent / "manifest.json").read_text(encoding="utf-8"))
-    fixed, ran = study.protocol_of(notes), notes["notebooks"][study.TRIAL]["commit"]
+    fixed, ran = provenance.protocol_of(notes), notes["notebooks"][provenance.TRIAL]["commit"]
     assert fixed, "the trial's run names no commit of the protocol"
     asked = subprocess.run(["git", "merge-base", "--is-ancestor", fixed, ran], cwd=ROOT, capture_output=True, text=True)
     if asked.returncode == 128:

@@ -27,7 +27,7 @@ from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.maintenance import packing, samplers
 from dermstudy.readers import kit, workbook
-from dermstudy.runner import executed, fingerprints, parallel, profiles, study
+from dermstudy.runner import executed, fingerprints, parallel, profiles, provenance, study
 
 STEMS = [
     "00_dataset", "01_finetune", "02_upsample", "03_sample", "04_metrics", "05_dermatologist_study",
@@ -59,9 +59,9 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert list(manifest["notebooks"]) == STEMS
     assert manifest["profile"] == "smoke" and manifest["packages"]["torch"]
     assert len(manifest["data_hash"]) == 64
-    named = {"page": study.PROTOCOL, "commit": workspace.last_commit(study.PROTOCOL)}
+    named = {"page": provenance.PROTOCOL, "commit": workspace.last_commit(provenance.PROTOCOL)}
     assert {stem: own["protocol"] for stem, own in manifest["notebooks"].items() if "protocol" in own} == {
-        study.TRIAL: named
+        provenance.TRIAL: named
     }
     assert all(entry["seconds"] > 0 for entry in manifest["notebooks"].values())
     made = {"commit": workspace.commit(), "processor": processor.instruction_set()}
@@ -193,7 +193,8 @@ def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
     chosen, state = profiles.load_profile("smoke"), {}
 
     def ran(number: str, *written: Path, stem: str = "01_finetune") -> dict:
-        monkeypatch.setattr(study, "commit", lambda: number)
+        for module in (study, provenance):
+            monkeypatch.setattr(module, "commit", lambda: number)
         before, notebook = study._contents(space), ROOT / "notebooks" / f"{stem}.ipynb"
         for path in written:
             path.parent.mkdir(exist_ok=True)
@@ -201,7 +202,7 @@ def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
         (space.root / f"{stem}.ipynb").touch()
         state[stem] = {"source": number, "fingerprint": number, "commit": number, "seconds": 1.0}
         state[stem] |= study._made(notebook, space, before)
-        study._write_manifest(space, chosen, state, stem)
+        provenance.write_manifest(space, chosen, state, stem)
         return json.loads((space.root / "manifest.json").read_text())
 
     training, model = space.out("glide_base_training") / "state", space.out("glide_base") / "weights"
@@ -223,25 +224,29 @@ def test_what_older_code_made_keeps_its_commit(tmp_path, monkeypatch):
 def test_the_trial_alone_names_the_protocol_that_it_was_run_under(tmp_path, monkeypatch):
     """An amendment and a rerun of 06 leave the trial with the page that it knew, as an older manifest names it too."""
     space, chosen = workspace.open_workspace(tmp_path / "results"), profiles.load_profile("smoke")
-    for stem in ("06_cnn_classifier", study.TRIAL):
+    for stem in ("06_cnn_classifier", provenance.TRIAL):
         (space.root / f"{stem}.ipynb").touch()
     own = {"source": "s", "fingerprint": "f", "commit": "run", "seconds": 1.0}
     older = {
         "profile": "smoke",
-        "protocol": {"page": study.PROTOCOL, "commit": "first"},
-        "notebooks": {study.TRIAL: own},
+        "protocol": {"page": provenance.PROTOCOL, "commit": "first"},
+        "notebooks": {provenance.TRIAL: own},
     }
-    assert study.protocol_of(older) == "first" and study.protocol_of({"notebooks": {}}) == ""
+    assert provenance.protocol_of(older) == "first" and provenance.protocol_of({"notebooks": {}}) == ""
     (space.root / "manifest.json").write_text(json.dumps(older))
-    monkeypatch.setattr(study, "last_commit", lambda page: "amended")
+    monkeypatch.setattr(provenance, "last_commit", lambda page: "amended")
 
     def after(stem: str) -> dict:
-        study._write_manifest(space, chosen, {stem: own | study._fixed_by(stem)}, stem)
+        provenance.write_manifest(space, chosen, {stem: own | provenance.fixed_by(stem)}, stem)
         return json.loads((space.root / "manifest.json").read_text())
 
-    assert study.protocol_of(after("06_cnn_classifier")) == "first" == study.protocol_of(after("06_cnn_classifier"))
+    assert (
+        provenance.protocol_of(after("06_cnn_classifier"))
+        == "first"
+        == provenance.protocol_of(after("06_cnn_classifier"))
+    )
     assert "protocol" not in after("06_cnn_classifier")["notebooks"]["06_cnn_classifier"]
-    assert study.protocol_of(after(study.TRIAL)) == "amended"
+    assert provenance.protocol_of(after(provenance.TRIAL)) == "amended"
 
 
 def test_what_a_notebook_refuses_is_bad_input(monkeypatch, capsys):

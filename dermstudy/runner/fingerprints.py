@@ -19,6 +19,7 @@ from dermstudy.runner.profiles import declared_parameters, notebooks, read_noteb
 from dermstudy.runner.reach import reached
 from dermstudy.workspace import from_root, project_root, shown
 
+WHERE = ("RESULTS", "DATA", "PREDICTIONS", "ANSWERS")  # parameters that say where things lie, not what is made of them
 NAMED_OTHERWISE = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
@@ -94,7 +95,7 @@ def older(results: Path) -> list[str]:
             stale.append(stem)
             continue
         today = declared_parameters(sources[stem]) | given[stem]
-        if any(entry["parameters"].get(name) != today[name] for name in today if name not in ("RESULTS", "DATA")):
+        if any(entry["parameters"].get(name) != today[name] for name in today if name not in WHERE):
             stale.append(stem)
     return stale
 

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -17,18 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermstudy.files import InputError, sha256_text, write_text
-from dermstudy.processor import described, instruction_set
+from dermstudy.processor import instruction_set
 from dermstudy.runner import order
 from dermstudy.runner.executed import cleaned
 from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.runner.openings import opened
 from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, resolve
-from dermstudy.workspace import Workspace, commit, last_commit, open_workspace, project_root, shown, versions
+from dermstudy.runner.provenance import data_hash, fixed_by, read, write_manifest
+from dermstudy.workspace import Workspace, commit, from_root, open_workspace, project_root, shown
 
 STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
 OUTSIDE = {"running", "failed", "notes", STATE}  # in the artifacts folder, but no notebook's artifact
-PROTOCOL = "docs/PROTOCOL.md"  # of the trial: a run names the commit that it was fixed by
-TRIAL = "07_ablation"  # the notebook that runs it
+PREDICTIONS, FROM_FILES = "predictions", "PREDICTIONS"  # a results folder's finished predictions, and who reads them
 ORIGINS = ".origins.json"  # beside the artifacts: which commit wrote each last
 
 
@@ -41,13 +40,14 @@ def run(
     force: bool = False,
     to: str | None = None,
     jobs: int = 1,
+    redraw: bool = False,
 ) -> Path:
     """Execute the notebooks of a profile in order and return the results folder.
 
     data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
     only: a two-digit notebook number, or several; start, to: the first and the last one that run. force: run notebooks that
-    are up to date as well.
+    are up to date as well. redraw: those that can read finished predictions (06, 07) read the ones in the results folder.
     Raises InputError for anything the user can mend, in a notebook's cell too (NotebookRefused), NotebookFailed when a cell
     fails otherwise.
     """
@@ -55,6 +55,8 @@ def run(
     data, results = places(chosen, data, results)
     parameters = resolve(chosen, results, data)
     chosen_ones = selected(only, start, to)
+    if redraw:
+        _redrawn(parameters, chosen_ones, results)
     space = open_workspace(results)
     with locked(space):
         prints = fingerprints(parameters, data_token(data or _data_of(chosen)))
@@ -100,7 +102,18 @@ class _Walk:
             state = _load_state(self.space)
             state[stem] = stamp | made | {"parameters": declared_parameters(notebook) | own}
             _save_state(self.space, state)
-            _write_manifest(self.space, self.profile, state, stem)
+            write_manifest(self.space, self.profile, state, stem)
+
+
+def _redrawn(parameters: dict[str, dict], chosen: Collection[Path], results: str) -> None:
+    """Name the finished predictions of a results folder to the `chosen` notebooks; InputError where one cannot read any."""
+    folder = f"{results}/{PREDICTIONS}"
+    if not from_root(folder).is_dir():
+        raise InputError(f"no finished predictions in {folder}: run 06 and 07 and copy theirs (docs/RUNNING.md)")
+    for notebook in chosen:
+        if FROM_FILES not in declared_parameters(notebook):
+            raise InputError(f"{notebook.stem} reads no predictions: give --redraw with --only 06 or 07")
+        parameters[notebook.stem][FROM_FILES] = folder
 
 
 def default_results(profile: str, data: str | None = None) -> str:
@@ -195,10 +208,10 @@ def _execute(
         "profile": profile,
         "commit": commit(),
         "processor": instruction_set(),
-        "data_hash": _data_hash(space),
+        "data_hash": data_hash(space),
         "seconds": round(seconds, 1),
     }
-    stamp |= _fixed_by(notebook.stem)
+    stamp |= fixed_by(notebook.stem)
     executed = cleaned(nbformat.read(running, as_version=4), stamp)
     nbformat.write(opened(executed, notebook.stem, space), running)
     os.replace(running, target)
@@ -245,7 +258,7 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     own, after = order.claims(notebook), _contents(space)
     others = [order.claims(other) for other in notebooks() if other.stem != notebook.stem]
     record = space.artifacts / ORIGINS
-    origins = _read(record)
+    origins = read(record)
     made: dict[str, dict] = {}
     for kind, present in after.items():
         written = {name for name, word in present.items() if before[kind].get(name) != word}
@@ -263,14 +276,7 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
 
 
 def _load_state(space: Workspace) -> dict:
-    return _read(space.artifacts / STATE)
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    return read(space.artifacts / STATE)
 
 
 def _save_state(space: Workspace, state: dict) -> None:
@@ -289,76 +295,6 @@ def locked(space: Workspace) -> Iterator[None]:
                 f"another run is writing to {shown(space.root)}: wait for it, or give --results"
             ) from error
         yield
-
-
-# Provenance
-
-
-def protocol_of(notes: dict) -> str:
-    """The commit of the protocol's page that the trial of a manifest was run under; "" where the manifest names none.
-
-    It stands in the entry of the trial's notebook, or, as older manifests have it, at the top.
-    """
-    own = notes.get("notebooks", {}).get(TRIAL, {})
-    return (own.get("protocol") or notes.get("protocol") or {}).get("commit", "")
-
-
-def _fixed_by(stem: str) -> dict:
-    """What the trial's notebook names beside its own commit; nothing for another notebook."""
-    return {"protocol": {"page": PROTOCOL, "commit": last_commit(PROTOCOL)}} if stem == TRIAL else {}
-
-
-def _data_hash(space: Workspace) -> str:
-    path = space.artifacts / "cohort" / "cohort.json"
-    return json.loads(path.read_text(encoding="utf-8"))["data_hash"] if path.is_file() else ""
-
-
-def _write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) -> None:
-    """Name notebook `stem` as it has just run; all others in the folder stay named as the runs that made them."""
-    known = {name: entry for name, entry in state.items() if "source" in entry}
-    entries = known | _earlier_entries(space, profile.name) | {stem: state[stem]}
-    entries = {stem: known for stem, known in sorted(entries.items()) if (space.root / f"{stem}.ipynb").is_file()}
-    manifest = {
-        "profile": profile.name,
-        "description": profile.description,
-        "commit": commit(),
-        "processor": instruction_set(),
-        "data_hash": _data_hash(space),
-        "python": platform.python_version(),
-        "platform": described(),
-        "packages": versions(),
-        "notebooks": {
-            stem: {name: value for name, value in known.items() if name not in ("tables", "figures", "data_hash")}
-            for stem, known in entries.items()
-        },
-        "tables": _by_name(entries, "tables"),
-        "figures": _by_name(entries, "figures"),
-        "seconds": round(sum(known["seconds"] for known in entries.values()), 1),
-    }
-    write_text(space.root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-
-
-def _by_name(entries: dict, kind: str) -> dict[str, dict]:
-    """The tables or figures of all notebooks, each with its notebook, commit and processor."""
-    return {
-        name: {"notebook": stem} | made for stem, known in entries.items() for name, made in known.get(kind, {}).items()
-    }
-
-
-def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
-    """What the manifest in the folder says of its notebooks; nothing where it is another profile's or cannot be read."""
-    notes = _read(space.root / "manifest.json")
-    if notes.get("profile") != profile:
-        return {}
-    entries: dict[str, dict] = {stem: dict(entry) for stem, entry in notes["notebooks"].items()}
-    if TRIAL in entries and "protocol" in notes:  # as older manifests have it
-        entries[TRIAL].setdefault("protocol", notes["protocol"])
-    for kind in ("tables", "figures"):
-        for name, made in notes.get(kind, {}).items():
-            own = {key: value for key, value in made.items() if key != "notebook"}
-            if made["notebook"] in entries:
-                entries[made["notebook"]].setdefault(kind, {})[name] = own
-    return entries
 
 
 def _clock(seconds: float) -> str:

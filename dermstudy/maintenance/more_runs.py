@@ -1,0 +1,166 @@
+"""Runs of 07 that committed predictions lack, beside those that are there: `python -m dermstudy.maintenance.more_runs`.
+
+    python -m dermstudy.maintenance.more_runs ham10000 --data DIR
+
+A generator that is trained later costs its own runs alone, wherever the images of the others are by then. What is there is
+not taken on trust: CHECKED is run again first, and its answers have to be the kept ones. `dermstudy run ham10000 --only 07
+--redraw` then draws 07 anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dermstudy import workspace
+from dermstudy.classification import feature_sets, predictions, protocol, runs, shipped_head
+from dermstudy.classification.predictions import Predictions
+from dermstudy.data import dataset
+from dermstudy.files import InputError, write_text
+from dermstudy.maintenance.commands import answered
+from dermstudy.runner import task
+from dermstudy.runner.study import PREDICTIONS, default_results
+from dermstudy.workspace import Workspace
+
+CHECKED = protocol.ORIGINALS
+TOLERANCE = 0.02  # of a probability: a float16 logarithm keeps three digits, and another processor rounds otherwise
+
+
+def images_at_hand(space: Workspace, own: Mapping) -> runs.Images:
+    """What the trial learns from, as far as it is there: the cohort, and each generator's images that the profile names."""
+    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
+    folders = {pool: workspace.from_root(own[name]) for pool, name in task.POOLS.items() if name and own[name]}
+    folders[feature_sets.WHOLE] = space.out("synthetic")
+    pools = {pool: dataset.open_synthetic(path) for pool, path in folders.items() if path.is_dir()}
+    return runs.gather(cohort, pools, own["ORIGINALS"], own["SEED"])
+
+
+def lacking(kept: Predictions, images: runs.Images, draws: int) -> list[str]:
+    """The training sets of the head on frozen features that `images` allow and `kept` holds no run of."""
+    there = set(kept.select(network=protocol.FROZEN).runs["training_set"])
+    return [name for name in runs.frozen_sets(images, draws)[0] if name not in there]
+
+
+def check_alike(kept: Predictions, again: Predictions) -> float:
+    """The largest difference of a probability between the same runs, kept and made again.
+
+    InputError where it passes TOLERANCE, or where images or seeds differ: what is added would not be of the same trial.
+    """
+    own = kept.select(network=protocol.FROZEN, training_set=CHECKED)
+    alike = own.images.astype(str).equals(again.images.astype(str)) and own.runs["seed"].equals(again.runs["seed"])
+    away = np.abs(np.exp(own.log_probabilities) - np.exp(again.log_probabilities)).max() if alike else np.nan
+    if not away <= TOLERANCE:
+        said = f"answers differ by up to {away:.3f}" if alike else "their images or seeds are others"
+        raise InputError(f"the kept runs of {CHECKED!r} are not those that this code and these images give: {said}")
+    return float(away)
+
+
+def with_runs(kept: Predictions, more: Predictions) -> Predictions:
+    """Both, in the order of the protocol's training sets, seeds in theirs."""
+    whole = predictions.joined([kept, replace(more, images=kept.images)])
+    places = {
+        (network, name): place
+        for place, (network, name) in enumerate(
+            (network, name) for network, names in protocol.TRAINING_SETS.items() for name in names
+        )
+    }
+    rank = [places[pair] for pair in zip(whole.runs["network"], whole.runs["training_set"], strict=True)]
+    order = np.lexsort((whole.runs["seed"], rank))
+    return Predictions(
+        whole.images, whole.runs.iloc[order].reset_index(drop=True), whole.priors[order], whole.log_probabilities[order]
+    )
+
+
+def add_frozen(space: Workspace, own: Mapping, folder: Path) -> list[str]:
+    """Run what is lacking of the head on frozen features and write it into `folder`; the names of what was added."""
+    kept, images = predictions.load(folder / "trial.npz"), images_at_hand(space, own)
+    names = lacking(kept, images, own["AUGMENTED"])
+    if not names:
+        return []
+    settings, seeds = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings, range(own["FROZEN_SEEDS"])
+    cache, parts = space.out("features"), {}
+    for name in (CHECKED, *names):
+        # the stronger augmentation is encoded for the training set that wants it, not for the others
+        draws = own["AUGMENTED"] if name == protocol.STRONGER else 0
+        parts[name] = runs.frozen_runs(images, settings, seeds, cache, draws, own["SEED"], name)
+        if name == CHECKED:
+            away = check_alike(kept, parts[name].predictions)
+            print(f"{CHECKED} made again: probabilities within {away:.4f} of the kept ones", flush=True)
+    added = predictions.joined([parts[name].predictions for name in names])
+    left_out, penalties = (pd.read_csv(folder / f"{name}.csv") for name in ("left_out", "penalties"))
+    done = (left_out["network"] == protocol.FROZEN) & left_out["training_set"].isin(names)
+    penalties = pd.concat([penalties, *(parts[name].record for name in names)], ignore_index=True)
+    predictions.save(with_runs(kept, added), folder / "trial.npz")
+    _write(left_out[~done], folder / "left_out.csv")
+    _write(_in_order(penalties), folder / "penalties.csv")
+    _write(_counts(pd.read_csv(folder / "counts.csv"), images), folder / "counts.csv")
+    return names
+
+
+def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:
+    """Train Table 3 as published where its generator's images are there and its runs are not; the names of what was added."""
+    place = workspace.from_root(own["PUBLISHED_SYNTHETIC"]) if own["PUBLISHED_SYNTHETIC"] else None
+    if not own["PUBLISHED_SEEDS"] or place is None or not place.is_dir() or runs.published_predictions(folder):
+        return []
+    cohort, seeds = images_at_hand(space, own).originals, range(own["PUBLISHED_SEEDS"])
+    made = dataset.open_synthetic(place)
+    found = runs.published_runs(
+        cohort, made, task.config_of(dict(own)), seeds, space.out("classifier"), own["WORKERS"], own["SEED"],
+        own["TEST_FRACTION"],
+    )  # fmt: skip
+    for name, ran in found.items():
+        predictions.save(ran.predictions, folder / f"published_{name}.npz")
+    histories = pd.concat([*(ran.record for ran in found.values()), pd.read_csv(folder / "histories.csv")])
+    _write(histories, folder / "histories.csv")
+    return [f"as published, {name}" for name in found]
+
+
+def _in_order(penalties: pd.DataFrame) -> pd.DataFrame:
+    names = list(protocol.TRAINING_SETS[protocol.FROZEN])
+    return penalties.sort_values("training_set", key=lambda own: own.map(names.index), kind="stable")
+
+
+def _counts(kept: pd.DataFrame, images: runs.Images) -> pd.DataFrame:
+    """`kept` with a column for each pool that it lacks, where `Images.counts` has it."""
+    mine = images.counts().rename_axis("entity").reset_index()
+    pools = [f"synthetic, {pool}" for pool in task.POOLS]
+    shown = kept.set_index("entity").join(mine.set_index("entity")[mine.columns.difference(kept.columns)])
+    first = [name for name in shown if name not in pools and not name.startswith(("validation", "test"))]
+    last = [name for name in shown if name.startswith(("validation", "test"))]
+    return shown[[*first, *(name for name in pools if name in shown), *last]].reset_index()
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 2 for anything the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dermstudy.maintenance.more_runs", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("profile", help="whose parameters of 07 say what is run")
+    parser.add_argument("--data", help="a HAM10000 download")
+    parser.add_argument("--results", help="results folder with predictions/ (default: as dermstudy run has it)")
+    options = parser.parse_args(arguments)
+    return answered(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> None:
+    results = options.results or default_results(options.profile, options.data)
+    own, space = task.parameters(options.profile, results, options.data), Workspace(workspace.from_root(results))
+    folder = space.root / PREDICTIONS
+    if not (folder / "trial.npz").is_file():
+        raise InputError(f"no predictions in {folder}: run 07_ablation first")
+    added = add_frozen(space, own, folder) + add_published(space, own, folder)
+    print("added:", "; ".join(added) or "nothing: every training set that the images at hand allow has its runs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
