@@ -22,15 +22,20 @@ PATIENCE = 10  # seconds that a dying kernel gets before an interrupted run ends
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and act; 0 on success, 1 for a failed notebook or results that differ, 2 for bad input (what a notebook refuses
-    among it), 130 when interrupted."""
+    """Parse and act; 0 on success, 1 for a failed notebook, results that differ or a reader that left (`| head`), 2 for bad
+    input (what a notebook refuses among it), 130 when interrupted."""
     from dermstudy.runner.study import NotebookFailed
 
     parser = _parser()
     options = parser.parse_args(arguments)
     share_cores()
     try:
-        return options.act(options) or 0
+        status = options.act(options) or 0
+        sys.stdout.flush()  # a reader that left is noticed here, and not when Python ends
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except InputError as error:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 2

@@ -461,6 +461,16 @@ def test_the_package_runs_as_a_module():
     assert done.returncode == 2 and done.stderr.startswith("dermstudy: unknown profile 'nope'"), done.stderr
 
 
+def test_a_reader_that_leaves_early_sees_no_traceback():
+    """`dermstudy findings | head`, whose pipe is closed before a word is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dermstudy", "findings", "results/ham10000"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 1 and done.stderr == ""
+
+
 def test_a_results_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert cli.main(["run", "smoke", "--results", str(tmp_path / "file")]) == 2
