@@ -20,6 +20,7 @@ from dermstudy.workspace import Workspace, project_root, shown
 
 COLUMNS = ("question", "the paper", "as published, rerun", "audited", "interval in brackets")
 FIRST_RUN = "docs/protocol/first_run.csv"  # the trial of an earlier generator, which stays reported
+OTHERS = "other_generators"  # a table that maintenance.other_generators writes
 NONE = "–"
 WAITS = "not run yet"
 ROLES = {
@@ -80,6 +81,10 @@ def _images(space: Workspace):
     )
     said = f"{_plain(kid)}, n = {kid['n']:.0f}; real images: {kid['floor']:z.0f}"
     yield ("How far are synthetic images from real ones? KID × 1,000", NONE, NONE, said, SUBSAMPLES), True
+    others = space.tables / f"{OTHERS}.csv"
+    for kid in pd.read_csv(others).query("metric == 'kid'").itertuples() if others.is_file() else ():
+        said = f"{kid.value:.0f} ({kid.low:.0f} to {kid.high:.0f}), n = {kid.n}; trained on {kid.images_seen:,} images"
+        yield (f"And those of the {kid.generator}? KID × 1,000", NONE, NONE, said, SUBSAMPLES), False
     said = f"{_share(recall, 'value')}, n = {recall['n']:.0f}; real images: {recall['floor']:.2f}"
     yield ("How much of the real variety do they hold? Recall", NONE, NONE, said, SUBSAMPLES), True
     named = _read(space, "quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
