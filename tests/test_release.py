@@ -135,3 +135,23 @@ def test_the_shipped_split_names_every_image_and_keeps_lesions_apart():
     frame = cohort.frame.assign(split=split)
     assert frame.groupby("lesion_id")["split"].nunique().max() == 1
     assert len(pd.read_csv(MINI.parent / "ham10000-split.csv")) == len(frame)
+
+
+def test_the_card_says_which_aims_it_meets_and_which_stage_costs_the_most():
+    tables = {name: pd.read_csv(MINI / "tables" / f"{name}.csv") for name in packing.MEASURED}
+    aims, audited = packing._aims(tables), tables["quality_audited"].query("entity == 'overall'").set_index("metric")
+    whole = aims.loc["KID, end to end"]
+    assert whole["met"] == ("yes" if audited.loc["kid", "value"] <= 35 else "no")
+    assert whole["reached"].startswith(f"{audited.loc['kid', 'value']:.0f} (")
+    better = audited.assign(value=[30.0, 100.0, 0.9, 0.4][: len(audited)], entity="overall").reset_index()
+    better.loc[better["metric"] == "recall", "value"] = 0.31
+    aims = packing._aims(tables | {"quality_audited": better})
+    assert aims.loc[["KID, end to end", "recall, end to end"], "met"].tolist() == ["yes", "yes"]
+    text = (MINI / "README.md").read_text()
+    assert packing._why(tables) in text and "So the base costs the most" in text
+    assert all(
+        f"| {figure} | {row['aim']} | {row['reached']} |" in text for figure, row in packing._aims(tables).iterrows()
+    )
+    stages = tables["quality_cascade"]
+    even = stages.assign(kid=stages["kid"].where(stages["enlarged_by"] != "upsampler", 20.0))
+    assert "the upsampler costs as much" in packing._why(tables | {"quality_cascade": even})

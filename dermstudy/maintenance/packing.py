@@ -25,7 +25,7 @@ from dermstudy.diffusion import glide, sample, weights
 from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.diffusion.identity import identity
 from dermstudy.entities import CODES, NAMES, PROMPTS
-from dermstudy.evaluation import verdicts
+from dermstudy.evaluation import cascade, fidelity, verdicts
 from dermstudy.files import InputError, atomic_path, sha256_file, write_text
 from dermstudy.maintenance import noise_levels, samplers
 from dermstudy.maintenance.commands import answered
@@ -46,6 +46,7 @@ MEASURED = (
     *("quality_audited", "quality_encoders", "quality_fidelity", "quality_cascade", "quality_memorisation"),
     *("quality_closest", "quality_colour"),
 )  # tables of notebook 04 that the card shows
+BASE_ALONE = "painted images at 64 pixels"  # a row of the cascade's table
 MEASURED_BY = "measured_by.json"  # beside the tables: the run that measured
 MONTAGE_SEEDS = range(8)
 HUB = {
@@ -357,6 +358,8 @@ def _measured(folder: Path) -> str:
     text = (Path(__file__).parent / "card_measured.md").read_text(encoding="utf-8")
     fields = {
         "commit": run["commit"][:12],
+        "aims": _markdown(_aims(tables), 2),
+        "why": _why(tables),
         "quality": _markdown(_quality(audited), 2),
         "encoders": _markdown(tables["quality_encoders"].set_index(["encoder", "entity"]), 1),
         "stages": _markdown(tables["quality_cascade"].set_index(["input", "enlarged_by"]), 1),
@@ -369,6 +372,47 @@ def _measured(folder: Path) -> str:
     for name, value in fields.items():
         text = text.replace(f"{{{name}}}", value)
     return text.strip()
+
+
+def _aims(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """What was aimed at on test lesions before the sittings began, beside what was reached: aim, reached, met."""
+    stages = tables["quality_cascade"].set_index(["input", "enlarged_by"])
+    audited = tables["quality_audited"].query("entity == 'overall'").set_index("metric")
+    named = tables["quality_fidelity"].set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
+    away = 100 * named[["difference", "low", "high"]]
+    rows = [  # figure, aim, reached, low, high, digits
+        ("KID, real 64-pixel images enlarged", 15, *_of(stages.loc[cascade.REAL, "upsampler"], "kid"), "z.0f"),
+        ("KID of the base at 64 pixels", 15, *_of(stages.loc[BASE_ALONE, cascade.NONE], "kid"), "z.0f"),
+        ("KID, end to end", 35, *_of(audited.loc["kid"], "value"), "z.0f"),
+        ("FID, end to end", 110, *_of(audited.loc["fid"], "value"), ".0f"),
+        ("recall, end to end", 0.3, *_of(audited.loc["recall"], "value"), ".2f"),
+        ("share named as asked by the independent network, less real images', in points", -10, *away, "+.0f"),
+    ]
+    table = {}
+    for figure, aim, reached, low, high, digits in rows:
+        most = aim >= 15
+        said = f"at most {aim}" if most else f"at least {aim:.2f}" if aim > 0 else f"at least {aim}"
+        met = "yes" if (reached <= aim if most else reached >= aim) else "no"
+        table[figure] = {"aim": said, "reached": f"{reached:{digits}} ({low:{digits}} to {high:{digits}})", "met": met}
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("on test lesions").replace("-", "−", regex=True)
+
+
+def _of(row: pd.Series, name: str) -> tuple[float, float, float]:
+    return row[name], row["low"], row["high"]
+
+
+def _why(tables: dict[str, pd.DataFrame]) -> str:
+    """Which stage costs the whole more, from the table that feeds each with perfect input."""
+    kid = tables["quality_cascade"].set_index(["input", "enlarged_by"])["kid"]
+    real, painted = (kid[small, "upsampler"] for small in (cascade.REAL, cascade.PAINTED))
+    small = kid[BASE_ALONE, cascade.NONE]
+    told = (
+        f"Real small images, enlarged, have a KID of {real:z.0f}; painted ones have {small:.0f} at 64 pixels "
+        f"and {painted:.0f} once enlarged (by bicubic {kid[cascade.PAINTED, 'bicubic']:.0f})"
+    )
+    if painted - real > real:
+        return f"{told}. So the base costs the most: what its images lack is fine detail, which 64 pixels hide and 256 show."
+    return f"{told}. So the upsampler costs as much as the base, or more."
 
 
 def _beside_others(audited: pd.DataFrame) -> str:
