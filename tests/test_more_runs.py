@@ -90,6 +90,10 @@ def test_a_generator_that_came_later_costs_its_own_runs_alone(finished, tmp_path
     ]  # fmt: skip
     pd.testing.assert_frame_equal(shown[list(counts.columns)], counts)
     assert more_runs.add_frozen(space, own, folder) == []
+    finished_tables = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    predictions.save(before, folder / "trial.npz")  # as a call leaves it that was cut before its last step
+    assert more_runs.add_frozen(space, own, folder) == [protocol.SECOND]
+    assert {path.name: path.read_bytes() for path in folder.glob("*.csv")} == finished_tables
 
 
 @pytest.mark.slow
@@ -123,6 +127,9 @@ def test_table_3_is_added_where_its_generator_has_painted(finished, tmp_path):
     assert set(runs.published_frames(folder)) == {"original", "synthetic", "combined"}
     histories = pd.read_csv(folder / "histories.csv")
     assert histories["protocol"].eq("as published").sum() == 3
+    (folder / "published_combined.npz").unlink()  # as a call leaves it that was cut
+    assert len(more_runs.add_published(space, own, folder)) == 3
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "histories.csv"), histories)
     assert more_runs.add_published(space, own, folder) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,15 @@ def open_tokenizer(folder: str | Path) -> GPT2Tokenizer:
     if not (Path(folder) / "tokenizer.json").is_file():
         raise InputError(f"no tokenizer in {folder}: name the folder `tokenizer` of a model of this study")
     return GPT2Tokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def of_results(module: str, doc: str, profile: str) -> argparse.ArgumentParser:
+    """The arguments of a command that adds to a profile's results: profile (`profile` is its help), --results and --data."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.split("\n\n")[0])
+    parser.add_argument("profile", help=profile)
+    parser.add_argument("--results", help="the results folder that is added to (default: as dermstudy run has it)")
+    parser.add_argument("--data", help="a HAM10000 download")
+    return parser
 
 
 def answered(act: Callable[[], object]) -> int:

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from dermstudy import workspace
-from dermstudy.classification import feature_sets, predictions, protocol, runs, shipped_head
+from dermstudy.classification import feature_sets, predictions, protocol, runs, shipped_head, training_sets
 from dermstudy.classification.predictions import Predictions
 from dermstudy.data import dataset
 from dermstudy.files import InputError, write_text
-from dermstudy.maintenance.commands import answered
+from dermstudy.maintenance.commands import answered, of_results
 from dermstudy.runner import task
 from dermstudy.runner.study import PREDICTIONS, default_results
 from dermstudy.workspace import Workspace
@@ -95,18 +95,20 @@ def add_frozen(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     added = predictions.joined([parts[name].predictions for name in names])
     left_out, penalties = (pd.read_csv(folder / f"{name}.csv") for name in ("left_out", "penalties"))
     done = (left_out["network"] == protocol.FROZEN) & left_out["training_set"].isin(names)
-    penalties = pd.concat([penalties, *(parts[name].record for name in names)], ignore_index=True)
-    predictions.save(with_runs(kept, added), folder / "trial.npz")
+    earlier = penalties[~penalties["training_set"].isin(names)]  # of a call that was cut
+    penalties = pd.concat([earlier, *(parts[name].record for name in names)], ignore_index=True)
     _write(left_out[~done], folder / "left_out.csv")
     _write(_in_order(penalties), folder / "penalties.csv")
     _write(_counts(pd.read_csv(folder / "counts.csv"), images), folder / "counts.csv")
+    predictions.save(with_runs(kept, added), folder / "trial.npz")  # last: until then the next call does all again
     return names
 
 
 def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     """Train Table 3 as published where its generator's images are there and its runs are not; the names of what was added."""
     place = workspace.from_root(own["PUBLISHED_SYNTHETIC"]) if own["PUBLISHED_SYNTHETIC"] else None
-    if not own["PUBLISHED_SEEDS"] or place is None or not place.is_dir() or runs.published_predictions(folder):
+    there = set(runs.published_predictions(folder)) == set(training_sets.PUBLISHED)
+    if not own["PUBLISHED_SEEDS"] or place is None or not place.is_dir() or there:
         return []
     cohort, seeds = images_at_hand(space, own).originals, range(own["PUBLISHED_SEEDS"])
     made = dataset.open_synthetic(place)
@@ -114,10 +116,10 @@ def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:
         cohort, made, task.config_of(dict(own)), seeds, space.out("classifier"), own["WORKERS"], own["SEED"],
         own["TEST_FRACTION"],
     )  # fmt: skip
+    kept = pd.read_csv(folder / "histories.csv").query("protocol != @training_sets.PROTOCOLS[0]")
+    _write(pd.concat([*(ran.record for ran in found.values()), kept]), folder / "histories.csv")
     for name, ran in found.items():
         predictions.save(ran.predictions, folder / f"published_{name}.npz")
-    histories = pd.concat([*(ran.record for ran in found.values()), pd.read_csv(folder / "histories.csv")])
-    _write(histories, folder / "histories.csv")
     return [f"as published, {name}" for name in found]
 
 
@@ -128,12 +130,11 @@ def _in_order(penalties: pd.DataFrame) -> pd.DataFrame:
 
 def _counts(kept: pd.DataFrame, images: runs.Images) -> pd.DataFrame:
     """`kept` with a column for each pool that it lacks, where `Images.counts` has it."""
-    mine = images.counts().rename_axis("entity").reset_index()
+    mine, kept = images.counts(), kept.set_index("entity")
+    whole = kept.join(mine[mine.columns.difference(kept.columns)])
     pools = [f"synthetic, {pool}" for pool in task.POOLS]
-    shown = kept.set_index("entity").join(mine.set_index("entity")[mine.columns.difference(kept.columns)])
-    first = [name for name in shown if name not in pools and not name.startswith(("validation", "test"))]
-    last = [name for name in shown if name.startswith(("validation", "test"))]
-    return shown[[*first, *(name for name in pools if name in shown), *last]].reset_index()
+    order = ["training originals", *pools, "validation originals", "test originals"]
+    return whole[[name for name in order if name in whole]].reset_index()
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
@@ -142,12 +143,7 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dermstudy.maintenance.more_runs", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("profile", help="whose parameters of 07 say what is run")
-    parser.add_argument("--data", help="a HAM10000 download")
-    parser.add_argument("--results", help="results folder with predictions/ (default: as dermstudy run has it)")
+    parser = of_results("dermstudy.maintenance.more_runs", __doc__, "whose parameters of 07 say what is run")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
 

@@ -9,7 +9,6 @@ generator saw, and a sheet shows some.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,9 @@ from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation import encoders, quality
 from dermstudy.evaluation.encoders import Encoder
 from dermstudy.files import InputError
-from dermstudy.maintenance.commands import answered
-from dermstudy.runner.profiles import declared_parameters, load_profile, notebooks, resolve
+from dermstudy.maintenance.commands import answered, of_results
+from dermstudy.runner.profiles import complete
+from dermstudy.runner.study import default_results
 from dermstudy.workspace import Workspace
 
 TABLE = "other_generators"
@@ -80,30 +80,18 @@ def measure(space: Workspace, other: str, own: dict[str, dict], theirs: dict[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dermstudy.maintenance.other_generators", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("profile", help="whose 04 measured the first generator, and whose results are added to")
+    said = "whose 04 measured the first generator, and whose results are added to"
+    parser = of_results("dermstudy.maintenance.other_generators", __doc__, said)
     parser.add_argument("other", help="the profile whose 03 has painted")
-    parser.add_argument("--results", help="results folder of the first (default: results/PROFILE)")
-    parser.add_argument("--data", help="a HAM10000 download")
     options = parser.parse_args(arguments)
     return answered(lambda: _act(options))
 
 
 def _act(options: argparse.Namespace) -> None:
-    results = options.results or f"results/{options.profile}"
-    first, theirs = (
-        {stem: _declared(stem) | own for stem, own in resolve(load_profile(name), results, options.data).items()}
-        for name in (options.profile, options.other)
-    )
+    results = options.results or default_results(options.profile, options.data)
+    first, theirs = (complete(name, results, options.data) for name in (options.profile, options.other))
     table = measure(Workspace(workspace.from_root(results)), options.other, first, theirs)
-    print(json.dumps(table.to_dict("records"), indent=1))
-
-
-def _declared(stem: str) -> dict:
-    (notebook,) = (path for path in notebooks() if path.stem == stem)
-    return declared_parameters(notebook)
+    print(table.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,12 @@ def declared_parameters(notebook: Path) -> dict:
     return values
 
 
+def complete(name: str, results: str, data: str | None = None) -> dict[str, dict]:
+    """Every parameter of every notebook under the profile `name`, the notebook's own default where the profile is silent."""
+    given = resolve(load_profile(name), results, data)
+    return {notebook.stem: declared_parameters(notebook) | given[notebook.stem] for notebook in notebooks()}
+
+
 def resolve(profile: Profile, results: str, data: str | None = None) -> dict[str, dict]:
     """Every notebook's parameters under `profile`: stem -> overrides handed to papermill.
 

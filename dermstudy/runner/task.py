@@ -37,7 +37,7 @@ from dermstudy.data import dataset
 from dermstudy.data.dataset import Cohort
 from dermstudy.data.external import load_external
 from dermstudy.files import InputError
-from dermstudy.runner.profiles import declared_parameters, load_profile, notebooks, resolve
+from dermstudy.runner.profiles import complete
 from dermstudy.runner.study import default_results
 from dermstudy.tensorflow_setup import limit_threads
 from dermstudy.workspace import Workspace
@@ -52,8 +52,7 @@ SETS = (*protocol.TRAINING_SETS[protocol.KERAS], *AS_PUBLISHED)
 
 def parameters(profile: str, results: str, data: str | None = None) -> dict:
     """The parameters of notebook 07 under a profile, its own defaults where the profile is silent."""
-    (notebook,) = (path for path in notebooks() if path.stem == NOTEBOOK)
-    return declared_parameters(notebook) | resolve(load_profile(profile), results, data)[NOTEBOOK]
+    return complete(profile, results, data)[NOTEBOOK]
 
 
 def images(space: Workspace, own: dict) -> runs.Images:
