@@ -351,6 +351,9 @@ def test_each_step_of_the_ladder_changes_one_thing(cohort, synthetic):
     assert not set(originals["group"]) & set(steps[training_sets.LADDER[2]].rows("test")["group"])
     assert set(steps[training_sets.LADDER[3]].rows("fit_until")["split"]) == {"validation"}
     assert list(training_sets.ladder(cohort, synthetic, None, 0)) == list(training_sets.LADDER[:4])
+    fewer = replace(other, frame=other.frame.iloc[::2])
+    with pytest.raises(InputError, match="the partner's generator lacks .* images of the ladder"):
+        training_sets.ladder(cohort, synthetic, fewer, 0)
 
 
 def test_the_published_end_holds_one_synthetic_image_an_original(cohort):

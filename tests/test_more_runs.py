@@ -11,11 +11,21 @@ import pandas as pd
 import pytest
 
 from dermstudy import cli, workspace
-from dermstudy.classification import feature_sets, predictions, protocol, runs, shipped_head
+from dermstudy.classification import (
+    classifier_files,
+    feature_sets,
+    predictions,
+    protocol,
+    runs,
+    shipped_head,
+    training_sets,
+)
+from dermstudy.classification.predictions import Predictions
 from dermstudy.data import dataset
+from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.maintenance import more_runs
-from dermstudy.runner import fingerprints, study, task
+from dermstudy.runner import fingerprints, profiles, study, task
 
 LATER = "later"  # where the generator that came later painted
 
@@ -131,6 +141,47 @@ def test_table_3_is_added_where_its_generator_has_painted(finished, tmp_path):
     assert len(more_runs.add_published(space, own, folder)) == 3
     pd.testing.assert_frame_equal(pd.read_csv(folder / "histories.csv"), histories)
     assert more_runs.add_published(space, own, folder) == []
+
+
+@pytest.mark.slow
+def test_06_is_added_with_the_audited_network_of_the_trial(finished, tmp_path):
+    space = copied(finished, tmp_path)
+    folder, painted = space.root / "predictions", str(finished.root / LATER)
+    own = profiles.complete("smoke", str(space.root))["06_cnn_classifier"] | {
+        "ORIGINALS": runs.EVERY, "EPOCHS": 1, "SEEDS": [0, 1], "WORKERS": 1,
+        "PUBLISHED_SYNTHETIC": painted, "PARTNER_SYNTHETIC": painted,
+    }  # fmt: skip
+    assert more_runs.add_classifier(space, own | {"PUBLISHED_SYNTHETIC": ""}, folder) == []
+    assert more_runs.add_classifier(space, own | {"PUBLISHED_SYNTHETIC": "no/such/folder"}, folder) == []
+    with pytest.raises(InputError, match="have the seeds none, SEEDS of 06 says"):
+        more_runs.add_classifier(space, own, folder)
+    kept = predictions.load(folder / "trial.npz")
+    keras = made_up_keras(kept)
+    predictions.save(predictions.joined([kept, keras]), folder / "trial.npz")
+    curve = {"protocol": "audited", "training_set": protocol.ONCE, "epoch": 1, "loss": 2.0, "validation_loss": 1.5}
+    pd.DataFrame([curve | {"seed": seed, "steps": 9} for seed in (0, 1)]).to_csv(folder / "histories.csv", index=False)
+    steps = [f"06, {name}" for name in training_sets.LADDER]
+    assert more_runs.add_classifier(space, own, folder) == ["06, as published", "06, audited", *steps]
+    of_both, seeds = classifier_files.load(folder, "classifier")
+    assert seeds == [0, 1] and of_both["audited"][1].history["validation_loss"].tolist() == [1.5]
+    shown = keras.images["split"].isin(classifier_files.TESTED).to_numpy()
+    for place, frame in enumerate(classifier_files.tested(of_both["audited"])):
+        own_rows = np.exp(keras.log_probabilities[place][shown])
+        np.testing.assert_allclose(frame[list(CODES)].to_numpy(), own_rows, rtol=5e-3)
+    counts = classifier_files.makeup(folder)
+    originals = pd.read_csv(folder / "counts.csv")["training originals"].sum()
+    assert counts.loc[("audited", "train"), ["original", "synthetic"]].tolist() == [originals, originals]
+    assert counts.loc[("audited", "test"), "lesions_in_training"] == 0
+    assert list(classifier_files.load(folder, "ladder")[0]) == list(training_sets.LADDER)
+    assert more_runs.add_classifier(space, own, folder) == []
+
+
+def made_up_keras(kept: Predictions) -> Predictions:
+    """Two runs of the Keras network on dose 1 that learned nothing, without a training."""
+    shape = (2, len(kept.images), len(CODES))
+    shares = np.random.default_rng(0).dirichlet(np.ones(len(CODES)), shape[:2]).astype(np.float32)
+    ran = pd.DataFrame({"network": protocol.KERAS, "training_set": protocol.ONCE, "seed": [0, 1]})
+    return Predictions(kept.images, ran, np.full((2, len(CODES)), 1 / len(CODES)), np.log(shares))
 
 
 @pytest.mark.slow

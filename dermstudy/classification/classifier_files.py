@@ -84,7 +84,7 @@ def load(folder: str | Path, group: str) -> tuple[dict[str, list[Result]], list[
         curves = pd.read_csv(folder / f"{group}_histories.csv")
     except OSError as error:
         raise InputError(f"no learning curves at {folder / f'{group}_histories.csv'}: run notebook 06 first") from error
-    return {name: _results(own, curves[curves["set"] == name]) for name, own in found.items()}, seeds
+    return {name: results_of(own, curves[curves["set"] == name]) for name, own in found.items()}, seeds
 
 
 def makeup(folder: str | Path) -> pd.DataFrame:
@@ -110,14 +110,15 @@ def _split(chosen: TrainingSet, rows: pd.DataFrame) -> pd.Series:
     return rows["split"].fillna(EXTERNAL) if chosen.protocol == PROTOCOLS[1] else rows["kind"]
 
 
-def _results(own: Predictions, curves: pd.DataFrame) -> list[Result]:
+def results_of(own: Predictions, curves: pd.DataFrame) -> list[Result]:
+    """The runs of one set as training.train_all gives them: `own` of that set alone, curves its rows of HISTORY_COLUMNS."""
     results = []
     for place, seed in enumerate(own.runs["seed"]):
         shares = pd.DataFrame(np.exp(own.log_probabilities[place]), columns=list(CODES))
         best = np.array(CODES)[own.log_probabilities[place].argmax(axis=1)]
         answer = np.where(shares.isna().any(axis=1), "", best)
         rows = pd.concat([own.images.assign(answer=answer), shares], axis=1)
-        history = curves[curves["seed"] == seed].drop(columns=["set", "seed"]).reset_index(drop=True)
+        history = curves.loc[curves["seed"] == seed, list(HISTORY_COLUMNS[2:])].reset_index(drop=True)
         results.append(Result(rows, history))
     return results
 

@@ -107,11 +107,11 @@ def ladder(
 ) -> dict[str, TrainingSet]:
     """The combined set from the published protocol to the audited one, a single change a step; names of LADDER.
 
-    published: synthetic images of a generator that saw all lesions, as many as `one_an_original` gives; safe: of its twin
+    published: synthetic images of a generator that saw all lesions, as many as `one_an_original` gives; safe: of its partner
     that saw training lesions only, for the same captions (None leaves the last step out). Every step trains on as many
     originals of each entity, those of the smaller of the two splits, and on the same synthetic images up to the last step.
     The first three stop on their test set, whatever it is: the first step takes its synthetic images out, the second one
-    brings other lesions, and the third leaves it for validation lesions.
+    brings other lesions, and the third leaves it for validation lesions. InputError where `safe` lacks one of the captions.
     """
     pooled = published_set("combined", originals, published, seed, test_fraction)
     published, safe = _grouped(published, originals), safe and _grouped(safe, originals)
@@ -128,6 +128,11 @@ def ladder(
     steps = {step.name: step for step in (first, second, third, stopped)}
     if safe is not None:
         other = safe.select(image_id=kept)  # a caption may have been lent more than once
+        if len(other.frame) < len(kept):
+            raise InputError(
+                f"the partner's generator lacks {len(kept) - len(other.frame)} of the {len(kept)} images of the ladder: "
+                "make its images for the same captions"
+            )
         steps[LADDER[4]] = replace(stopped, name=LADDER[4], train=[apart, other])
     return {name: _checked(chosen) for name, chosen in steps.items()}
 

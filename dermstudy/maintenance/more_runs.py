@@ -1,10 +1,10 @@
-"""Runs of 07 that committed predictions lack, beside those that are there: `python -m dermstudy.maintenance.more_runs`.
+"""Runs of 06 and 07 that committed predictions lack, beside those that are there: `python -m dermstudy.maintenance.more_runs`.
 
     python -m dermstudy.maintenance.more_runs ham10000 --data DIR
 
-A generator that is trained later costs its own runs alone, wherever the images of the others are by then. What is there is
-not taken on trust: CHECKED is run again first, and its answers have to be the kept ones. `dermstudy run ham10000 --only 07
---redraw` then draws 07 anew.
+A generator that is trained later costs its own runs alone, wherever the images of the others are by then. What is there of
+the head on frozen features is not taken on trust: CHECKED is run again first, and its answers have to be the kept ones.
+`dermstudy run ham10000 --only 06,07 --redraw` then draws both anew.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ import numpy as np
 import pandas as pd
 
 from dermstudy import workspace
-from dermstudy.classification import feature_sets, predictions, protocol, runs, shipped_head, training_sets
+from dermstudy.classification import (
+    classifier_files,
+    feature_sets,
+    predictions,
+    protocol,
+    runs,
+    shipped_head,
+    training,
+    training_sets,
+)
 from dermstudy.classification.predictions import Predictions
 from dermstudy.data import dataset
 from dermstudy.files import InputError, write_text
 from dermstudy.maintenance.commands import answered, of_results
-from dermstudy.runner import task
+from dermstudy.runner import profiles, task
 from dermstudy.runner.study import PREDICTIONS, default_results
 from dermstudy.workspace import Workspace
 
@@ -123,6 +132,49 @@ def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     return [f"as published, {name}" for name in found]
 
 
+def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
+    """Train what 06 asks of the generator that saw all lesions, and write 06's files; the names of what was added.
+
+    own: 06's parameters. Its audited network is one of the trial's, whose runs are there: they are taken from them.
+    InputError where they are of other seeds.
+    """
+    place = workspace.from_root(own["PUBLISHED_SYNTHETIC"]) if own["PUBLISHED_SYNTHETIC"] else None
+    if place is None or not place.is_dir() or _has_ladder(folder, own["SEEDS"]):
+        return []
+    kept = predictions.load(folder / "trial.npz").select(network=protocol.KERAS, training_set=protocol.ONCE)
+    if kept.runs["seed"].tolist() != own["SEEDS"]:
+        seeds = ", ".join(map(str, kept.runs["seed"])) or "none"
+        raise InputError(
+            f"the trial's runs of {protocol.ONCE!r} have the seeds {seeds}, SEEDS of 06 says {own['SEEDS']}"
+        )
+    originals = runs.gather(dataset.open_cohort(space.need("cohort", made_by="00_dataset")), {}).originals
+    published = training_sets.one_an_original(dataset.open_synthetic(place), originals)
+    dealt = originals, published, own["SEED"], own["TEST_FRACTION"]
+    as_published, audited = training_sets.PROTOCOLS
+    sets = {
+        as_published: training_sets.published_set("combined", *dealt),
+        # for its make-up alone: any generator's images of dose 1 are one for each training original
+        audited: training_sets.audited_set(protocol.ONCE, originals, {feature_sets.WHOLE: published}),
+    }
+    partner = runs.made_by_another(own["PARTNER_SYNTHETIC"])
+    steps = training_sets.ladder(originals, published, partner, own["SEED"], own["TEST_FRACTION"])
+    wanted = {as_published: sets[as_published], **{name: steps[name] for name in steps}}
+    found = training.train_all(wanted, task.config_of(dict(own)), own["SEEDS"], space.out("classifier"), own["WORKERS"])
+    curves = pd.read_csv(folder / "histories.csv").query("protocol == @audited and training_set == @protocol.ONCE")
+    results = {as_published: found[as_published], audited: classifier_files.results_of(kept, curves)}
+    classifier_files.describe(sets, folder)
+    classifier_files.save(folder, "classifier", sets, results, own["SEEDS"])
+    classifier_files.save(folder, "ladder", steps, {name: found[name] for name in steps}, own["SEEDS"])
+    return [f"06, {name}" for name in (as_published, audited, *steps)]
+
+
+def _has_ladder(folder: Path, seeds: Sequence[int]) -> bool:
+    try:
+        return classifier_files.load(folder, "ladder")[1] == list(seeds)
+    except InputError:
+        return False
+
+
 def _in_order(penalties: pd.DataFrame) -> pd.DataFrame:
     names = list(protocol.TRAINING_SETS[protocol.FROZEN])
     return penalties.sort_values("training_set", key=lambda own: own.map(names.index), kind="stable")
@@ -150,11 +202,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _act(options: argparse.Namespace) -> None:
     results = options.results or default_results(options.profile, options.data)
-    own, space = task.parameters(options.profile, results, options.data), Workspace(workspace.from_root(results))
-    folder = space.root / PREDICTIONS
+    every, space = profiles.complete(options.profile, results, options.data), Workspace(workspace.from_root(results))
+    own, folder = every[task.NOTEBOOK], space.root / PREDICTIONS
     if not (folder / "trial.npz").is_file():
         raise InputError(f"no predictions in {folder}: run 07_ablation first")
     added = add_frozen(space, own, folder) + add_published(space, own, folder)
+    added += add_classifier(space, every["06_cnn_classifier"], folder)
     print("added:", "; ".join(added) or "nothing: every training set that the images at hand allow has its runs")
 
 
