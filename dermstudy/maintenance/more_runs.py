@@ -136,12 +136,13 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     """Train what 06 asks of the generator that saw all lesions, and write 06's files; the names of what was added.
 
     own: 06's parameters. Its audited network is one of the trial's, whose runs are there: they are taken from them.
-    InputError where they are of other seeds.
+    InputError where they lack one of its seeds.
     """
     place = workspace.from_root(own["PUBLISHED_SYNTHETIC"]) if own["PUBLISHED_SYNTHETIC"] else None
     if place is None or not place.is_dir() or _has_ladder(folder, own["SEEDS"]):
         return []
-    kept = predictions.load(folder / "trial.npz").select(network=protocol.KERAS, training_set=protocol.ONCE)
+    kept = predictions.load(folder / "trial.npz")
+    kept = kept.select(network=protocol.KERAS, training_set=protocol.ONCE, seed=own["SEEDS"])
     if kept.runs["seed"].tolist() != own["SEEDS"]:
         seeds = ", ".join(map(str, kept.runs["seed"])) or "none"
         raise InputError(
