@@ -64,7 +64,7 @@ def test_every_part_that_helps_is_named(said):
 )
 def test_no_part_helps_where_no_interval_is_above_zero(said, gain, where):
     found = parts(said, unet=gain, both=(299, -60, -90, -30))
-    assert found.startswith("Of the ways to train none is shown to help: the largest gain is that of unet")
+    assert found.startswith("Of the ways to train none is shown to help: the least loss is that of unet")
     assert f"with an interval {where}" in found
 
 
@@ -76,7 +76,10 @@ def test_learned_vectors_are_compared_without_the_trained_weights(said):
     assert "all weights" not in found
     gains["1 vector, 30 images"] = (250, -10, -30, 8)
     found = said("08_textual_inversion", inversion=trials(**gains))
-    assert "none is shown to help: the largest gain is that of 1 vector from 30 images (gain −10, −30 to 8)" in found
+    assert "none is shown to help: the least loss is that of 1 vector from 30 images (gain −10, −30 to 8)" in found
+    gains["1 vector, 30 images"] = (240, 2, -12, 14)
+    found = said("08_textual_inversion", inversion=trials(**gains))
+    assert "none is shown to help: the largest gain is that of 1 vector from 30 images (gain 2, −12 to 14)" in found
 
 
 def test_ties_are_named():

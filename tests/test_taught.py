@@ -141,6 +141,8 @@ def test_a_gain_that_may_be_none_is_chosen_only_where_all_may_be():
     trials = gains(wide=(70, 30, -5, 65), narrow=(90, 10, 2, 18))
     assert findings.chosen(trials) == "narrow" and findings.chosen(trials.loc[["wide"]]) == "wide"
     assert "has the largest gain, by" in findings.chosen_sentence(trials.loc[["wide"]], by_entity(wide=(0, 0)))
+    lost = findings.chosen_sentence(gains(a=(105, -5, -9, -1), b=(109, -9, -20, -2)), by_entity(a=(0, 0), b=(0, 0)))
+    assert lost.startswith("Exploratory: a (KID 105) has the least loss, by the test lesions")
 
 
 def test_the_figure_shows_fidelity_by_entity_beside_this_networks_bound():

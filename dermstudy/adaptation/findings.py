@@ -113,7 +113,7 @@ def chosen_sentence(trials: pd.DataFrame, table: pd.DataFrame) -> str:
         said = f"its gain's interval meets that of {verdicts.listed([verdicts.plain(name) for name in near])}"
     clear = " clear of zero" if low > 0 else ""
     return (
-        f"Exploratory: {verdicts.plain(best)} (KID {trials.loc[best, 'kid']:.0f}) has the largest gain{clear}, "
+        f"Exploratory: {verdicts.plain(best)} (KID {trials.loc[best, 'kid']:.0f}) has {verdicts.superlative(trials)}{clear}, "
         f"by the test lesions that also judge it, n = {n} images an entity; {said}. "
         "The cells below use it."
     )

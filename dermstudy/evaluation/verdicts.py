@@ -33,12 +33,17 @@ def _nearer(trials: pd.DataFrame) -> str:
     shown, largest, lowest = helped(trials), trials["gain"].idxmax(), trials["kid"].idxmin()
     if not shown:
         where = "below" if trials.loc[largest, "gain_high"] < 0 else "that holds"
-        return f"none is shown to help: the largest gain is that of {_gain(trials, largest)}, with an interval {where} zero"
+        return f"none is shown to help: {superlative(trials)} is that of {_gain(trials, largest)}, with an interval {where} zero"
     verb = "is" if len(shown) == 1 else "are"
     said = f"{listed([_gain(trials, name) for name in shown])} {verb} shown to help"
     if lowest not in shown:
         said += f"; {_gain(trials, lowest)} has the lowest KID, {trials.loc[lowest, 'kid']:.0f}, but an interval that holds zero"
     return said
+
+
+def superlative(trials: pd.DataFrame) -> str:
+    """What the trial with the largest gain has: "the largest gain", or "the least loss" where no trial gains."""
+    return "the least loss" if trials["gain"].max() < 0 else "the largest gain"
 
 
 def most_often_named(trials: pd.DataFrame) -> str:
