@@ -62,12 +62,16 @@ def test_a_generator_has_its_rows_once_and_the_findings_name_it(tmp_path):
     kid = table.query("metric == 'kid'").set_index("generator")["value"]
     assert list(table.columns) == other_generators.COLUMNS and len(table) == 4
     assert kid.to_dict() == {"second generator": 60.0, "subset generator": 62.0}
+    table = other_generators.added(table, rows.assign(lesions="all"), other_generators.SAW_ALL)
     shutil.copytree(ROOT / "results" / "demo" / "tables", tmp_path / "tables")
     space = workspace.Workspace(tmp_path)
     space.save_table(table, other_generators.TABLE)
-    found = findings.table(space).set_index("question")["audited"]
-    said = found["And those of the second generator? KID × 1,000"]
-    assert said == "60 (55 to 70), n = 420; trained on 80,000 images"
+    found = findings.table(space).set_index("question")[["as published, rerun", "audited"]]
+    said = found.loc["And those of the second generator? KID × 1,000"].tolist()
+    assert said == [findings.NONE, "60 (55 to 70), n = 420; trained on 80,000 images"]
+    # its distance to test lesions, which it saw, is no audited figure
+    said = found.loc["And those of the generator that saw all lesions? KID × 1,000"].tolist()
+    assert said == ["61 (55 to 70), n = 420; trained on 80,000 images", findings.NONE]
     assert other_generators.TABLE == findings.OTHERS
 
 

@@ -31,6 +31,7 @@ from dermstudy.workspace import Workspace
 TABLE = "other_generators"
 COLUMNS = ["generator", "lesions", "images_seen", "n", "metric", "value", "low", "high", "floor"]
 SHOWN = 8  # images an entity on a sheet
+SAW_ALL = "generator that saw all lesions"
 
 
 def measured(cohort: Cohort, painted: Cohort, judge: Encoder, given: dict, cache: Path) -> pd.DataFrame:
@@ -63,13 +64,13 @@ def added(before: pd.DataFrame | None, rows: pd.DataFrame, name: str) -> pd.Data
 
 def measure(space: Workspace, other: str, own: dict[str, dict], theirs: dict[str, dict]) -> pd.DataFrame:
     """Write the table and the sheet of the profile `other`, and return the table. own, theirs: parameters by notebook."""
-    name = theirs["03_sample"]["FOR_TRIAL"] or other
     folder = workspace.from_root(f"results/{other}/artifacts/synthetic")
     if not folder.is_dir():
         raise InputError(f"no images in {workspace.shown(folder)}: run 00 to 03 of the profile {other} first")
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
     painted = dataset.open_synthetic(folder)
     facts = seen(workspace.from_root(theirs["01_finetune"]["START"]))
+    name = SAW_ALL if facts["lesions"] == "all" else theirs["03_sample"]["FOR_TRIAL"] or other
     rows = measured(cohort, painted, encoders.fid_encoder(), own["04_metrics"], space.out("features")).assign(**facts)
     path = space.tables / f"{TABLE}.csv"
     table = space.save_table(added(pd.read_csv(path) if path.is_file() else None, rows, name), TABLE)

@@ -84,7 +84,8 @@ def _images(space: Workspace):
     others = space.tables / f"{OTHERS}.csv"
     for kid in pd.read_csv(others).query("metric == 'kid'").itertuples() if others.is_file() else ():
         said = f"{kid.value:.0f} ({kid.low:.0f} to {kid.high:.0f}), n = {kid.n}; trained on {kid.images_seen:,} images"
-        yield (f"And those of the {kid.generator}? KID × 1,000", NONE, NONE, said, SUBSAMPLES), False
+        columns = (said, NONE) if kid.lesions == "all" else (NONE, said)  # of one that saw the test lesions
+        yield (f"And those of the {kid.generator}? KID × 1,000", NONE, *columns, SUBSAMPLES), False
     said = f"{_share(recall, 'value')}, n = {recall['n']:.0f}; real images: {recall['floor']:.2f}"
     yield ("How much of the real variety do they hold? Recall", NONE, NONE, said, SUBSAMPLES), True
     named = _read(space, "quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
