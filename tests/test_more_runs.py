@@ -18,6 +18,7 @@ from dermstudy.classification import (
     protocol,
     runs,
     shipped_head,
+    training,
     training_sets,
 )
 from dermstudy.classification.predictions import Predictions
@@ -160,10 +161,19 @@ def test_06_is_added_with_the_audited_network_of_the_trial(finished, tmp_path):
     predictions.save(predictions.joined([kept, keras]), folder / "trial.npz")
     curve = {"protocol": "audited", "training_set": protocol.ONCE, "epoch": 1, "loss": 2.0, "validation_loss": 1.5}
     pd.DataFrame([curve | {"seed": seed, "steps": 9} for seed in (0, 1)]).to_csv(folder / "histories.csv", index=False)
-    steps = [f"06, {name}" for name in training_sets.LADDER]
+    steps = [f"06's ladder, {name}" for name in training_sets.LADDER]
     assert more_runs.add_classifier(space, own, folder) == ["06, as published", "06, audited", *steps]
     of_both, seeds = classifier_files.load(folder, "classifier")
     assert seeds == [0, 1] and of_both["audited"][1].history["validation_loss"].tolist() == [1.5]
+    cohort, pool = (dataset.open_cohort(space.out("cohort")), dataset.open_synthetic(finished.root / LATER))
+    cohort = runs.gather(cohort, {}).originals
+    whole = training_sets.published_set("combined", cohort, training_sets.one_an_original(pool, cohort), own["SEED"])
+    steps_first = training_sets.ladder(cohort, pool, None, own["SEED"])[training_sets.LADDER[0]]
+    for chosen, found in ((whole, of_both), (steps_first, classifier_files.load(folder, "ladder")[0])):
+        again = training.train_once(chosen, task.config_of(own), 0, space.out("classifier"), training.threads_of(1))
+        ran = found["as published"][0].predictions  # two sets of one name, and each has its own runs
+        np.testing.assert_allclose(ran[list(CODES)], again.predictions[list(CODES)], rtol=5e-3)
+    assert len(whole.rows("train")) > len(steps_first.rows("train"))
     shown = keras.images["split"].isin(classifier_files.TESTED).to_numpy()
     for place, frame in enumerate(classifier_files.tested(of_both["audited"])):
         own_rows = np.exp(keras.log_probabilities[place][shown])

@@ -159,14 +159,15 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     }
     partner = runs.made_by_another(own["PARTNER_SYNTHETIC"])
     steps = training_sets.ladder(originals, published, partner, own["SEED"], own["TEST_FRACTION"])
-    wanted = {as_published: sets[as_published], **{name: steps[name] for name in steps}}
-    found = training.train_all(wanted, task.config_of(dict(own)), own["SEEDS"], space.out("classifier"), own["WORKERS"])
+    how = task.config_of(dict(own)), own["SEEDS"], space.out("classifier"), own["WORKERS"]
+    first = training.train_all({as_published: sets[as_published]}, *how)
+    climbed = training.train_all(steps, *how)
     curves = pd.read_csv(folder / "histories.csv").query("protocol == @audited and training_set == @protocol.ONCE")
-    results = {as_published: found[as_published], audited: classifier_files.results_of(kept, curves)}
+    results = first | {audited: classifier_files.results_of(kept, curves)}
     classifier_files.describe(sets, folder)
     classifier_files.save(folder, "classifier", sets, results, own["SEEDS"])
-    classifier_files.save(folder, "ladder", steps, {name: found[name] for name in steps}, own["SEEDS"])
-    return [f"06, {name}" for name in (as_published, audited, *steps)]
+    classifier_files.save(folder, "ladder", steps, climbed, own["SEEDS"])
+    return [f"06, {name}" for name in sets] + [f"06's ladder, {name}" for name in steps]
 
 
 def _has_ladder(folder: Path, seeds: Sequence[int]) -> bool:
