@@ -157,7 +157,8 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
         # for its make-up alone: any generator's images of dose 1 are one for each training original
         audited: training_sets.audited_set(protocol.ONCE, originals, {feature_sets.WHOLE: published}),
     }
-    partner = runs.made_by_another(own["PARTNER_SYNTHETIC"])
+    partner = runs.made_by_another(own["PARTNER_SYNTHETIC"])  # as 06 has it, the study's own where none is named
+    partner = partner or dataset.open_synthetic(space.need("synthetic", made_by="03_sample"))
     steps = training_sets.ladder(originals, published, partner, own["SEED"], own["TEST_FRACTION"])
     how = task.config_of(dict(own)), own["SEEDS"], space.out("classifier"), own["WORKERS"]
     first = training.train_all({as_published: sets[as_published]}, *how)
