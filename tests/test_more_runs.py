@@ -142,6 +142,8 @@ def test_table_3_is_added_where_its_generator_has_painted(finished, tmp_path):
     assert len(more_runs.add_published(space, own, folder)) == 3
     pd.testing.assert_frame_equal(pd.read_csv(folder / "histories.csv"), histories)
     assert more_runs.add_published(space, own, folder) == []
+    assert len(more_runs.add_published(space, own | {"PUBLISHED_SEEDS": 2}, folder)) == 3
+    assert runs.published_predictions(folder)["original"].runs["seed"].tolist() == [0, 1]
 
 
 @pytest.mark.slow
@@ -184,6 +186,15 @@ def test_06_is_added_with_the_audited_network_of_the_trial(finished, tmp_path):
     assert counts.loc[("audited", "test"), "lesions_in_training"] == 0
     assert list(classifier_files.load(folder, "ladder")[0]) == list(training_sets.LADDER)
     assert more_runs.add_classifier(space, own, folder) == []
+    own["PARTNER_SYNTHETIC"] = ""  # the ladder's last step takes the study's own images, as 06 does
+    last = folder / "ladder_generator_without_test_lesions.npz"
+    content = last.read_bytes()
+    last.unlink()  # as 06 leaves it that had no generator that saw all lesions
+    with pytest.raises(InputError, match="03_sample"):
+        more_runs.add_classifier(space, own, folder)
+    shutil.copytree(finished.root / LATER, space.out("synthetic"))
+    assert more_runs.add_classifier(space, own, folder) == ["06, as published", "06, audited", *steps]
+    assert last.read_bytes() == content
 
 
 def made_up_keras(kept: Predictions) -> Predictions:

@@ -116,10 +116,11 @@ def add_frozen(space: Workspace, own: Mapping, folder: Path) -> list[str]:
 def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     """Train Table 3 as published where its generator's images are there and its runs are not; the names of what was added."""
     place = workspace.from_root(own["PUBLISHED_SYNTHETIC"]) if own["PUBLISHED_SYNTHETIC"] else None
-    there = set(runs.published_predictions(folder)) == set(training_sets.PUBLISHED)
-    if not own["PUBLISHED_SEEDS"] or place is None or not place.is_dir() or there:
+    seeds = list(range(own["PUBLISHED_SEEDS"]))
+    there = {name: found.runs["seed"].tolist() for name, found in runs.published_predictions(folder).items()}
+    if not seeds or place is None or not place.is_dir() or there == dict.fromkeys(training_sets.PUBLISHED, seeds):
         return []
-    cohort, seeds = images_at_hand(space, own).originals, range(own["PUBLISHED_SEEDS"])
+    cohort = images_at_hand(space, own).originals
     made = dataset.open_synthetic(place)
     found = runs.published_runs(
         cohort, made, task.config_of(dict(own)), seeds, space.out("classifier"), own["WORKERS"], own["SEED"],
@@ -173,7 +174,8 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
 
 def _has_ladder(folder: Path, seeds: Sequence[int]) -> bool:
     try:
-        return classifier_files.load(folder, "ladder")[1] == list(seeds)
+        steps, ran = classifier_files.load(folder, "ladder")
+        return list(steps) == list(training_sets.LADDER) and ran == list(seeds)
     except InputError:
         return False
 
