@@ -481,19 +481,7 @@ def test_half_precision_keeps_the_answers_whole(monkeypatch):
         networks.network(replace(SMALL, precision="fp8"))
 
 
-def test_worth_pairs_what_both_tests_share():
-    random = np.random.default_rng(2)
-    frame = probabilities(random).assign(kind=lambda f: np.where(np.arange(len(f)) < 200, "original", "synthetic"))
-    real = frame[frame["kind"] == "original"]
-    table = scores.worth({"pooled": [frame], "real": [real], "again": [real]}, 40, 0)
-    assert table["step"].tolist() == ["pooled", "real", "again"] and np.isnan(table.loc[0, "difference"])
-    change = scores.balanced_accuracy(real) - scores.balanced_accuracy(frame)
-    assert table.loc[1, "difference"] == pytest.approx(change) and table.loc[1, "low"] < change < table.loc[1, "high"]
-    assert table.loc[2, ["difference", "low", "high"]].tolist() == [0.0, 0.0, 0.0]
-    twice = {"pooled": [frame, frame], "real": [real, frame]}
-    each = scores.worth_by_seed(twice)
-    assert each["step"].tolist() == ["real", "real"] and each["difference"].tolist() == [pytest.approx(change), 0.0]
-    assert scores.worth(twice, 5, 0).loc[1, "difference"] == pytest.approx(each["difference"].mean())
+def test_an_interval_says_over_what_it_is():
     assert scores.interval_words(1).endswith("(one seed)") and scores.interval_words(5).endswith("lesions and seeds")
 
 

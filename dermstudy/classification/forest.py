@@ -83,11 +83,18 @@ def described_plot(table: pd.DataFrame) -> Figure:
     an arrow stands for the rest; a row without numbers has none.
     """
     figure, ax = plt.subplots(figsize=(WIDTH * 0.62, 0.6 + 0.34 * len(table)))
-    labels = table["comparison"].map(short) + np.where(table["network"] == protocol.FROZEN, "", f" ({protocol.KERAS})")
+    labels = table["comparison"].map(short) + np.where(
+        table["network"] == protocol.FROZEN, "", " (" + table["network"] + ")"
+    )
     intervals(ax, table.assign(label=labels), "label", "difference")
     ax.set_ylim(-0.5, len(table) - 0.5)
     left, right = _close_ends(table.dropna(subset=["difference"]))
-    ax.set(xlabel="difference of macro AUC", xlim=(left, right), yticks=range(len(table)), yticklabels=labels[::-1])
+    ax.set(
+        xlabel="difference of AUC, 95 % t interval\nover test lesions and seeds",
+        xlim=(left, right),
+        yticks=range(len(table)),
+        yticklabels=labels[::-1],
+    )
     beside = blended_transform_factory(ax.transAxes, ax.transData)
     for place, (_, row) in enumerate(table[::-1].iterrows()):
         ax.text(1.03, place, _numbers(row), transform=beside, va="center", fontsize=7)
@@ -104,7 +111,8 @@ def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
     if table.empty:
         return -1.0, 1.0
     widths = (table["high"] - table["low"]).to_numpy()
-    close = table[widths <= 4 * np.median(widths)]
+    usual = np.median(widths[widths > 1e-6]) if (widths > 1e-6).any() else 0.0  # of sets that one network answers alike
+    close = table[widths <= 4 * usual]
     furthest = 1.3 * table["difference"].abs().max() + 0.02
     ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
     room = 0.05 * (ends[1] - ends[0])
@@ -152,6 +160,40 @@ def headline_plot(summary: pd.DataFrame, each: pd.DataFrame, headlines: tuple[st
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(labels))
     return figure
+
+
+def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
+    """The change that each step of 06's ladder makes, a panel a measure, a colour a network, light dots its seeds.
+
+    table, each: as ladder.table and ladder.by_seed give them.
+    """
+    changes = table[table["difference"].notna()]
+    steps, networks = list(dict.fromkeys(changes["step"])), list(dict.fromkeys(changes["network"]))
+    measures = list(dict.fromkeys(changes["measure"]))
+    figure, axes = plt.subplots(1, len(measures), figsize=(WIDTH, 0.42 * len(steps) + 1.3), sharey=True)
+    for ax, measure in zip(axes, measures, strict=True):
+        ax.axvline(0, color="#BBBBBB", lw=1)
+        for place, (network, colour) in enumerate(zip(networks, ("#332288", "#117733"), strict=False)):
+            own = changes[changes["measure"].eq(measure) & changes["network"].eq(network)]
+            y = own["step"].map(steps.index) + 0.26 * (place - (len(networks) - 1) / 2)
+            lines = own["low"].notna()
+            ax.hlines(y[lines], own["low"][lines], own["high"][lines], color=colour, lw=2)
+            label = f"{network}, {_seeds(own['seeds'])}"
+            ax.plot(own["difference"], y, "o", ms=4.5, color=colour, label=label)
+            seeds = each[each["measure"].eq(measure) & each["network"].eq(network)]
+            if seeds["seed"].nunique() > 1:
+                at = dict(zip(own["step"], y, strict=True))
+                ax.plot(seeds["difference"], seeds["step"].map(at), ".", ms=2.5, color=colour, alpha=0.35)
+        ax.set(xlabel=f"change of {measure}", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
+    axes[0].set_yticklabels(steps)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=7)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    return figure
+
+
+def _seeds(counts: pd.Series) -> str:
+    return f"{counts.max()} seeds" if counts.max() > 1 else "1 seed"
 
 
 def stopping_curves(histories: Mapping[str, pd.DataFrame], seed: int) -> Figure:

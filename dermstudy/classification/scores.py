@@ -202,33 +202,6 @@ def beside_readers(predictions: list[pd.DataFrame], answers: pd.DataFrame, repea
     return pd.DataFrame(rows, columns=columns)
 
 
-def worth(steps: dict[str, list[pd.DataFrame]], repeats: int, seed: int) -> pd.DataFrame:
-    """What each step of a ladder changes: its balanced accuracy, and the difference to the step before with interval.
-
-    steps: test predictions of each seed by step, in order. Columns step, balanced_accuracy, difference, low, high.
-    """
-    rows, before = [], None
-    for name, predictions in steps.items():
-        row = {"step": name, "balanced_accuracy": float(np.mean([balanced_accuracy(own) for own in predictions]))}
-        if before is not None:
-            change = paired_difference(predictions, before, balanced_accuracy, repeats, seed)
-            row |= {key: change[key] for key in ("difference", "low", "high")}
-        rows.append(row)
-        before = predictions
-    return pd.DataFrame(rows)
-
-
-def worth_by_seed(steps: dict[str, list[pd.DataFrame]]) -> pd.DataFrame:
-    """The differences whose means are in `worth`: columns step, difference, a row a step and seed."""
-    names = list(steps)
-    rows = [
-        (name, balanced_accuracy(own) - balanced_accuracy(other))
-        for before, name in zip(names, names[1:], strict=False)
-        for own, other in zip(steps[name], steps[before], strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["step", "difference"])
-
-
 def interval_words(seeds: int) -> str:
     """What an interval of this room is over, for a label: test lesions, and seeds where there are several."""
     return "95 % interval over test lesions " + ("and seeds" if seeds > 1 else "(one seed)")

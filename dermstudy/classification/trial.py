@@ -33,8 +33,8 @@ from dermstudy.intervals import quantiles
 
 COLUMNS = ("comparison", "measure", "difference", "low", "high", "p", "p_holm", "margin", "verdict")
 FURTHER = (
-    "role", "network", "seeds", "missing", "missing_seeds", "interval", "df", "p_equivalence", "p_equivalence_holm",
-    "crossed_low", "crossed_high", "t_low", "t_high", "p_permutation", "lesions_share",
+    "role", "network", "seeds", "missing", "missing_seeds", "interval", "standard_error", "df", "p_equivalence",
+    "p_equivalence_holm", "crossed_low", "crossed_high", "t_low", "t_high", "p_permutation", "lesions_share",
 )  # fmt: skip
 INTERVAL = "t, lesions and seeds"
 STRATUM_LESIONS = 5  # an entity with fewer test lesions in a stratum is left out of it
@@ -96,9 +96,13 @@ def known_by_lesions(predictions: Predictions, split: str) -> tuple[Predictions,
     """The images of `split` without those of entities that have a single lesion there, and lines that name what is left out.
 
     Absent entities are named too. Entities are in no area where they are absent; one lesion gives no interval.
-    InputError where fewer than two entities are left: nothing can be told apart.
+    InputError where no run was asked about such an image, and where fewer than two entities are left: nothing can be told apart.
     """
     own = predictions.images["split"] == split
+    if not own.any():
+        raise InputError(
+            f"the predictions hold no {split} image: no run was asked about one; train with EXTERNAL, without PREDICTIONS"
+        )
     first = predictions.images[own].groupby("group")["dx"].transform("first")  # a lesion's entity is its first image's
     lesions = predictions.images[own].groupby(first)["group"].nunique().reindex(list(CODES), fill_value=0)
     lines = [
@@ -346,6 +350,7 @@ def _row(predictions: Predictions, comparison: Comparison, planned: int, resampl
     alone = over_seeds(contrast.values)
     return row | {
         "difference": found.difference, "low": found.low, "high": found.high, "p": found.p, "df": found.df,
+        "standard_error": found.standard_error,
         "p_equivalence": found.p_equivalence(comparison.margin), "crossed_low": crossed[0], "crossed_high": crossed[1],
         "t_low": alone[0], "t_high": alone[1], "p_permutation": swapped_labels(contrast.values, seed),
         "lesions_share": max(0.0, found.lesions - found.interaction) / found.standard_error**2,

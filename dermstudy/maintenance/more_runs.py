@@ -22,6 +22,7 @@ from dermstudy import workspace
 from dermstudy.classification import (
     classifier_files,
     feature_sets,
+    ladder,
     predictions,
     protocol,
     runs,
@@ -140,7 +141,7 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     InputError where they lack one of its seeds.
     """
     place = workspace.from_root(own["PUBLISHED_SYNTHETIC"]) if own["PUBLISHED_SYNTHETIC"] else None
-    if place is None or not place.is_dir() or _has_ladder(folder, own["SEEDS"]):
+    if place is None or not place.is_dir() or _has_ladder(folder, own):
         return []
     kept = predictions.load(folder / "trial.npz")
     kept = kept.select(network=protocol.KERAS, training_set=protocol.ONCE, seed=own["SEEDS"])
@@ -169,15 +170,25 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     classifier_files.describe(sets, folder)
     classifier_files.save(folder, "classifier", sets, results, own["SEEDS"])
     classifier_files.save(folder, "ladder", steps, climbed, own["SEEDS"])
+    settings = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
+    cohorts = originals, dataset.open_synthetic(place), partner
+    how = cohorts, settings, range(own["FROZEN_SEEDS"]), space.out("features")
+    ladder.save(folder, ladder.frozen_runs(steps, *how))
     return [f"06, {name}" for name in sets] + [f"06's ladder, {name}" for name in steps]
 
 
-def _has_ladder(folder: Path, seeds: Sequence[int]) -> bool:
+def _has_ladder(folder: Path, own: Mapping) -> bool:
+    """Whether every step has its seeds of both networks."""
     try:
-        steps, ran = classifier_files.load(folder, "ladder")
-        return list(steps) == list(training_sets.LADDER) and ran == list(seeds)
+        found = ladder.load(folder)
     except InputError:
         return False
+    seeds = {protocol.KERAS: list(own["SEEDS"]), protocol.FROZEN: list(range(own["FROZEN_SEEDS"]))}
+    ran = {network: [list(one.runs["seed"]) for one in steps.values()] for network, steps in found.items()}
+    return all(
+        not wanted or ran.get(network, [])[: len(training_sets.LADDER)] == [wanted] * len(training_sets.LADDER)
+        for network, wanted in seeds.items()
+    )
 
 
 def _in_order(penalties: pd.DataFrame) -> pd.DataFrame:

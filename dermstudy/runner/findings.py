@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dermstudy.classification import protocol, secondary
-from dermstudy.classification.training_sets import IN_TRIAL
+from dermstudy.classification.training_sets import IN_TRIAL, LADDER
 from dermstudy.evaluation import fidelity
 from dermstudy.evaluation.verdicts import signed
 from dermstudy.files import InputError
@@ -28,7 +28,16 @@ ROLES = {
     protocol.FAMILY: "Of the protocol's family: {comparison}?",
     protocol.SENSITIVITY: "Sensitivity: {comparison}?",
 }
-MOVED = "As many synthetic images of each entity added: what becomes of balanced accuracy by argmax?"
+# Beside the answer, on a first page: what could have been another answer.
+BESIDE = ("combined against longer training", protocol.SECOND_GENERATOR, protocol.TUNED_PRIMARY)
+NOTES = {
+    "combined against longer training": " (the small network)",
+    "30 % subset with and without its own generator": " (whose upsampler and guide are borrowed)",
+}
+MOVED = "Equally many synthetic images of each entity added: what becomes of balanced accuracy by argmax?"
+NEED_NONE = "And by what needs no generator?"
+OWN_TESTS = "each set has a test of its own: no difference"
+SMALL_NETWORK = "the small network"  # the protocol's Keras CNN, for a reader
 LESIONS = "95 %, t, over test lesions and seeds"
 DRAWN = "95 %, percentiles, over test lesions and seeds"
 SUBSAMPLES = "middle 95 % of subsamples of images"
@@ -91,7 +100,7 @@ def _images(space: Workspace):
     named = _read(space, "quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
     made, real = (f"{named[side]:.0%}, n = {named[n]:,.0f}" for side, n in (("synthetic", "n"), ("real", "n_real")))
     points, low, high = (f"{100 * named[name]:+.0f}" for name in ("difference", "low", "high"))
-    asked = "In how many does a network, fitted on the generator's lesions, name the entity asked for?"
+    asked = "What share does a network, fitted on real training images, name as asked?"
     yield (asked, NONE, NONE, f"{made}; real images: {real}; {points} points ({low} to {high})", NAMED), True
 
 
@@ -142,13 +151,12 @@ def _networks(space: Workspace):
             if ("audited", IN_TRIAL[name], metric) in summary.index:
                 own = summary.loc["audited", IN_TRIAL[name], metric]
                 audited = f"{_share(own, 'mean')}; always nevus: {own['always_nevus']:.2f}"
-            asked = f"A small convolutional network in place of the paper's, on {words}: {metric}"
+            asked = (
+                f"How does a small convolutional network, in place of the paper's, do on {words}? {metric.capitalize()}"
+            )
             kind = NONE if rerun == WAITS and audited == NONE else DRAWN
             yield (asked, f"{figure:.2f}", rerun, audited, kind), name == "combined" and metric != "accuracy"
-    rerun = WAITS
-    if {"original", "combined"} <= there:
-        both = [summary.loc["as published", name, "balanced accuracy"]["mean"] for name in ("combined", "original")]
-        rerun = f"{both[0] - both[1]:+.2f}"
+    rerun = OWN_TESTS if {"original", "combined"} <= there else WAITS
     trial = _read(space, "trial")
     primary = trial[trial["role"] == protocol.PRIMARY].iloc[0]
     audited = f"**{primary['verdict']}**: macro AUC {_change(primary)}"
@@ -156,15 +164,14 @@ def _networks(space: Workspace):
     yield from _first_run(space, trial)
     for role in (protocol.CONTROL, protocol.FAMILY, protocol.SENSITIVITY):
         for _, row in trial[trial["role"] == role].iterrows():
-            asked = ROLES[role].format(comparison=row["comparison"])
+            asked = ROLES[role].format(comparison=row["comparison"]) + NOTES.get(row["comparison"], "")
             said = _verdict(row) + _provisional(row, trial) if row["seeds"] else WAITS
-            stronger = row["comparison"] == protocol.TUNED_PRIMARY and row["seeds"] > 0
-            yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), stronger
+            leads = row["comparison"] in BESIDE and row["seeds"] > 0
+            yield (asked, NONE, NONE, said, LESIONS if row["seeds"] else NONE), leads
     yield from _real_alone(space)
+    yield from _described(space)
     yield from _moved_by_the_prior(space)
-    for step in _read(space, "classifier_ladder").iloc[1:].to_dict("records"):
-        asked = f"From as published to audited, step by step: {step['step']}"
-        yield (asked, NONE, NONE, f"balanced accuracy {_change(pd.Series(step))}", DRAWN), False
+    yield from _ladder(space)
 
 
 def _verdict(row: pd.Series) -> str:
@@ -202,7 +209,7 @@ def _first_run(space: Workspace, trial: pd.DataFrame):
         if other or (row["role"] == protocol.FAMILY and row["seeds"] and row["verdict"] != own["verdict"]):
             what = "The same" if leads else f"Of the protocol's family: {row['comparison']}"
             asked = f"{what}, asked first with images of {row['generator']} (docs/PROTOCOL.md, amendments)"
-            yield (asked, NONE, NONE, _verdict(row), LESIONS), leads
+            yield (asked, NONE, NONE, _verdict(row), LESIONS), False
 
 
 def _real_alone(space: Workspace):
@@ -213,7 +220,9 @@ def _real_alone(space: Workspace):
         means, seeds = own.groupby("metric")["value"].mean(), own["seed"].nunique()
         if {protocol.MACRO_AUC, secondary.CORRECTED} <= set(means.index):
             said = f"{protocol.MACRO_AUC} {means[protocol.MACRO_AUC]:.3f}, {secondary.CORRECTED} {means[secondary.CORRECTED]:.3f}"
-            asked = f"How well does the trial's network tell entities, taught by all originals alone? ({network})"
+            asked = (
+                f"How well does the trial's network tell entities, taught by all originals alone? ({_network(network)})"
+            )
             yield (asked, NONE, NONE, f"{said}; mean of {seeds} seeds", NONE), False
 
 
@@ -226,12 +235,47 @@ def _moved_by_the_prior(space: Workspace):
     if set(parts) <= set(told.index):
         whole, moved, rest = (_change(told.loc[part]) for part in parts)
         said = f"{whole}: {moved} by the moved prior alone, {rest} the rest"
-        yield (MOVED, NONE, NONE, said, DRAWN), True
+        yield (MOVED, NONE, NONE, said, DRAWN), False
+        others = _if_there(space, "trial_secondary", "comparison", "measure").query("measure == @secondary.ARGMAX")
+        others = others.set_index("comparison")
+        for name in (protocol.LOGIT_ADJUSTMENT, protocol.CLASS_WEIGHTS, protocol.OVERSAMPLING):
+            if (key := f"{name} against {protocol.ORIGINALS}") in others.index:
+                yield (f"{NEED_NONE} ({name})", NONE, NONE, _change(others.loc[key]), DRAWN), False
     for row in _if_there(space, "trial_gain", "part").to_dict("records"):
-        asked = f"What moves balanced accuracy though synthetic images teach nothing? {row['part']} ({row['network']})"
+        asked = f"What moves balanced accuracy though synthetic images teach nothing? {row['part']} ({_network(row['network'])})"
         alone = row["part"] == secondary.CHANCE
         said = f"{row['size']:.3f}" if alone else _change(pd.Series(row | {"difference": row["size"]}))
         yield (asked, NONE, NONE, said, NONE if alone else DRAWN), False
+
+
+def _described(space: Workspace):
+    """What the protocol describes of the primary comparison beside its measure, for both networks that were asked."""
+    table = _if_there(space, "trial_secondary", "comparison", "measure")
+    for comparison, network in (
+        ("synthetic against repeated originals", protocol.FROZEN), (protocol.TUNED_PRIMARY, protocol.TUNED),
+    ):  # fmt: skip
+        own = table[table["comparison"] == comparison].set_index("measure")
+        for measure in (secondary.LOG_LOSS, secondary.CORRECTED):
+            if measure in own.index:
+                asked = f"Described, not tested: synthetic against repeated originals, {measure}? ({network})"
+                better = " (less is better)" * (measure == secondary.LOG_LOSS)
+                yield (asked, NONE, NONE, _change(own.loc[measure]) + better, DRAWN), False
+
+
+def _ladder(space: Workspace):
+    """What each step from the published protocol to the audited one changes, a row a step, network and measure."""
+    for row in _read(space, "classifier_ladder").dropna(subset="difference").to_dict("records"):
+        asked = "From as published to audited, step by step:" if row["step"] in LADDER else "And from its end to"
+        seeds = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
+        said = f"{asked} {row['step']}, {row['measure']}? ({_network(row['network'])}, {seeds})"
+        known = pd.notna(row["low"])
+        change = _change(pd.Series(row)) if known else f"{row['difference']:+.3f}"
+        clear = known and not row["low"] <= 0 <= row["high"]
+        yield (said, NONE, NONE, change + ", not resolved" * (not clear), LESIONS if known else NONE), False
+
+
+def _network(name: str) -> str:
+    return SMALL_NETWORK if name == protocol.KERAS else name
 
 
 def _if_there(space: Workspace, name: str, *columns: str) -> pd.DataFrame:

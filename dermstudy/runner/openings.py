@@ -10,7 +10,7 @@ from collections.abc import Callable
 import nbformat
 import pandas as pd
 
-from dermstudy.classification import trial
+from dermstudy.classification import protocol, training_sets, trial
 from dermstudy.entities import NAMES
 from dermstudy.evaluation import cascade, fidelity, verdicts
 from dermstudy.readers import workbook
@@ -21,7 +21,7 @@ BASELINE = "unadapted"  # the trial that 08 and 09 compare with
 FIGURES = {  # the first that is there
     "00_dataset": ("split",),
     "01_finetune": ("finetune_loss", "finetune_hours"),
-    "02_upsample": ("upsample_loss", "upsample_hours"),
+    "02_upsample": ("upsample_against_bicubic", "upsample_hours"),
     "03_sample": ("synthetic_grid",),
     "04_metrics": ("quality_floor",),
     "05_dermatologist_study": ("reader_intervals",),
@@ -47,7 +47,8 @@ def opened(notebook, stem: str, space: Workspace):
     if said:
         drawn = space.pictures()
         first = next((drawn[name].name for name in FIGURES[stem] if name in drawn), "")
-        picture = f"\n\n![{said}](figures/{first})" if first else ""
+        told, _, _ = said.partition(". ")  # the rest stands above the picture
+        picture = f"\n\n![{told.rstrip('.')}.](figures/{first})" if first else ""
         cell = nbformat.v4.new_markdown_cell(f"**Finding.** {said}{picture}", metadata={"tags": [TAG]})
         cell.id = f"finding-{stem[:2]}"
         notebook.cells.insert(1, cell)
@@ -69,7 +70,13 @@ def _dataset(read: Read) -> str:
 
 
 def _finetune(read: Read) -> str:
-    return "The base model's " + _loss(read("finetune_log"))
+    log = read("finetune_log")
+    if log["step"].max() == 0:
+        return (
+            "Nothing is trained here: the weights are taken as they came, and the figure shows how far their own training "
+            f"brought them. Their loss on held-out lesions is {log['validation_loss'].iloc[0]:.4f}."
+        )
+    return "The base model's " + _loss(log)
 
 
 def _upsample(read: Read) -> str:
@@ -81,18 +88,18 @@ def _upsample(read: Read) -> str:
     if "n" in rows:
         few = f"{own['n']:.0f} held-out real images"
         lower, higher = (f"{own[name]:.0f}" for name in ("lower_error_in", "higher_ssim_in"))
-        counted = f"; the error is lower in {lower} of them, the similarity higher in {higher}"
+        counted = f"; image by image its error is lower in {lower}, its similarity higher in {higher}"
+    log = read("upsample_log")
+    trained = "" if log["step"].max() == 0 else f" Its {_loss(log)}"
     return (
-        f"The upsampler's {_loss(read('upsample_log'))[:-1]}. On {few}, beside bicubic enlargement, its pixel error is {error} "
-        f"(PSNR {own['psnr']:.1f} and {other['psnr']:.1f} dB) and its structural similarity {alike} ({own['ssim']:.3f} and "
-        f"{other['ssim']:.3f}){counted}. Neither says much of texture: see the stages in 04."
+        f"On the mean of {few} the upsampler's pixel error is {error} than bicubic enlargement's (PSNR {own['psnr']:.1f} and "
+        f"{other['psnr']:.1f} dB) and its structural similarity {alike} ({own['ssim']:.3f} and {other['ssim']:.3f}){counted}. "
+        f"Neither measure sees texture, which is what it is for: 04 follows the stages by KID.{trained}"
     )
 
 
 def _loss(log: pd.DataFrame) -> str:
     first, best = log.iloc[0], log.loc[log["validation_loss"].idxmin()]
-    if log["step"].max() == 0:
-        return f"weights are taken as they came; their loss on held-out lesions is {best['validation_loss']:.4f}."
     before = "before training" if first["step"] == 0 else f"after {first['step']:.0f}"
     if best["step"] == first["step"]:
         return f"loss on held-out lesions does not fall below its {best['validation_loss']:.4f} {before}."
@@ -105,7 +112,10 @@ def _loss(log: pd.DataFrame) -> str:
 def _sample(read: Read) -> str:
     made = read("synthetic")["synthetic_images"]
     each = f"{made.min()} of each entity" if made.nunique() == 1 else f"{made.min():,} to {made.max():,} an entity"
-    return f"{made.sum():,} synthetic images, {each}, each from the caption of a real one and a seed of its own."
+    return (
+        f"The sheet shows the first of {made.sum():,} synthetic images, nothing picked: {each}, each from the caption of a real "
+        "one and a seed of its own. What they are worth is measured in 04."
+    )
 
 
 def _metrics(read: Read) -> str:
@@ -117,11 +127,11 @@ def _metrics(read: Read) -> str:
     lost = stages[cascade.REAL, cascade.UPSAMPLER]
     return (
         f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}; middle 95 % of subsamples "
-        f"{kid['low']:.0f} to {kid['high']:.0f}), real training lesions at {kid['floor']:z.0f} (by {second['encoder']}, on a "
-        f"scale of its own, {second['kid']:.0f} and {second['floor']:z.0f}); they hold {recall['value']:.0%} of the real variety "
-        f"where real ones hold {recall['floor']:.0%}; a network that had no part in choosing the generator, fitted on its "
-        f"training lesions, names {named['synthetic']:.0%} of them as asked and {named['real']:.0%} of real ones; the upsampler "
-        f"alone, fed with real images, is at {lost:.0f}."
+        f"{kid['low']:.0f} to {kid['high']:.0f}), real training lesions at {kid['floor']:z.0f}. By {second['encoder']}, on a "
+        f"scale of its own, the two are {second['kid']:.0f} and {second['floor']:z.0f}. Synthetic images hold "
+        f"{recall['value']:.0%} of the real variety, real ones {recall['floor']:.0%}. A network that had no part in choosing the "
+        f"generator, fitted on real images of its training lesions, names {named['synthetic']:.0%} of them as asked, and "
+        f"{named['real']:.0%} of real ones rightly. The upsampler alone, fed with real images, is at KID {lost:.0f}."
     )
 
 
@@ -148,34 +158,75 @@ def _classifier(read: Read) -> str:
     floor = rows.loc["audited", "always_nevus"]
     return (
         f"A small network of the paper's form reaches a balanced accuracy of {published} as published and of {audited} audited, "
-        f"with 95 % intervals over test lesions and seeds; always answering nevus gives {floor:.2f}."
+        f"with 95 % intervals over test lesions and seeds; always answering nevus gives {floor:.2f}.{_steps(read)}"
     )
 
 
+def _steps(read: Read) -> str:
+    """Which steps of the ladder move balanced accuracy, by the network with the most seeds; "" where no interval is there."""
+    table = read("classifier_ladder").dropna(subset="low")
+    table = table[table["measure"].eq("balanced accuracy") & table["step"].isin(training_sets.LADDER)]
+    if table.empty:
+        return ""
+    network = table.groupby("network", sort=False)["seeds"].max().idxmax()
+    own = table[table["network"] == network]
+    clear = (own["low"] > 0) | (own["high"] < 0)
+    name = "the small network" if network == protocol.KERAS else f"the head on {network}"
+    seeds = own["seeds"].max()
+    said = f" Step by step from one protocol to the other ({name}, {seeds} seed{'' if seeds == 1 else 's'}), "
+    moved = [
+        f"{row.step} ({row.difference:+.3f}, {row.low:+.3f} to {row.high:+.3f})" for row in own[clear].itertuples()
+    ]
+    left = [row.step for row in own[~clear].itertuples()]
+    parts = [f"it moves by {verdicts.listed(moved)}"] * bool(moved)
+    parts += [f"{'no change is shown' if moved else 'it is not shown to move'} by {verdicts.listed(left)}"] * bool(left)
+    return said + "; ".join(parts) + "."
+
+
 def _trial(read: Read) -> str:
-    return trial.answer(read("trial"))
+    table = read("trial")
+    controls = table[(table["role"] == protocol.CONTROL) & (table["seeds"] > 0)]
+    missed = [trial.verdict_sentence(row) for _, row in controls.iterrows() if row["verdict"] != protocol.HELPS]
+    return " ".join([trial.answer(table), *missed])
 
 
 def _inversion(read: Read) -> str:
     rows = read("inversion").set_index("trial")
     given = [name for name in rows.index if name == BASELINE or name.startswith("all weights")]
-    return "Of learned vectors " + _taught(rows, rows.drop(index=given), read("inversion_by_entity"))
+    both = read("inversion_downstream").iloc[1]
+    taught = _taught(rows, rows.drop(index=given), read("inversion_by_entity"), "trials of learned vectors")
+    return (
+        f"{taught} A classifier of the two entities "
+        f"that has synthetic images beside real ones changes its AUC by {both['gain']:+.3f} (95 % interval "
+        f"{both['gain_low']:+.3f} to {both['gain_high']:+.3f}); exploratory."
+    )
 
 
 def _parts(read: Read) -> str:
     rows = read("which_parts").set_index("trial")
-    return "Of the ways to train " + _taught(rows, rows.drop(index=BASELINE), read("which_parts_by_entity"))
+    return _taught(rows, rows.drop(index=BASELINE), read("which_parts_by_entity"), "ways to train")
 
 
-def _taught(rows: pd.DataFrame, trials: pd.DataFrame, by_entity: pd.DataFrame) -> str:
-    """Which of `trials` are shown to help, and the figures of the one with the largest gain among them, or among all."""
-    best = next(iter(verdicts.helped(trials)), trials["gain"].idxmax())
+def _taught(rows: pd.DataFrame, trials: pd.DataFrame, by_entity: pd.DataFrame, what: str) -> str:
+    """Which of `trials` are shown to help, how many harm, and the figures of the best of them, or of all."""
+    shown = verdicts.helped(trials)
+    best = next(iter(shown), trials["gain"].idxmax())
     row, own = rows.loc[best], by_entity[by_entity["trial"] == best]
+    name = verdicts.plain(best)
+    bounds = f"middle 95 % over halves of the images {row['gain_low']:z.0f} to {row['gain_high']:z.0f}"
+    figures = f"{name} (gain of KID {row['gain']:z.0f}, {bounds})"
+    which = f"{len(shown)} of {len(trials)} {what} {'are' if len(shown) > 1 else 'is'} shown to bring images nearer to real ones"
+    leads = f"the best is {figures}" if shown else f"{verdicts.superlative(trials)} is that of {figures}"
+    farther = int((trials["gain_high"] < 0).sum())
+    lost = (
+        f"; {'all' if farther == len(trials) else farther} are shown to lead farther from them" if farther > 1 else ""
+    )
+    lost = "; one is shown to lead farther from them" if farther == 1 else lost
     named = " and ".join(f"{one.named:.0f} of {one.n:.0f} of {NAMES[one.entity]}" for one in own.itertuples())
     return (
-        f"{verdicts.nearest(trials)} (gains of KID, with the middle 95 % over halves of the images). "
-        f"{verdicts.plain(best)}: KID {row['kid']:.0f} beside {rows.loc[BASELINE, 'kid']:.0f} of the unadapted model and a floor "
-        f"of {row['floor']:z.0f}; a network names as asked {named}."
+        f"{which if shown else which.replace(f'{len(shown)} of', 'None of the')}{lost}. "
+        f"{leads[0].upper()}{leads[1:]}: KID {row['kid']:.0f} beside {rows.loc[BASELINE, 'kid']:.0f} of the unadapted model and "
+        f"a floor of {row['floor']:z.0f}; a network names as asked {named}."
     )
 
 
