@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -74,3 +75,15 @@ def test_the_trial_is_asked_on_a_folder_without_rare_entities(cohort, folder, tm
     written = pd.read_csv(tmp_path / "results" / "tables" / "trial_external.csv")
     assert written["comparison"].iloc[0] == "synthetic against repeated originals" and written["low"].notna().all()
     assert "rare entities alone" not in set(written["comparison"])
+
+
+def test_predictions_that_were_never_asked_about_such_images_say_so(cohort):
+    images = cohort.frame[cohort.frame["split"] == "test"].reset_index(drop=True)[list(predictions.IMAGE_COLUMNS)]
+    ran = pd.DataFrame({"network": [protocol.FROZEN], "training_set": [protocol.ORIGINALS], "seed": [0]})
+    own = predictions.Predictions(
+        images, ran, np.full((1, 7), 1 / 7), np.full((1, len(images), 7), np.log(1 / 7), np.float32)
+    )
+    with pytest.raises(
+        InputError, match="no run was asked about an external image: train with EXTERNAL, without PREDICTIONS"
+    ):
+        trial.elsewhere(own, protocol.COMPARISONS, "external")

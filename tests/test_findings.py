@@ -32,7 +32,7 @@ def test_the_table_reads_what_the_notebooks_wrote():
     ]
     printed = paper.by_class("combined")["recall"].mean() - paper.by_class("original")["recall"].mean()
     assert float(answer["the paper"].split()[0]) == pytest.approx(printed, abs=5e-3)
-    network = found.loc["A small convolutional network in place of the paper's, on both: accuracy"]
+    network = found.loc["How does a small convolutional network, in place of the paper's, do on both? Accuracy"]
     assert network["the paper"] == "0.86" and "always nevus" in network[AUDITED]
     family = found[found.index.str.startswith(("Would the trial see", "Of the protocol's family: ", "Sensitivity: "))]
     assert len(family) == len(trial) - 1 and len(findings.table(DEMO, headlines=True)) <= 10
@@ -63,7 +63,7 @@ def test_a_network_that_did_not_run_is_no_dash(tmp_path):
     shutil.copytree(DEMO.root, tmp_path / "run", ignore=shutil.ignore_patterns("artifacts"))
     answer = "**Does adding synthetic images help?**"
     ran = findings.table(workspace.Workspace(tmp_path / "run")).set_index("question").loc[answer]
-    assert re.fullmatch(r"[+−]0\.\d\d", ran["as published, rerun"])
+    assert ran["as published, rerun"] == findings.OWN_TESTS  # no difference of two tests is told as a gain
     summary = tmp_path / "run" / "tables" / "ablation_summary.csv"
     pd.read_csv(summary).head(0).to_csv(summary, index=False)
     waits = findings.table(workspace.Workspace(tmp_path / "run")).set_index("question").loc[answer]
@@ -82,7 +82,7 @@ def test_how_good_a_network_is_without_synthetic_images_is_the_mean_of_its_runs(
     asked = findings.table(DEMO).set_index("question")[AUDITED].filter(like="taught by all originals alone")
     assert len(asked) == runs["model"].nunique() == 3
     for network, own in runs.groupby("model"):
-        (said,) = asked.filter(like=f"({network})")
+        (said,) = asked.filter(like=f"({findings._network(network)})")
         means = own.groupby("metric")["value"].mean()
         assert f"macro AUC {means['macro AUC']:.3f}" in said and said.endswith(f"mean of {own['seed'].nunique()} seeds")
         assert f"balanced accuracy {means['prior-corrected balanced accuracy']:.3f};" in said
@@ -92,7 +92,7 @@ def test_what_a_moved_prior_gives_alone_stands_beside_what_the_images_give(tmp_p
     table = pd.read_csv(DEMO.tables / "trial_secondary.csv")
     own = table[table["comparison"] == f"{protocol.BALANCED} against {protocol.ORIGINALS}"].set_index("measure")
     whole = own.loc["balanced accuracy by argmax", "difference"]
-    row = findings.table(DEMO, headlines=True).set_index("question").loc[findings.MOVED]
+    row = findings.table(DEMO).set_index("question").loc[findings.MOVED]
     said, moved, rest = (float(value.replace("−", "-")) for value in re.findall(r"[+−]?\d\.\d+(?= \()", row[AUDITED]))
     assert moved + rest == pytest.approx(whole, abs=2e-3) and said == pytest.approx(whole, abs=5e-4)
     assert row[KIND] == findings.DRAWN
@@ -107,9 +107,30 @@ def test_what_moves_balanced_accuracy_has_a_row_a_part():
     found = found[found["question"].str.startswith("What moves balanced accuracy")].reset_index(drop=True)
     assert len(found) == len(told) > 4
     for row, part in zip(found.to_dict("records"), told.to_dict("records"), strict=True):
-        assert row["question"].endswith(f"{part['part']} ({part['network']})")
+        assert row["question"].endswith(f"{part['part']} ({findings._network(part['network'])})")
         assert float(row[AUDITED].split()[0].replace("−", "-")) == pytest.approx(part["size"], abs=5e-4)
         assert (row[KIND] == findings.DRAWN) == (part["part"] != secondary.CHANCE)
+
+
+def test_what_needs_no_generator_stands_beside_it():
+    table = pd.read_csv(DEMO.tables / "trial_secondary.csv").query("measure == 'balanced accuracy by argmax'")
+    own = table.set_index("comparison")["difference"]
+    found = findings.table(DEMO).set_index("question")[AUDITED]
+    for name in (protocol.LOGIT_ADJUSTMENT, protocol.CLASS_WEIGHTS, protocol.OVERSAMPLING):
+        said = found[f"{findings.NEED_NONE} ({name})"].split()[0].replace("−", "-")
+        assert float(said) == pytest.approx(own[f"{name} against {protocol.ORIGINALS}"], abs=5e-4)
+
+
+def test_both_networks_climb_the_ladder_and_an_open_step_is_called_so():
+    table = pd.read_csv(DEMO.tables / "classifier_ladder.csv").dropna(subset="difference")
+    found = findings.table(DEMO)
+    found = found[found["question"].str.startswith(("From as published", "And from its end"))].reset_index(drop=True)
+    assert len(found) == len(table) and {"frozen features", "Keras CNN"} == set(table["network"])
+    for row, step in zip(found.to_dict("records"), table.to_dict("records"), strict=True):
+        assert step["step"] in row["question"] and step["measure"] in row["question"]
+        assert float(row[AUDITED].split()[0].replace("−", "-")) == pytest.approx(step["difference"], abs=5e-4)
+        clear = step["low"] > 0 or step["high"] < 0
+        assert row[AUDITED].endswith("not resolved") == (not clear)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +150,7 @@ def test_the_first_answer_stays_beside_a_second_one(tmp_path, monkeypatch):
     for profile, moved, shown in (("demo", 0.0, False), ("demo", -0.02, True), ("ham10000", -0.02, False)):
         first = trial.assign(profile=profile, difference=trial["difference"] + moved, verdict="harms")
         first.to_csv(tmp_path / findings.FIRST_RUN, index=False)
-        found = findings.table(DEMO, headlines=True).set_index("question")
+        found = findings.table(DEMO).set_index("question")
         assert (asked in found.index) == shown
         assert not shown or found.loc[asked, AUDITED].startswith("harms: macro AUC ")
 

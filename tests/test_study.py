@@ -123,6 +123,16 @@ def test_the_training_cell_runs_in_two_processes(smoke, tmp_path, capsys):
     assert "going on from step 12" in capsys.readouterr().out
 
 
+def test_progress_bars_are_not_kept():
+    bar = "\r  0%|          | 0/20 [00:00<?, ?it/s]\r  5%|▌         | 1/20 [00:00<00:02,  9.16it/s]\n"
+    slow = "\r 50%|█████     | 2/4 [00:09<00:09,  4.50s/it]\n"
+    assert executed.without_bars(bar + slow + "... 70 lines left out ...\n" + bar) == ""
+    assert executed.without_bars(bar + "4 of 4 images\n" + slow) == "4 of 4 images\n"
+    assert executed.without_bars("half: 50% | 1/2\n\n") == "half: 50% | 1/2\n\n"
+    piece = nbformat.v4.new_output("stream", name="stderr", text=bar)
+    assert executed.merged([piece]) == []
+
+
 def test_long_progress_is_shortened():
     text = "".join(f"{n} of 300 images\n" for n in range(300))
     lines = executed.shortened(text).splitlines()

@@ -534,6 +534,6 @@ def test_what_is_described_has_the_difference_of_the_mean_areas_and_no_p(pair):
     table = trial.described_table(pair, [PRIMARY], {FROZEN: 6})
     row = table.iloc[0]
     tested = trial.trial_table(pair, [PRIMARY], {FROZEN: 6}).iloc[0]
-    assert list(table.columns) == ["comparison", "network", "measure", "seeds", "difference", "low", "high"]
+    assert list(table.columns) == ["comparison", "network", "measure", "seeds", "lesions", "difference", "low", "high"]
     assert row["seeds"] == 6 and row["difference"] == pytest.approx(tested["difference"])
     assert (row["low"], row["high"]) == pytest.approx((tested["low"], tested["high"]))

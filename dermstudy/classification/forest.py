@@ -44,9 +44,9 @@ def forest_plot(table: pd.DataFrame) -> Figure:
         own = table[table["role"] == role]
         if len(own):
             lines += [(head, None), *((row["comparison"], row) for _, row in own.iterrows())]
-    height = 0.225 * len(lines) + 0.75
+    height = 0.225 * len(lines) + 0.87
     figure, ax = plt.subplots(figsize=(WIDTH, height))
-    figure.subplots_adjust(left=AXIS[0], right=AXIS[1], top=1 - 0.25 / height, bottom=0.5 / height)
+    figure.subplots_adjust(left=AXIS[0], right=AXIS[1], top=1 - 0.25 / height, bottom=0.62 / height)
     ax.set(xlim=_ends(table), ylim=(len(lines) - 0.4, -0.6), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.tick_params(labelsize=7)
@@ -67,7 +67,7 @@ def forest_plot(table: pd.DataFrame) -> Figure:
     heads = ((SEEDS, "seeds"), (NUMBERS, "difference (95 % interval)"), (P, "p"), (VERDICT, "verdict"))
     for x, text in heads:
         ax.text(x, -0.75, text, style="italic", ha="center" if x == SEEDS else "left", **style)
-    ax.set_xlabel("difference of AUC (shaded: within the margin)", fontsize=7)
+    ax.set_xlabel(f"difference of AUC (shaded: within the margin)\n{_lesions(table)}", fontsize=7)
     return figure
 
 
@@ -90,7 +90,7 @@ def described_plot(table: pd.DataFrame) -> Figure:
     ax.set_ylim(-0.5, len(table) - 0.5)
     left, right = _close_ends(table.dropna(subset=["difference"]))
     ax.set(
-        xlabel="difference of AUC, 95 % t interval\nover test lesions and seeds",
+        xlabel=f"difference of AUC, 95 % t interval\nover {_lesions(table)} and seeds",
         xlim=(left, right),
         yticks=range(len(table)),
         yticklabels=labels[::-1],
@@ -104,6 +104,15 @@ def described_plot(table: pd.DataFrame) -> Figure:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.tick_params(labelsize=7)
     return figure
+
+
+def _lesions(table: pd.DataFrame) -> str:
+    """How many test lesions the differences of a table are over."""
+    counts = table["lesions"].dropna().astype(int)
+    if counts.empty:
+        return "test lesions"
+    few, most = counts.min(), counts.max()
+    return f"n = {few:,} test lesions" if few == most else f"n = {few:,} to {most:,} lesions"
 
 
 def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
@@ -178,7 +187,8 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
             y = own["step"].map(steps.index) + 0.26 * (place - (len(networks) - 1) / 2)
             lines = own["low"].notna()
             ax.hlines(y[lines], own["low"][lines], own["high"][lines], color=colour, lw=2)
-            label = f"{network}, {_seeds(own['seeds'])}"
+            known = "small network" if network == protocol.KERAS else network
+            label = f"{known}, {_seeds(own['seeds'])}"
             ax.plot(own["difference"], y, "o", ms=4.5, color=colour, label=label)
             seeds = each[each["measure"].eq(measure) & each["network"].eq(network)]
             if seeds["seed"].nunique() > 1:

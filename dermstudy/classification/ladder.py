@@ -39,7 +39,7 @@ from dermstudy.files import code_hash, sha256_text
 OWN_SET = "the trial's own set"  # after the last step: all originals, and images of the study's own generator
 FILES = {protocol.KERAS: "ladder", protocol.FROZEN: "frozen_ladder"}
 MEASURES = ("balanced accuracy", protocol.MACRO_AUC)
-COLUMNS = ("network", "step", "seeds", "measure", "value", "difference", "low", "high", "p")
+COLUMNS = ("network", "step", "seeds", "n", "measure", "value", "difference", "low", "high", "p")
 
 
 def frozen_runs(
@@ -153,7 +153,7 @@ def _paired(steps: Mapping[str, Predictions]) -> dict[str, Predictions]:
 
 
 def table(climbed: Mapping[str, Mapping[str, Predictions]]) -> pd.DataFrame:
-    """COLUMNS: each step's measure (0..1), the mean over seeds, and its change against the step before.
+    """COLUMNS: each step's measure (0..1) on its n test images, the mean over seeds, and its change against the step before.
 
     low, high: the 95 % t interval of the change over test lesions and seeds (one seed: over lesions; none where an entity has
     a single lesion); p is two-sided and of no family. balanced accuracy is of the largest posterior, as published; macro AUC
@@ -165,7 +165,8 @@ def table(climbed: Mapping[str, Mapping[str, Predictions]]) -> pd.DataFrame:
             before = None
             for name, own in steps.items():
                 value = float(_values(own, measure).mean())
-                row = {"network": network, "step": name, "seeds": len(own.runs), "measure": measure, "value": value}
+                counts = {"seeds": len(own.runs), "n": len(own.images)}
+                row = {"network": network, "step": name, **counts, "measure": measure, "value": value}
                 if before is not None:
                     row["difference"] = float((_values(own, measure) - _values(before, measure)).mean())
                     change = change_of(own, before, measure)

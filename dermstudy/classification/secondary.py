@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from dermstudy.classification import protocol
+from dermstudy.classification import described, protocol
 from dermstudy.classification.inference import lesion_weights, lesions_of, mean_area, seed_weights, sound_runs
 from dermstudy.classification.predictions import Predictions
 from dermstudy.entities import CODES
@@ -31,7 +31,7 @@ SPECIFICITY, BINS, LEAST = 0.9, 15, 1e-12
 
 
 def secondary_table(
-    predictions: Predictions, comparisons: Sequence[protocol.Comparison] = protocol.COMPARISONS + protocol.DESCRIBED,
+    predictions: Predictions, comparisons: Sequence[protocol.Comparison] = protocol.COMPARISONS + described.PAIRS,
     seeds: Mapping[str, int] = protocol.SEEDS, resamples: int = 500, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Each measure of both training sets of each comparison of two: comparison, network, seeds, measure, first, second,

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from dermstudy.classification import protocol
+from dermstudy.classification import described, protocol
 from dermstudy.classification.inference import (
     RESAMPLES,
     Contrast,
@@ -34,7 +34,7 @@ from dermstudy.intervals import quantiles
 COLUMNS = ("comparison", "measure", "difference", "low", "high", "p", "p_holm", "margin", "verdict")
 FURTHER = (
     "role", "network", "seeds", "missing", "missing_seeds", "interval", "standard_error", "df", "p_equivalence",
-    "p_equivalence_holm", "crossed_low", "crossed_high", "t_low", "t_high", "p_permutation", "lesions_share",
+    "p_equivalence_holm", "crossed_low", "crossed_high", "t_low", "t_high", "p_permutation", "lesions_share", "lesions",
 )  # fmt: skip
 INTERVAL = "t, lesions and seeds"
 STRATUM_LESIONS = 5  # an entity with fewer test lesions in a stratum is left out of it
@@ -50,10 +50,10 @@ def trial_table(
     """A row a comparison: COLUMNS, then FURTHER. seeds: how many were planned for each network, numbered from 0.
 
     `low` to `high` is the interval that decides; crossed_low, crossed_high: percentiles of resampled lesions and seeds;
-    t_low, t_high: over seeds alone; lesions_share: what the lesions carry of the variance; missing: how many seeds
-    failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is the p; a member
-    of the protocol's family that is not among `comparisons` stays in Holm's count. A comparison of fewer than two whole
-    seeds has no numbers, and one whose training sets did not run misses them all. Without a positive control among
+    t_low, t_high: over seeds alone; lesions_share: what the lesions, of which there are `lesions`, carry of the variance;
+    missing: how many seeds failed or are not there, missing_seeds: which ("3, 7", "none"). Outside the family the adjusted p is
+    the p; a member of the protocol's family that is not among `comparisons` stays in Holm's count. A comparison of fewer than
+    two whole seeds has no numbers, and one whose training sets did not run misses them all. Without a positive control among
     `comparisons` nothing is called equivalent. InputError where the images cannot be compared.
     """
     rows = [_row(predictions, comparison, seeds[comparison.network], resamples, seed) for comparison in comparisons]
@@ -96,13 +96,11 @@ def known_by_lesions(predictions: Predictions, split: str) -> tuple[Predictions,
     """The images of `split` without those of entities that have a single lesion there, and lines that name what is left out.
 
     Absent entities are named too. Entities are in no area where they are absent; one lesion gives no interval.
-    InputError where no run was asked about such an image, and where fewer than two entities are left: nothing can be told apart.
+    InputError where no run was asked about such an image, and where fewer than two entities are left.
     """
     own = predictions.images["split"] == split
     if not own.any():
-        raise InputError(
-            f"the predictions hold no {split} image: no run was asked about one; train with EXTERNAL, without PREDICTIONS"
-        )
+        raise InputError(f"no run was asked about an {split} image: train with EXTERNAL, without PREDICTIONS")
     first = predictions.images[own].groupby("group")["dx"].transform("first")  # a lesion's entity is its first image's
     lesions = predictions.images[own].groupby(first)["group"].nunique().reindex(list(CODES), fill_value=0)
     lines = [
@@ -258,10 +256,10 @@ def _words(row: Mapping | pd.Series) -> dict[str, object]:
 
 def described_table(
     predictions: Predictions,
-    comparisons: Sequence[Comparison] = protocol.DESCRIBED,
+    comparisons: Sequence[Comparison] = described.PAIRS,
     seeds: Mapping[str, int] = protocol.SEEDS,
 ) -> pd.DataFrame:
-    """Differences that the protocol describes and does not test: comparison, network, measure, seeds, difference, low, high.
+    """Differences that are described and not tested: comparison, network, measure, seeds, lesions, difference, low, high.
 
     One of fewer than two whole seeds has no numbers.
     """
@@ -274,7 +272,7 @@ def described_table(
             numbers = {"difference": found.difference, "low": found.low, "high": found.high}
         rows.append({
             "comparison": comparison.name, "network": comparison.network, "measure": comparison.measure,
-            "seeds": len(ran), **numbers,
+            "seeds": len(ran), "lesions": contrast.influence.shape[1], **numbers,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -354,6 +352,7 @@ def _row(predictions: Predictions, comparison: Comparison, planned: int, resampl
         "p_equivalence": found.p_equivalence(comparison.margin), "crossed_low": crossed[0], "crossed_high": crossed[1],
         "t_low": alone[0], "t_high": alone[1], "p_permutation": swapped_labels(contrast.values, seed),
         "lesions_share": max(0.0, found.lesions - found.interaction) / found.standard_error**2,
+        "lesions": contrast.influence.shape[1],
     }  # fmt: skip
 
 

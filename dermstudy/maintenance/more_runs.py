@@ -34,11 +34,14 @@ from dermstudy.classification.predictions import Predictions
 from dermstudy.data import dataset
 from dermstudy.files import InputError, write_text
 from dermstudy.maintenance.commands import answered, of_results
-from dermstudy.runner import profiles, task
+from dermstudy.runner import profiles, provenance, task
 from dermstudy.runner.study import PREDICTIONS, default_results
-from dermstudy.workspace import Workspace
+from dermstudy.workspace import Workspace, commit, last_commit
 
 CHECKED = protocol.ORIGINALS
+PROVENANCE = (
+    "provenance.csv"  # of trial.npz: by training set the code that made its runs, and the protocol's page at that time
+)
 TOLERANCE = 0.02  # of a probability: a float16 logarithm keeps three digits, and another processor rounds otherwise
 
 
@@ -110,8 +113,19 @@ def add_frozen(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     _write(left_out[~done], folder / "left_out.csv")
     _write(_in_order(penalties), folder / "penalties.csv")
     _write(_counts(pd.read_csv(folder / "counts.csv"), images), folder / "counts.csv")
+    _made(added.runs, folder / PROVENANCE)
     predictions.save(with_runs(kept, added), folder / "trial.npz")  # last: until then the next call does all again
     return names
+
+
+def _made(runs_added: pd.DataFrame, path: Path) -> None:
+    """Name the code and the protocol's page of added runs beside those of the kept ones, where a table names these."""
+    if not path.is_file():
+        return
+    kept, own = pd.read_csv(path, dtype=str), runs_added.groupby(["network", "training_set"], sort=False).size()
+    own = own.rename("seeds").reset_index().assign(run=commit()[:12], protocol=last_commit(provenance.PROTOCOL)[:12])
+    same = kept["training_set"].isin(own["training_set"]) & kept["network"].isin(own["network"])
+    _write(pd.concat([kept[~same], own]).reindex(columns=kept.columns), path)
 
 
 def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:

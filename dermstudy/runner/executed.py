@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+BAR = re.compile(r"\d+%\|.*?(?:it/s|s/it|it)\]")  # of tqdm, which draws it anew for every step
+LEFT_OUT = re.compile(r"\.\.\. \d+ lines left out \.\.\.")
 MOST_LINES = 30  # of progress that an executed notebook keeps of one cell
 
 
@@ -23,7 +27,7 @@ def cleaned(executed, stamp: dict):
 
 
 def merged(outputs: list) -> list:
-    """Outputs with what a cell printed in one piece after the other as one text, shortened."""
+    """Outputs with what a cell printed in one piece after the other as one text, shortened, and without progress bars."""
     kept: list = []
     for output in outputs:
         if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
@@ -32,8 +36,8 @@ def merged(outputs: list) -> list:
             kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            output.text = shortened(output.text)
-    return kept
+            output.text = shortened(without_bars(output.text))
+    return [output for output in kept if output.output_type != "stream" or output.text]
 
 
 def shortened(text: str) -> str:
@@ -43,3 +47,11 @@ def shortened(text: str) -> str:
         return text
     part = MOST_LINES // 4
     return "".join([*lines[:part], f"... {len(lines) - 2 * part} lines left out ...\n", *lines[-part:]])
+
+
+def without_bars(text: str) -> str:
+    """`text` without the lines that are progress bars; nothing where bars are all that it holds."""
+    if not BAR.search(text):
+        return text
+    lines = [line for line in text.splitlines(keepends=True) if not BAR.search(line) and line.strip()]
+    return "" if all(LEFT_OUT.search(line) for line in lines) else "".join(lines)

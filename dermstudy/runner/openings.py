@@ -178,8 +178,8 @@ def _steps(read: Read) -> str:
         f"{row.step} ({row.difference:+.3f}, {row.low:+.3f} to {row.high:+.3f})" for row in own[clear].itertuples()
     ]
     left = [row.step for row in own[~clear].itertuples()]
-    parts = [f"it moves by {verdicts.listed(moved)}"] * bool(moved)
-    parts += [f"{'no change is shown' if moved else 'it is not shown to move'} by {verdicts.listed(left)}"] * bool(left)
+    parts = [f"what moves it: {verdicts.listed(moved)}"] * bool(moved)
+    parts += [f"what is not shown to move it: {verdicts.listed(left)}"] * bool(left)
     return said + "; ".join(parts) + "."
 
 

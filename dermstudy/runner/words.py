@@ -1,12 +1,14 @@
-"""Mended words in executed notebooks, without running them again: their code and outputs stay as they are."""
+"""Mended words in executed notebooks, without running them again: their code and outputs stay, but for progress bars."""
 
 from __future__ import annotations
 
 import ast
+from copy import deepcopy
 
 import nbformat
 
 from dermstudy.files import InputError, atomic_path
+from dermstudy.runner.executed import merged
 from dermstudy.runner.fingerprints import source_hash
 from dermstudy.runner.openings import opened
 from dermstudy.runner.profiles import notebooks
@@ -41,9 +43,11 @@ def refresh(space: Workspace) -> list[str]:
                 cells += injected
         for place, cell in enumerate(cells):
             cell.id = f"{place:08x}"
-        before = [cell.source for cell in executed.cells]
+        before = [(cell.source, cell.get("outputs")) for cell in executed.cells]
         executed.cells = cells
-        if [cell.source for cell in opened(executed, source.stem, space).cells] != before:
+        for cell in ran:
+            cell.outputs = merged(deepcopy(cell.outputs))
+        if [(cell.source, cell.get("outputs")) for cell in opened(executed, source.stem, space).cells] != before:
             with atomic_path(path) as temporary:
                 nbformat.write(executed, temporary)
             changed.append(source.stem)
