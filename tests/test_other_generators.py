@@ -16,7 +16,7 @@ from dermstudy.evaluation.encoders import Encoder
 from dermstudy.files import InputError
 from dermstudy.maintenance import other_generators
 from dermstudy.phantom import cohort as phantom
-from dermstudy.runner import findings
+from dermstudy.runner import findings, profiles, provenance
 
 GIVEN = {"MEASURED": 12, "AUDIT_N": 4, "SEED": 0, "SIDE": 32, "REPEATS": 4}
 
@@ -82,3 +82,21 @@ def test_the_command_names_images_that_are_missing(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("dermstudy: no images in results/published-twin/artifacts/synthetic: run 00 to 03")
     assert said.count("\n") == 1
+
+
+def test_the_manifest_names_the_command_and_a_later_notebook_leaves_it_there(tmp_path):
+    space = workspace.Workspace(tmp_path)
+    made = {"tables": [other_generators.TABLE], "figures": ["sheet"]}
+    provenance.name_command(space, other_generators.COMMAND, made)
+    assert not (tmp_path / "manifest.json").exists()  # no notebook ran here
+    ran = {"source": "s", "seconds": 1.0, "commit": "c", "tables": {"leak": {"commit": "c"}}}
+    (tmp_path / "00_dataset.ipynb").touch()
+    profile = profiles.load_profile("demo")
+    provenance.write_manifest(space, profile, {"00_dataset": ran}, "00_dataset")
+    provenance.name_command(space, other_generators.COMMAND, made)
+    provenance.write_manifest(space, profile, {"00_dataset": ran}, "00_dataset")
+    notes = json.loads((tmp_path / "manifest.json").read_text())
+    assert {name: one["notebook"] for name, one in notes["tables"].items()} == {
+        "leak": "00_dataset", other_generators.TABLE: other_generators.COMMAND,
+    }  # fmt: skip
+    assert list(notes["figures"]) == ["sheet"] and notes["seconds"] == 1.0

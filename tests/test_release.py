@@ -17,8 +17,9 @@ from safetensors import safe_open
 
 from dermstudy.data import dataset, splits
 from dermstudy.diffusion import glide, schedules, weights
+from dermstudy.evaluation import cascade
 from dermstudy.files import InputError
-from dermstudy.maintenance import packing
+from dermstudy.maintenance import card, mini_speed, packing, stage_costs, versions
 
 MINI = ROOT / "weights" / "glide-mini"
 HAM10000 = Path(os.environ.get("HAM10000", ROOT.parent / "shared" / "ham10000"))
@@ -85,26 +86,26 @@ def test_the_card_has_no_empty_place_and_says_what_the_model_is_not():
 
 
 def test_the_card_opens_in_hugging_faces_form_with_the_tables_figures():
-    card = ModelCard.load(MINI / "README.md")
+    loaded = ModelCard.load(MINI / "README.md")
     text = (MINI / "README.md").read_text(encoding="utf-8")
-    assert text.startswith(packing.front_matter(MINI) + "# glide-mini\n")
-    assert card.text.lstrip().startswith("# glide-mini")
-    data = card.data
+    assert text.startswith(card.front_matter(MINI) + "# glide-mini\n")
+    assert loaded.text.lstrip().startswith("# glide-mini")
+    data = loaded.data
     assert (data.license, data.library_name, data.pipeline_tag) == ("cc-by-nc-4.0", "diffusers", "text-to-image")
     measured = {result.metric_type: result.metric_value for result in data.eval_results or []}
-    if (MINI / "tables" / packing.MEASURED_BY).is_file():
+    if (MINI / "tables" / card.MEASURED_BY).is_file():
         audited = pd.read_csv(MINI / "tables" / "quality_audited.csv")
         values = audited.query("entity == 'overall'").set_index("metric")["value"]
     else:  # test lesions are looked at by the run of all notebooks
         values = pd.read_csv(MINI / "tables" / "samplers.csv").query("chosen").iloc[-1]
-        assert packing.UNMEASURED in text and "validation lesions" in data.eval_results[0].dataset_name
-    assert {"kid", "precision", "recall"} <= set(measured) <= set(packing.HUB_METRICS)
+        assert card.UNMEASURED in text and "validation lesions" in data.eval_results[0].dataset_name
+    assert {"kid", "precision", "recall"} <= set(measured) <= set(card.HUB_METRICS)
     for metric, value in measured.items():
         assert value == pytest.approx(values[metric], abs=5e-4)
 
 
 def test_the_trainings_share_what_the_card_says_of_all():
-    for stage in packing.STAGES:
+    for stage in card.STAGES:
         own = weights.lineage(MINI)[stage]
         for recipe in [own["recipe"], *(part["recipe"] for part in own["earlier"])]:
             shared = {"warmup_steps": 200, "caption_dropout": 0.1, "gradient_clip": 1.0}
@@ -123,7 +124,7 @@ def test_the_lines_by_which_another_project_loads_it_run():
         space,
     )
     assert space["large"].shape == (1, 256, 256, 3) and space["large"].std() > 1
-    for stage in packing.STAGES:
+    for stage in card.STAGES:
         unet = UNet2DConditionModel.from_pretrained(str(MINI / stage / "unet"), local_files_only=True)
         assert unet.config.class_embed_type in ("identity", "projection")
 
@@ -138,20 +139,63 @@ def test_the_shipped_split_names_every_image_and_keeps_lesions_apart():
 
 
 def test_the_card_says_which_aims_it_meets_and_which_stage_costs_the_most():
-    tables = {name: pd.read_csv(MINI / "tables" / f"{name}.csv") for name in packing.MEASURED}
-    aims, audited = packing._aims(tables), tables["quality_audited"].query("entity == 'overall'").set_index("metric")
+    tables = {name: pd.read_csv(MINI / "tables" / f"{name}.csv") for name in card.MEASURED}
+    size, speed = card._size(MINI), pd.read_csv(MINI / "tables" / mini_speed.TABLE)
+    aims, audited = (
+        card._aims(tables, size, speed), tables["quality_audited"].query("entity == 'overall'").set_index("metric")
+    )  # fmt: skip
     whole = aims.loc["KID, end to end"]
     assert whole["met"] == ("yes" if audited.loc["kid", "value"] <= 35 else "no")
     assert whole["reached"].startswith(f"{audited.loc['kid', 'value']:.0f} (")
+    assert aims.loc["weights", "met"] == "yes" and 20 < size < 40
     better = audited.assign(value=[30.0, 100.0, 0.9, 0.4][: len(audited)], entity="overall").reset_index()
     better.loc[better["metric"] == "recall", "value"] = 0.31
-    aims = packing._aims(tables | {"quality_audited": better})
+    slow = speed.assign(seconds=9.0)
+    aims = card._aims(tables | {"quality_audited": better}, size, slow)
     assert aims.loc[["KID, end to end", "recall, end to end"], "met"].tolist() == ["yes", "yes"]
+    assert aims.loc["seconds of a whole image on two cores", ["reached", "met"]].tolist() == ["9.0 s", "no"]
     text = (MINI / "README.md").read_text()
-    assert packing._why(tables) in text and "So the base costs the most" in text
+    assert card._why(tables) in text and "So the base costs the most" in text
     assert all(
-        f"| {figure} | {row['aim']} | {row['reached']} |" in text for figure, row in packing._aims(tables).iterrows()
+        f"| {figure} | {row['aim']} | {row['reached']} |" in text
+        for figure, row in card._aims(tables, size, speed).iterrows()
     )
     stages = tables["quality_cascade"]
     even = stages.assign(kid=stages["kid"].where(stages["enlarged_by"] != "upsampler", 20.0))
-    assert "the upsampler costs as much" in packing._why(tables | {"quality_cascade": even})
+    assert "the upsampler costs as much" in card._why(tables | {"quality_cascade": even})
+
+
+def test_the_card_names_the_stage_that_holds_recall_and_naming_back():
+    costs = pd.read_csv(MINI / "tables" / stage_costs.TABLE)
+    assert card._costs(costs) in (MINI / "README.md").read_text()
+    real = costs["input"].eq(stage_costs.REAL)
+    assert costs.loc[real, "less_real"].tolist() == [0.0] and costs.loc[real, "enlarged_by"].tolist() == [cascade.NONE]
+    by_upsampler = costs["enlarged_by"].eq(cascade.UPSAMPLER)
+    lost = costs.assign(
+        recall=costs["recall"].where(~by_upsampler, 0.0), named=costs["named"].where(~by_upsampler, 0.0)
+    )
+    assert card._costs(lost).count("the upsampler holds it back the more") == 2
+
+
+def test_the_last_version_is_the_one_that_ships():
+    table = pd.read_csv(MINI / "tables" / versions.TABLE)
+    chosen = pd.read_csv(MINI / "tables" / "samplers.csv").query("chosen").iloc[-1]
+    sittings = pd.read_csv(MINI / "tables" / "sittings.csv").groupby("model")["images"].max()
+    last = table.iloc[-1]
+    for name in versions.SETTINGS:
+        assert last[name] == pytest.approx(chosen[name])
+    assert {name: last[column] for name, column in versions.SEEN.items()} == sittings.to_dict()
+    assert table["base_images"].is_monotonic_increasing and len(versions.figure(table).axes) == 2
+
+
+def test_a_folder_without_history_has_no_versions(tmp_path, monkeypatch):
+    monkeypatch.setattr(versions, "_git", lambda *arguments: "")
+    with pytest.raises(InputError, match="no version of weights/glide-mini in the history: fetch it whole"):
+        versions.versions(MINI)
+
+
+def test_colours_that_are_off_are_named():
+    table = pd.read_csv(MINI / "tables" / "quality_colour.csv")
+    said = card._too_coloured(table)
+    yellow = table.query("channel == 'b' and low > 0")
+    assert f"too yellow in {len(yellow)} of 7 entities" in said and "nv" not in said.split()

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from dermstudy import workspace
-from dermstudy.runner import fingerprints, openings, profiles, verify
+from dermstudy.runner import fingerprints, openings, profiles, provenance, verify
 
 LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
 WHOLE = ("demo", "ham10000")  # results in which every notebook has run
@@ -105,6 +105,16 @@ def test_a_reader_without_images_recomputes_every_table(folder, stem, tmp_path):
     for name in sorted(drawn):
         paths = folder / "tables" / f"{name}.csv", tmp_path / "tables" / f"{name}.csv"
         assert verify.table_difference(*paths, 1e-6) == "", name
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_a_manifest_names_every_table_and_figure_and_adds_up(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for kind in ("tables", "figures"):
+        assert set(manifest[kind]) == {path.stem for path in (folder / kind).iterdir()}
+        makers = {made["notebook"] for made in manifest[kind].values()} - set(manifest["notebooks"])
+        assert all(name.startswith(provenance.COMMANDS) for name in makers)
+    assert manifest["seconds"] == pytest.approx(sum(one["seconds"] for one in manifest["notebooks"].values()), abs=0.11)
 
 
 def _prose(notebook) -> list[str]:

@@ -25,6 +25,7 @@ from dermstudy.data import dataset
 from dermstudy.diffusion import glide, weights
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, atomic_path
+from dermstudy.maintenance import card as model_card
 from dermstudy.maintenance import packing, samplers
 from dermstudy.readers import kit, workbook
 from dermstudy.runner import executed, fingerprints, parallel, profiles, provenance, study
@@ -629,7 +630,7 @@ def test_a_card_takes_up_what_a_walk_measured_of_its_weights(smoke, tmp_path, mo
     card = ModelCard.load(folder / "README.md")
     overall = pd.read_csv(space.tables / "quality_audited.csv").query("entity == 'overall'").set_index("metric")
     measured = {result.metric_type: result for result in card.data.eval_results}
-    assert set(measured) == set(packing.HUB_METRICS)
+    assert set(measured) == set(model_card.HUB_METRICS)
     for metric, found in measured.items():
         assert found.dataset_split == "test"
         assert found.metric_value == pytest.approx(overall.loc[metric, "value"], abs=5e-4)

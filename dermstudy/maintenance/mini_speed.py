@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 from transformers import GPT2Tokenizer
@@ -24,10 +25,12 @@ from dermstudy.diffusion import glide, sample, weights
 from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.folded import FOLDED_PRESETS, FoldedPreset
 from dermstudy.entities import PROMPTS
+from dermstudy.files import write_text
 from dermstudy.maintenance.commands import answered, open_tokenizer
 from dermstudy.maintenance.long_training import Recipe, Run, Step
 from dermstudy.processor import bf16_products, described
 
+TABLE = "speed.csv"
 BATCHES = {
     "mini-base": (16, 64),
     "mini-upsampler": (12, 128),
@@ -131,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="weights/glide-mini", help="base/ and upsampler/")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="(default all)")
+    parser.add_argument("--keep", action="store_true", help=f"write tables/{TABLE} of the weights, for their card")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -142,11 +146,16 @@ def _act(options: argparse.Namespace) -> None:
     tokenizer = open_tokenizer(folder / "base" / "tokenizer")
     precision = "bf16" if bf16_products() else "fp32"
     shared = {"threads": torch.get_num_threads(), "precision": precision, "processor": described()}
+    rows = []
     for name in BATCHES:
-        row = training_step(name, tokenizer, Path("build"), options.repeats)
-        print(json.dumps(row | shared), flush=True)
+        rows.append(training_step(name, tokenizer, Path("build"), options.repeats) | shared)
+        print(json.dumps(rows[-1]), flush=True)
     for batch in (1, 16):
-        print(json.dumps(whole_images(folder, batch, options.repeats, precision) | shared), flush=True)
+        rows.append(whole_images(folder, batch, options.repeats, precision) | shared)
+        print(json.dumps(rows[-1]), flush=True)
+    if options.keep:
+        table = pd.DataFrame(rows)
+        write_text(folder / "tables" / TABLE, table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
 
 
 if __name__ == "__main__":

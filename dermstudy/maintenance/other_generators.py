@@ -24,10 +24,12 @@ from dermstudy.evaluation import encoders, quality
 from dermstudy.evaluation.encoders import Encoder
 from dermstudy.files import InputError
 from dermstudy.maintenance.commands import answered, of_results
+from dermstudy.runner import provenance
 from dermstudy.runner.profiles import complete
 from dermstudy.runner.study import default_results
 from dermstudy.workspace import Workspace
 
+COMMAND = f"{provenance.COMMANDS}other_generators"
 TABLE = "other_generators"
 COLUMNS = ["generator", "lesions", "images_seen", "n", "metric", "value", "low", "high", "floor"]
 SHOWN = 8  # images an entity on a sheet
@@ -75,7 +77,9 @@ def measure(space: Workspace, other: str, own: dict[str, dict], theirs: dict[str
     path = space.tables / f"{TABLE}.csv"
     table = space.save_table(added(pd.read_csv(path) if path.is_file() else None, rows, name), TABLE)
     grid = [list(painted.select(dx=code).images(128)[:SHOWN]) for code in CODES]
-    space.save_figure(figures.image_grid(grid, [NAMES[code] for code in CODES]), f"{TABLE}_{name.replace(' ', '_')}")
+    sheet = f"{TABLE}_{name.replace(' ', '_')}"
+    space.save_figure(figures.image_grid(grid, [NAMES[code] for code in CODES]), sheet)
+    provenance.name_command(space, COMMAND, {"tables": [TABLE], "figures": [sheet]})
     return table
 
 

@@ -22,6 +22,7 @@ from dermstudy import workspace
 from dermstudy.diffusion import weights
 from dermstudy.files import InputError
 from dermstudy.maintenance import interface, markdown_links, packing
+from dermstudy.maintenance.card import front_matter
 from dermstudy.runner import findings
 
 LARGEST_CLONE = 150_000_000  # bytes of a clone of depth 1, its history and its files
@@ -107,7 +108,7 @@ def card(root: Path) -> str:
     for folder in folders:
         files += packing.verify(folder)
         text = (folder / "README.md").read_text(encoding="utf-8")
-        if not text.startswith(packing.front_matter(folder)):
+        if not text.startswith(front_matter(folder)):
             raise Fault(f"the front matter of {folder.name}'s card is not that of its tables: pack it again")
         if empty := EMPTY_PLACE.search(text):
             raise Fault(f"{folder.name}'s card has an empty place: {empty[0]}")

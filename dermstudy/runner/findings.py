@@ -12,6 +12,7 @@ import pandas as pd
 
 from dermstudy.classification import protocol, secondary
 from dermstudy.classification.training_sets import IN_TRIAL, LADDER
+from dermstudy.entities import NAMES
 from dermstudy.evaluation import fidelity
 from dermstudy.evaluation.verdicts import signed
 from dermstudy.files import InputError
@@ -23,6 +24,7 @@ FIRST_RUN = "docs/protocol/first_run.csv"  # the trial of an earlier generator, 
 OTHERS = "other_generators"  # a table that maintenance.other_generators writes
 NONE = "–"
 WAITS = "not run yet"
+UNTAUGHT = "unadapted"  # the trial of 08 and 09 that learned nothing
 ROLES = {
     protocol.CONTROL: "Would the trial see what more real images do? ({comparison})",
     protocol.FAMILY: "Of the protocol's family: {comparison}?",
@@ -285,6 +287,21 @@ def _if_there(space: Workspace, name: str, *columns: str) -> pd.DataFrame:
 
 
 def _taught(space: Workspace):
+    ways = {"inversion_by_entity": "as vectors (08)", "which_parts_by_entity": "by training parts of it (09)"}
+    for name, how in ways.items():
+        table = _if_there(space, name, "trial", "entity", "named", "real_n", "real_named")
+        for code, own in table.groupby("entity", sort=False):
+            before = own[own["trial"] == UNTAUGHT].iloc[0]
+            tried = own[~own["trial"].isin([UNTAUGHT, *own["trial"][own["trial"].str.startswith("all weights")]])]
+            best = tried.loc[tried["named"].idxmax()]
+            asked = (
+                f"Exploratory: {NAMES[code]} taught to a generator {how}; in how many images does a network name it?"
+            )
+            said = f"at most {best['named']:.0f} of {best['n']:.0f}, before {before['named']:.0f}"
+            yield (
+                (asked, NONE, NONE, f"{said}; real images: {best['real_named']:.0f} of {best['real_n']:.0f}", NONE),
+                False,
+            )
     for place, row in enumerate(_read(space, "inversion_downstream").to_dict("records")):
         question = f"Exploratory: two entities taught to the generator; a network trained on {row['training']} tells them apart"
         gain = f"; against real alone {row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})"

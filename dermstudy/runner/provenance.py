@@ -13,6 +13,8 @@ from dermstudy.workspace import Workspace, commit, last_commit, versions
 
 PROTOCOL = "docs/PROTOCOL.md"  # of the trial: a run names the commit that it was fixed by
 TRIAL = "07_ablation"  # the notebook that runs it
+COMMANDS = "dermstudy.maintenance."  # what stands as the notebook of a table that a command wrote
+KINDS = ("tables", "figures")
 
 
 def read(path: Path) -> dict:
@@ -61,8 +63,7 @@ def write_manifest(space: Workspace, profile: Profile, state: dict, stem: str) -
             stem: {name: value for name, value in known.items() if name not in ("tables", "figures", "data_hash")}
             for stem, known in entries.items()
         },
-        "tables": _by_name(entries, "tables"),
-        "figures": _by_name(entries, "figures"),
+        **{kind: _by_name(entries, kind) | _of_commands(space, profile.name, kind) for kind in KINDS},
         "seconds": round(sum(known["seconds"] for known in entries.values()), 1),
     }
     write_text(space.root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
@@ -75,6 +76,27 @@ def _by_name(entries: dict, kind: str) -> dict[str, dict]:
     }
 
 
+def name_command(space: Workspace, command: str, made: dict[str, list[str]]) -> None:
+    """Name what a command of `maintenance` has just written beside the notebooks' own: `made`, names of tables and figures.
+
+    Nothing where the folder has no manifest.
+    """
+    path = space.root / "manifest.json"
+    notes = read(path)
+    if notes:
+        own = {"notebook": command, "commit": commit(), "processor": instruction_set()}
+        for kind, names in made.items():
+            notes[kind] |= dict.fromkeys(names, own)
+        write_text(path, json.dumps(notes, indent=1) + "\n")
+
+
+def _of_commands(space: Workspace, profile: str, kind: str) -> dict[str, dict]:
+    """What commands wrote into the folder, as its manifest names it; nothing where it is another profile's."""
+    notes = read(space.root / "manifest.json")
+    own = notes.get(kind, {}) if notes.get("profile") == profile else {}
+    return {name: made for name, made in own.items() if made["notebook"].startswith(COMMANDS)}
+
+
 def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
     """What the manifest in the folder says of its notebooks; nothing where it is another profile's or cannot be read."""
     notes = read(space.root / "manifest.json")
@@ -83,7 +105,7 @@ def _earlier_entries(space: Workspace, profile: str) -> dict[str, dict]:
     entries: dict[str, dict] = {stem: dict(entry) for stem, entry in notes["notebooks"].items()}
     if TRIAL in entries and "protocol" in notes:  # as older manifests have it
         entries[TRIAL].setdefault("protocol", notes["protocol"])
-    for kind in ("tables", "figures"):
+    for kind in KINDS:
         for name, made in notes.get(kind, {}).items():
             own = {key: value for key, value in made.items() if key != "notebook"}
             if made["notebook"] in entries:
