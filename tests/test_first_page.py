@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import subprocess
 
 import pandas as pd
 import pytest
@@ -131,6 +132,12 @@ def test_every_command_of_the_page_is_one_of_the_studys(command):
         assert program.removeprefix(".venv/bin/") == "dermstudy"
         options = parsed(words)
         assert options is not None
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("make")])
+def test_make_knows_what_each_command_of_the_page_needs(command):
+    asked = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True)
+    assert asked.returncode == 0 and asked.stdout.strip(), asked.stderr
 
 
 def parsed(words: list[str]) -> argparse.Namespace | None:
