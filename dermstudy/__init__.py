@@ -5,4 +5,4 @@ import warnings
 # diffusers' progress bars ask for a notebook widget that headless runs cannot show; the study prints plain lines.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -174,6 +174,8 @@ def _act(options: argparse.Namespace) -> None:
     sittings = pd.read_csv(lines)["model"].value_counts()
     cohort = split_cohort(options.data, options.split).select(split="validation")
     stages = dict(zip(LEVELS, sample.stages(folder / "base", folder / "upsampler", "dpm-solver", "bf16"), strict=True))
+    for pipeline in stages.values():
+        pipeline.set_progress_bar_config(disable=True)
     path, gains = (out / "tables" / name for name in (TABLE, GAINS))
     if CAPTIONS in options.stage:
         before = pd.read_csv(gains) if gains.is_file() else None
@@ -184,7 +186,6 @@ def _act(options: argparse.Namespace) -> None:
     for stage in LEVELS:
         if stage not in options.stage:
             continue
-        stages[stage].set_progress_bar_config(disable=True)
         parts = cascade.sides(cohort, COUNT[stage], even=True)
         then = stages["upsampler"] if stage == "base" else None
         rows = stage_rows(stage, stages[stage], parts, encoders.fid_inception_features, LEVELS[stage], then)
