@@ -177,6 +177,17 @@ def test_the_card_names_the_stage_that_holds_recall_and_naming_back():
     assert card._costs(lost).count("the upsampler holds it back the more") == 2
 
 
+def test_fine_detail_is_named_where_it_was_measured():
+    levels = pd.read_csv(MINI / "tables" / "noise_levels.csv")
+    base = levels.query("model == 'base'")
+    told, own = (
+        card._fine_detail(levels),
+        base[base["sitting"] == base["sitting"].max()].set_index("noise")["kid_enlarged"],
+    )
+    assert f"{own[0.3]:.0f} once enlarged, untouched ones" in told and told in (MINI / "README.md").read_text()
+    assert card._fine_detail(levels.assign(kid_enlarged=float("nan"))) == ""
+
+
 def test_the_last_version_is_the_one_that_ships():
     table = pd.read_csv(MINI / "tables" / versions.TABLE)
     chosen = pd.read_csv(MINI / "tables" / "samplers.csv").query("chosen").iloc[-1]

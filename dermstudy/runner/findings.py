@@ -38,7 +38,7 @@ NOTES = {
 }
 MOVED = "Equally many synthetic images of each entity added: what becomes of balanced accuracy by argmax?"
 NEED_NONE = "And by what needs no generator?"
-OWN_TESTS = "each set has a test of its own: no difference"
+OWN_TESTS = "each set on a test of its own: not comparable"
 SMALL_NETWORK = "the small network"  # the protocol's Keras CNN, for a reader
 LESIONS = "95 %, t, over test lesions and seeds"
 DRAWN = "95 %, percentiles, over test lesions and seeds"
