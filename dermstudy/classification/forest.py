@@ -185,7 +185,7 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
         for place, (network, colour) in enumerate(zip(networks, ("#332288", "#117733"), strict=False)):
             own = changes[changes["measure"].eq(measure) & changes["network"].eq(network)]
             y = own["step"].map(steps.index) + 0.26 * (place - (len(networks) - 1) / 2)
-            lines = own["low"].notna()
+            lines = own["low"].notna()  # an entity of one lesion has none
             ax.hlines(y[lines], own["low"][lines], own["high"][lines], color=colour, lw=2)
             known = "small network" if network == protocol.KERAS else network
             label = f"{known}, {_seeds(own['seeds'])}"
@@ -193,7 +193,8 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
             seeds = each[each["measure"].eq(measure) & each["network"].eq(network)]
             if seeds["seed"].nunique() > 1:
                 at = dict(zip(own["step"], y, strict=True))
-                ax.plot(seeds["difference"], seeds["step"].map(at), ".", ms=2.5, color=colour, alpha=0.35)
+                below = seeds["step"].map(at) + 0.09  # beside the bar, which would hide them
+                ax.plot(seeds["difference"], below, ".", ms=4, color=colour, alpha=0.5, mew=0)
         ax.set(xlabel=f"change of {measure}", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
     axes[0].set_yticklabels(steps)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -130,7 +130,7 @@ def added(table: pd.DataFrame | None, rows: list[dict], stage: str, sitting: int
 def figure(table: pd.DataFrame) -> Figure:
     """KID by the noise from which real images were denoised, a panel a stage, a line a sitting."""
     figures.use_style()
-    drawn, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 2.8))
+    drawn, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.4))
     colours = ("#88CCEE", "#332288", "#117733", "#CC6677")
     for ax, (stage, own) in zip(axes, table.groupby("model"), strict=True):
         noise = sorted(own["noise"].unique())
@@ -144,7 +144,7 @@ def figure(table: pd.DataFrame) -> Figure:
                 )
         ax.set_xticks(range(len(noise)), [name_of(value) for value in noise])
         ax.set(title=f"{stage}, n = {own['n'].iloc[0]}", xlabel="noise over signal that real images were given")
-        ax.legend()
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3))
     axes[0].set(ylabel="KID x 1,000 after denoising")
     drawn.tight_layout()
     return drawn
