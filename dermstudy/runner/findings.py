@@ -273,7 +273,9 @@ def _ladder(space: Workspace):
         known = pd.notna(row["low"])
         change = _change(pd.Series(row)) if known else f"{row['difference']:+.3f}"
         clear = known and not row["low"] <= 0 <= row["high"]
-        yield (said, NONE, NONE, change + ", not resolved" * (not clear), LESIONS if known else NONE), False
+        same = known and max(-row["low"], row["high"]) < 5e-4  # every answer is the same
+        end = "" if clear else ", no change" if same else ", not resolved"
+        yield (said, NONE, NONE, change + end, LESIONS if known else NONE), False
 
 
 def _network(name: str) -> str:
