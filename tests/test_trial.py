@@ -537,3 +537,14 @@ def test_what_is_described_has_the_difference_of_the_mean_areas_and_no_p(pair):
     assert list(table.columns) == ["comparison", "network", "measure", "seeds", "lesions", "difference", "low", "high"]
     assert row["seeds"] == 6 and row["difference"] == pytest.approx(tested["difference"])
     assert (row["low"], row["high"]) == pytest.approx((tested["low"], tested["high"]))
+
+
+@pytest.mark.parametrize("widths", [(0.0, 0.0, 0.0), (0.0, 0.004, 0.006), (0.0, 0.004, 0.6)])
+def test_an_axis_for_differences_shows_each_that_is_no_wider_than_most(widths):
+    middle = np.array([0.0, -0.003, -0.002])
+    table = pd.DataFrame(
+        {"difference": middle, "low": middle - np.array(widths) / 2, "high": middle + np.array(widths) / 2}
+    )
+    left, right = forest._close_ends(table)
+    assert left <= middle.min() and right >= middle.max() and np.isfinite([left, right]).all()
+    assert left < right and (max(widths) < 0.1 or right - left < 0.3)

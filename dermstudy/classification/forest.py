@@ -120,11 +120,11 @@ def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
     if table.empty:
         return -1.0, 1.0
     widths = (table["high"] - table["low"]).to_numpy()
-    usual = np.median(widths[widths > 1e-6]) if (widths > 1e-6).any() else 0.0  # of sets that one network answers alike
-    close = table[widths <= 4 * usual]
+    apart = widths > 1e-6  # not of sets that one network answers alike
+    close = table[widths <= 4 * np.median(widths[apart])] if apart.any() else table
     furthest = 1.3 * table["difference"].abs().max() + 0.02
     ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
-    room = 0.05 * (ends[1] - ends[0])
+    room = 0.05 * (ends[1] - ends[0]) or 0.01
     return float(ends[0] - room), float(ends[1] + room)
 
 

@@ -198,11 +198,12 @@ def _has_ladder(folder: Path, own: Mapping) -> bool:
     except InputError:
         return False
     seeds = {protocol.KERAS: list(own["SEEDS"]), protocol.FROZEN: list(range(own["FROZEN_SEEDS"]))}
-    ran = {network: [list(one.runs["seed"]) for one in steps.values()] for network, steps in found.items()}
-    return all(
-        not wanted or ran.get(network, [])[: len(training_sets.LADDER)] == [wanted] * len(training_sets.LADDER)
-        for network, wanted in seeds.items()
-    )
+    for network, wanted in seeds.items():
+        steps = found.get(network, {})
+        ran = {name: list(one.runs["seed"]) for name, one in steps.items() if name in training_sets.LADDER}
+        if wanted and ran != dict.fromkeys(training_sets.LADDER, wanted):
+            return False
+    return True
 
 
 def _in_order(penalties: pd.DataFrame) -> pd.DataFrame:
