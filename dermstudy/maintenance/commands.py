@@ -38,6 +38,15 @@ def of_results(module: str, doc: str, profile: str) -> argparse.ArgumentParser:
     return parser
 
 
+def of_weights(module: str, doc: str, weights: str) -> argparse.ArgumentParser:
+    """The arguments of a command that measures a folder of weights on real images: --data, --weights (its help), --split."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.split("\n\n")[0])
+    parser.add_argument("--data", required=True, help="a HAM10000 download")
+    parser.add_argument("--weights", default="weights/glide-mini", help=weights)
+    parser.add_argument("--split", default="weights/ham10000-split.csv")
+    return parser
+
+
 def answered(act: Callable[[], object]) -> int:
     """Do `act`; 0, or, for an InputError, its line on standard error and 2: a clear line for what can be mended."""
     try:

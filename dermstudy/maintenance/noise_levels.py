@@ -27,7 +27,7 @@ from dermstudy.data.storage import storage_of
 from dermstudy.diffusion import sample, weights
 from dermstudy.evaluation import cascade, encoders
 from dermstudy.files import InputError, write_text
-from dermstudy.maintenance.commands import answered, split_cohort
+from dermstudy.maintenance.commands import answered, of_weights, split_cohort
 from dermstudy.maintenance.stage_kid import caption_gains
 
 TABLE, GAINS = "noise_levels.csv", "caption_gain.csv"
@@ -152,12 +152,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dermstudy.maintenance.noise_levels", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("--data", required=True, help="a HAM10000 download")
-    parser.add_argument("--weights", default="weights/glide-mini", help="base/, upsampler/ and tables/sittings.csv")
-    parser.add_argument("--split", default="weights/ham10000-split.csv")
+    parser = of_weights("dermstudy.maintenance.noise_levels", __doc__, "base/, upsampler/ and tables/sittings.csv")
     parts = [*LEVELS, CAPTIONS]
     parser.add_argument("--stage", choices=parts, nargs="+", default=parts, help="or what the base hears (default all)")
     parser.add_argument("--out", help="the folder of weights whose table is added to (default --weights)")

@@ -29,7 +29,7 @@ from dermstudy.diffusion.identity import identity
 from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation import cascade, encoders, metrics
 from dermstudy.files import atomic_path, code_hash, sha256_text, write_text
-from dermstudy.maintenance.commands import answered, split_cohort
+from dermstudy.maintenance.commands import answered, of_weights, split_cohort
 
 TABLE = "samplers.csv"
 MARGIN = 0.1  # the share of the lowest KID within which fewer steps count as equal
@@ -197,12 +197,7 @@ def image_counts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dermstudy.maintenance.samplers", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("--data", required=True, help="a HAM10000 download")
-    parser.add_argument("--weights", default="weights/glide-mini", help="base/ and upsampler/")
-    parser.add_argument("--split", default="weights/ham10000-split.csv")
+    parser = of_weights("dermstudy.maintenance.samplers", __doc__, "base/ and upsampler/")
     parser.add_argument("--count", type=int, default=150, help="images a setting, at most (default 150)")
     parser.add_argument("--more", type=int, default=500, help="images a candidate at the end, at most (default 500)")
     parser.add_argument(

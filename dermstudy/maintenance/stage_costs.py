@@ -21,7 +21,7 @@ from dermstudy.evaluation import cascade, encoders, fidelity, metrics, quality
 from dermstudy.evaluation.encoders import Encoder
 from dermstudy.evaluation.features import Features
 from dermstudy.files import InputError, write_text
-from dermstudy.maintenance.commands import answered, split_cohort
+from dermstudy.maintenance.commands import answered, of_weights, split_cohort
 from dermstudy.runner.profiles import complete
 
 TABLE = "stage_costs.csv"
@@ -105,12 +105,7 @@ def table(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 for anything the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dermstudy.maintenance.stage_costs", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("--data", required=True, help="a HAM10000 download")
-    parser.add_argument("--weights", default="weights/glide-mini", help="base/, upsampler/ and lineage.json")
-    parser.add_argument("--split", default="weights/ham10000-split.csv")
+    parser = of_weights("dermstudy.maintenance.stage_costs", __doc__, "base/, upsampler/ and lineage.json")
     parser.add_argument("--profile", default="ham10000", help="whose 04 says how many images (default ham10000)")
     return answered(lambda: _act(parser.parse_args(arguments)))
 

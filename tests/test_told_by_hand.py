@@ -1,0 +1,36 @@
+"""Figures that a page tells in its own words stand in the tables that they are read from."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+from conftest import ROOT
+
+from dermstudy.classification import protocol, secondary
+
+TABLES = ROOT / "results" / "ham10000" / "tables"
+
+
+def test_what_became_of_the_first_gain_is_told_with_todays_figures():
+    page = " ".join((ROOT / "results" / "ham10000" / "README.md").read_text(encoding="utf-8").split())
+    told = page[page.index("**What became of +0.099.**") : page.index("<!-- dermstudy findings")]
+    size = pd.read_csv(TABLES / "trial_gain.csv").set_index(["part", "network"])["size"]
+    said = {
+        "gains this network": size[secondary.PRIOR, protocol.KERAS],
+        "30 % gains": size[secondary.ACCESS, protocol.FROZEN],
+        "of three runs today": size[secondary.CHANCE, protocol.KERAS],
+    }
+    for words, value in said.items():
+        assert re.search(rf"{words} {value:.3f}\b", told), (words, value)
+
+
+def test_the_standard_errors_that_the_protocol_tells_are_those_of_the_run_and_of_the_plan():
+    page = " ".join((ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8").split())
+    told = page[page.index("*Planned and had.*") :]
+    had = pd.read_csv(TABLES / "trial.csv").set_index("comparison")["standard_error"]
+    planned = pd.read_csv(ROOT / "docs" / "protocol" / "power.csv").query("split == 'present split, test'")
+    planned = planned.set_index("seeds")["standard_error"]
+    assert f"plans a standard error of {planned[20]:.4f} for the primary comparison" in told
+    assert f"the trial's was {had['synthetic against repeated originals']:.4f} " in told
+    assert f"{had[protocol.TUNED_PRIMARY]:.4f} in place of {planned[5]:.4f}" in told
