@@ -14,6 +14,7 @@ from dermstudy.classification import encoding, feature_sets, fine_tuning, predic
 from dermstudy.classification.encoding import View
 from dermstudy.data import dataset
 from dermstudy.entities import CODES
+from dermstudy.maintenance import tuning_settings
 
 TUNING = fine_tuning.Tuning((View(64), View(64, 0.8, 5)), epochs=3, batch=8)
 
@@ -100,10 +101,28 @@ def test_every_training_set_that_the_images_allow_is_run_and_kept(images, tmp_pa
     assert ran.predictions.runs["training_set"].tolist() == list(protocol.TRAINING_SETS[protocol.TUNED])
     assert set(ran.predictions.runs["network"]) == {protocol.TUNED} and ran.left_out.empty
     pd.testing.assert_frame_equal(ran.predictions.images, runs.predicted_images(images))
+    curves = ran.record
+    assert list(curves.columns) == list(runs.HISTORY_COLUMNS) and set(curves["network"]) == {protocol.TUNED}
+    assert curves["training_set"].tolist() == list(protocol.TRAINING_SETS[protocol.TUNED])  # one epoch each
+    assert (curves["steps"] > 0).all() and curves["macro_auc"].between(0, 1).all()
+    assert runs.steps_table(curves)["kept_epoch"].eq(1).all()
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np[yz]")}
     again = runs.tuned_runs(images, short, range(1), tmp_path, workers=2)
     assert np.array_equal(again.predictions.log_probabilities, ran.predictions.log_probabilities)
+    pd.testing.assert_frame_equal(again.record, curves)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np[yz]")} == stamps
+
+
+@pytest.mark.slow
+def test_settings_are_compared_on_validation_lesions_alone(images, tmp_path):
+    short = fine_tuning.of_side(64, 1)
+    settings = tuning_settings.candidates(short, ({}, {"rate": 1e-4}, {"rate": 1e30, "last_rate": 1e30, "batch": 4}))
+    table = tuning_settings.compared(images, settings, tmp_path, workers=2)
+    assert table["rate"].tolist() == [short.rate, 1e-4, 1e30] and table["kept_epoch"].tolist()[:2] == [1, 1]
+    assert table["balanced_accuracy"][:2].between(0, 1).all() and table.loc[2, "balanced_log_loss":].isna().all()
+    assert table["balanced_log_loss"][0] != table["balanced_log_loss"][1]
+    for path in (tmp_path / "settings").glob("*.npz"):
+        assert set(predictions.load(path).images["split"]) == {"validation"}
 
 
 def test_a_network_that_diverges_is_a_failed_run_and_is_kept_as_one(jobs, tmp_path, capsys):
@@ -114,7 +133,9 @@ def test_a_network_that_diverges_is_a_failed_run_and_is_kept_as_one(jobs, tmp_pa
         [protocol.TUNED, protocol.ORIGINALS, job.seed]
     ]
     assert capsys.readouterr().out.startswith("all originals, seed 0: failed, no epoch gives numbers")
-    assert runs.failed_lines(fine_tuning.run_all([job])) == ["failed: fine-tuned, all originals, seed 0"]
+    found, epochs = fine_tuning.run_all([job])
+    assert epochs["balanced_log_loss"].isna().all() and set(epochs["training_set"]) <= {protocol.ORIGINALS}
+    assert runs.failed_lines(found) == ["failed: fine-tuned, all originals, seed 0"]
 
 
 def test_a_run_that_ends_in_an_error_three_times_has_failed(jobs, tmp_path, monkeypatch, capsys):

@@ -161,7 +161,8 @@ def test_06_is_added_with_the_audited_network_of_the_trial(finished, tmp_path):
     kept = predictions.load(folder / "trial.npz")
     keras = made_up_keras(kept)
     predictions.save(predictions.joined([kept, keras]), folder / "trial.npz")
-    curve = {"protocol": "audited", "training_set": protocol.ONCE, "epoch": 1, "loss": 2.0, "validation_loss": 1.5}
+    curve = {"network": protocol.KERAS, "protocol": "audited", "training_set": protocol.ONCE}
+    curve |= {"epoch": 1, "loss": 2.0, "validation_loss": 1.5}
     pd.DataFrame([curve | {"seed": seed, "steps": 9} for seed in (0, 1)]).to_csv(folder / "histories.csv", index=False)
     steps = [f"06's ladder, {name}" for name in training_sets.LADDER]
     assert more_runs.add_classifier(space, own, folder) == ["06, as published", "06, audited", *steps]
@@ -195,6 +196,33 @@ def test_06_is_added_with_the_audited_network_of_the_trial(finished, tmp_path):
     shutil.copytree(finished.root / LATER, space.out("synthetic"))
     assert more_runs.add_classifier(space, own, folder) == ["06, as published", "06, audited", *steps]
     assert last.read_bytes() == content
+
+
+@pytest.mark.slow
+def test_the_fine_tuned_network_is_added_and_then_its_epochs_alone(finished, tmp_path, capsys):
+    space = copied(finished, tmp_path)
+    shutil.copytree(finished.root / LATER, space.out("synthetic"))
+    folder, own = space.root / "predictions", parameters(finished, TUNED_SEEDS=1, TUNED_SIDE=64, TUNED_EPOCHS=1)
+    names = [f"{protocol.TUNED}, {name}" for name in protocol.TRAINING_SETS[protocol.TUNED]]
+    before = predictions.load(folder / "trial.npz")
+    assert more_runs.add_tuned(space, own | {"TUNED_SEEDS": 0}, folder) == []
+    assert more_runs.add_tuned(space, own, folder) == names and more_runs.add_tuned(space, own, folder) == []
+    after = predictions.load(folder / "trial.npz")
+    assert len(after.runs) == len(before.runs) + len(names)
+    left_out = pd.read_csv(folder / "left_out.csv")
+    assert set(left_out["network"]) == {protocol.FROZEN, protocol.KERAS}
+    curves = pd.read_csv(folder / "histories.csv")
+    assert curves["network"].tolist() == [protocol.TUNED] * len(names) and curves["macro_auc"].notna().all()
+    content = (folder / "trial.npz").read_bytes()
+    curves[:0].to_csv(folder / "histories.csv", index=False)  # runs of an older code, which kept no epochs
+    capsys.readouterr()
+    assert more_runs.add_tuned(space, own, folder) == names
+    assert "fine-tuned made again: probabilities within 0.0" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "histories.csv"), curves)
+    assert (folder / "trial.npz").read_bytes() == content
+    shutil.rmtree(space.out("synthetic"))
+    curves[:0].to_csv(folder / "histories.csv", index=False)
+    assert more_runs.add_tuned(space, own, folder) == []  # two of its training sets cannot be made again
 
 
 def made_up_keras(kept: Predictions) -> Predictions:

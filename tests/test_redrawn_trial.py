@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     sets = [("as published", name) for name in training_sets.PUBLISHED]
     sets += [("audited", name) for name in protocol.TRAINING_SETS[protocol.KERAS]]
     rows = [
-        (*names, seed, epoch, 1.0, 1.0 + 0.1 * (epoch != 2), 8)
+        (protocol.KERAS, *names, seed, epoch, 1.0, 1.0 + 0.1 * (epoch != 2), 8, None)
         for names in sets
         for seed in range(5)
         for epoch in (1, 2, 3)
@@ -88,8 +88,9 @@ def test_every_networks_runs_are_drawn_whatever_seeds_the_parameters_name(folder
 def test_without_the_small_network_one_sentence_says_so(folder, tmp_path):
     own = tmp_path / "predictions"
     own.mkdir()
-    for name in ("counts", "people", "left_out", "histories"):
+    for name in ("counts", "people", "left_out"):
         (own / f"{name}.csv").write_bytes((folder / f"{name}.csv").read_bytes())
+    pd.DataFrame(columns=list(runs.HISTORY_COLUMNS)).to_csv(own / "histories.csv", index=False)
     whole = predictions.load(folder / "trial.npz")
     predictions.save(whole.select(network=protocol.FROZEN), own / "trial.npz")
     said, tables = drawn(own, tmp_path / "results", ORIGINALS="captioned", FROZEN_SEEDS=6)

@@ -180,11 +180,17 @@ def test_comparisons_are_asked_where_their_runs_are_there():
 
 def test_steps_are_those_up_to_the_end_and_up_to_the_epoch_that_is_kept():
     history = pd.DataFrame({
-        "protocol": "audited", "training_set": "a", "seed": [0, 0, 0, 1], "epoch": [1, 2, 3, 1], "steps": 10,
+        "network": protocol.KERAS, "protocol": "audited", "training_set": "a", "seed": [0, 0, 0, 1],
+        "epoch": [1, 2, 3, 1], "steps": 10,
         "loss": 1.0, "validation_loss": [0.9, 0.7, 0.8, np.nan],
     })  # fmt: skip
     table = runs.steps_table(history)
     assert table[["epochs", "steps", "kept_epoch", "kept_steps"]].to_numpy().tolist() == [[3, 30, 2, 20], [1, 10, 0, 0]]
+    (row,) = runs.steps_ranges(table.assign(steps=30)).to_dict("records")
+    assert row == {
+        "network": protocol.KERAS, "protocol": "audited", "training_set": "a", "seeds": 2, "epochs": "1 to 3",
+        "steps": "30", "kept_epoch": "0 to 2", "kept_steps": "0 to 20",
+    }  # fmt: skip
 
 
 def test_figures_of_the_trial_hold_what_ran(tmp_path):
@@ -217,7 +223,8 @@ def test_figures_of_the_trial_hold_what_ran(tmp_path):
     assert len(parts) == len(told)
     np.testing.assert_allclose(parts["by argmax"], parts["moved by the prior"] + parts["the rest"], atol=1e-9)
     histories = pd.DataFrame({
-        "protocol": ["audited"] * 4, "training_set": [protocol.ONCE] * 2 + [protocol.LONGER] * 2, "seed": 0,
+        "network": protocol.KERAS, "protocol": ["audited"] * 4,
+        "training_set": [protocol.ONCE] * 2 + [protocol.LONGER] * 2, "seed": 0,
         "epoch": [1, 2, 1, 2], "loss": 1.0, "validation_loss": 1.0,
     })  # fmt: skip
     own = pd.DataFrame({"epoch": [1, 2, 3], "loss": 1.0, "validation_loss": [0.9, 0.7, 0.8]})

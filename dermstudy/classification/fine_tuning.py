@@ -27,10 +27,11 @@ from dermstudy.classification.frozen_features import balanced_log_loss, macro_au
 from dermstudy.classification.predictions import EXTERNAL, IMAGE_COLUMNS, Predictions
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
-from dermstudy.files import code_hash, sha256_text
+from dermstudy.files import code_hash, sha256_text, write_text
 from dermstudy.processor import bf16_products
 
 EPOCH_COLUMNS = ["epoch", "loss", "balanced_log_loss", "macro_auc"]
+RECORD_COLUMNS = ["training_set", "seed", *EPOCH_COLUMNS, "steps"]
 
 
 @dataclass(frozen=True)
@@ -137,26 +138,29 @@ def arithmetic(tuning: Tuning) -> str:
     return "bf16" if tuning.precision == "bf16" and bf16_products() else "fp32"
 
 
-def run_all(asked: Sequence[Job], workers: int = 1) -> Predictions:
+def run_all(asked: Sequence[Job], workers: int = 1) -> tuple[Predictions, pd.DataFrame]:
     """`run_once` for every job, `workers` at a time in processes of one thread each; runs in the order of `asked`.
 
-    One thread whatever the machine: a run's answers depend on it.
+    One thread whatever the machine: a run's answers depend on it. The table has a row an epoch of each run, RECORD_COLUMNS:
+    EPOCH_COLUMNS as `train` has them, and the steps of an epoch.
     """
-    waiting = [job for job in asked if not job.keeps.is_file()]
+    waiting = [job for job in asked if not _finished(job)]
     if waiting:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(run_once, waiting))
     shown = asked[0].images[list(IMAGE_COLUMNS)]
-    return predictions.joined([replace(predictions.load(job.keeps), images=shown) for job in asked])
+    found = predictions.joined([replace(predictions.load(job.keeps), images=shown) for job in asked])
+    record = pd.concat([pd.read_csv(_epochs_of(job)) for job in asked], ignore_index=True)
+    return found, record[RECORD_COLUMNS]
 
 
 def run_once(job: Job) -> Path:
-    """Train one job and write its Predictions to `job.keeps`, unless they are there.
+    """Train one job and write its Predictions to `job.keeps` and its epochs beside them, unless both are there.
 
     A run that has failed (docs/PROTOCOL.md) is kept as well, its log probabilities NaN.
     """
-    if job.keeps.is_file():
+    if _finished(job):
         return job.keeps
     job.keeps.parent.mkdir(parents=True, exist_ok=True)
     started, name = time.monotonic(), f"{job.name}, seed {job.seed}"
@@ -170,7 +174,18 @@ def run_once(job: Job) -> Path:
             f"{name}: epoch {best['epoch']:.0f} of {len(epochs)} kept, validation macro AUC {best['macro_auc']:.3f}, {seconds}",
             flush=True,
         )
+    steps = -(-int(job.rows["repetitions"].sum()) // job.tuning.batch)
+    record = epochs.assign(training_set=job.name, seed=job.seed, steps=steps)[RECORD_COLUMNS]
+    write_text(_epochs_of(job), record.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return predictions.save(found, job.keeps)
+
+
+def _epochs_of(job: Job) -> Path:
+    return job.keeps.with_suffix(".csv")
+
+
+def _finished(job: Job) -> bool:
+    return job.keeps.is_file() and _epochs_of(job).is_file()
 
 
 def failed(job: Job) -> Predictions:

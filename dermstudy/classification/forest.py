@@ -227,19 +227,21 @@ def stopping_curves(histories: Mapping[str, pd.DataFrame], seed: int) -> Figure:
 def learning_curves(histories: pd.DataFrame) -> Figure:
     """Training (light) and watched loss (dark) by epoch, a panel a training set, a line a seed; a dot where it was kept.
 
-    histories: protocol, training_set, seed, epoch, loss, validation_loss.
+    histories: network, protocol, training_set, seed, epoch, loss, validation_loss.
     """
-    groups = histories.groupby(["protocol", "training_set"], sort=False)
-    figure, axes = plt.subplots(2, -(-len(groups) // 2), sharey=True, figsize=(WIDTH, 3.6), squeeze=False)
+    groups = histories.groupby(["network", "protocol", "training_set"], sort=False)
+    rows = -(-len(groups) // 4)
+    size = (WIDTH, 0.3 + 1.65 * rows)
+    figure, axes = plt.subplots(rows, -(-len(groups) // rows), sharey=True, figsize=size, squeeze=False)
     for ax in axes.flat[len(groups) :]:
         ax.set_axis_off()
-    for ax, ((kind, name), own) in zip(axes.flat, groups, strict=False):
+    for ax, ((network, kind, name), own) in zip(axes.flat, groups, strict=False):
         for _, curve in own.groupby("seed"):
             ax.plot(curve["epoch"], curve["loss"], color="#88CCEE", lw=1)
             ax.plot(curve["epoch"], curve["validation_loss"], color="#332288", lw=1)
             kept = curve[curve["validation_loss"] == curve["validation_loss"].min()][:1]
             ax.plot(kept["epoch"], kept["validation_loss"], "o", color="#332288", ms=3)
-        ax.set_title(f"{short(name)}\n{kind}", fontsize=7)
+        ax.set_title(f"{short(name)}\n{network}, {kind}", fontsize=7)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.tick_params(labelsize=7)
     figure.supxlabel("epoch", fontsize=9)

@@ -38,7 +38,9 @@ from dermstudy.files import InputError, write_text
 EVERY, CAPTIONED = "all", "captioned"
 LEFT_OUT_COLUMNS = ("network", "training_set", "reason")
 PEOPLE_COLUMNS = ("image_id", "sex", "age", "localization")
-HISTORY_COLUMNS = ("protocol", "training_set", "seed", "epoch", "loss", "validation_loss", "steps")
+HISTORY_COLUMNS = (
+    "network", "protocol", "training_set", "seed", "epoch", "loss", "validation_loss", "steps", "macro_auc"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ def possible(network: str, images: Images) -> tuple[list[str], pd.DataFrame]:
 class Ran:
     """What one network's runs gave: Predictions (None: it did not run), training sets left out, what was written down.
 
-    left_out: LEFT_OUT_COLUMNS. record: of the frozen features the penalties tried, of the Keras network the learning curves
-    (HISTORY_COLUMNS; steps: of an epoch).
+    left_out: LEFT_OUT_COLUMNS. record: of the frozen features the penalties tried, of the others the learning curves
+    (HISTORY_COLUMNS; steps: of an epoch; validation_loss: what is watched, of the fine-tuned network the log loss of
+    posteriors corrected to an even prior; macro_auc: of validation lesions, for that network alone).
     """
 
     predictions: Predictions | None
@@ -172,7 +175,10 @@ def tuned_runs(
     folder: keeps activations and finished runs.
     """
     asked, left_out = tuned_jobs(images, tuning, seeds, folder)
-    return Ran(fine_tuning.run_all(asked, workers), left_out, pd.DataFrame())
+    found, epochs = fine_tuning.run_all(asked, workers)
+    curves = epochs.rename(columns={"balanced_log_loss": "validation_loss"})
+    curves = curves.assign(network=protocol.TUNED, protocol=training_sets.PROTOCOLS[1])
+    return Ran(found, left_out, curves[list(HISTORY_COLUMNS)])
 
 
 def tuned_jobs(
@@ -256,7 +262,7 @@ def save(folder: str | Path, frozen: Ran, tuned: Ran, keras: Ran, published: Map
     tables = {
         "left_out": [frozen.left_out, tuned.left_out, keras.left_out],
         "penalties": [frozen.record],
-        "histories": [*(ran.record for ran in published.values()), keras.record],
+        "histories": [*(ran.record for ran in published.values()), keras.record, tuned.record],
     }
     for name, parts in tables.items():
         whole = pd.concat(parts, ignore_index=True)
@@ -270,7 +276,12 @@ def _histories(
 ) -> pd.DataFrame:  # fmt: skip
     curves = [
         result.history.assign(
-            protocol=protocol_name, training_set=name, seed=number, steps=training.steps_an_epoch(chosen[name], config)
+            network=protocol.KERAS,
+            protocol=protocol_name,
+            training_set=name,
+            seed=number,
+            steps=training.steps_an_epoch(chosen[name], config),
+            macro_auc=np.nan,
         )
         for name, results in kept.items()
         for number, result in zip(seeds, results, strict=True)
@@ -279,18 +290,28 @@ def _histories(
 
 
 def steps_table(histories: pd.DataFrame) -> pd.DataFrame:
-    """How long each run of the Keras network was trained: protocol, training_set, seed, epochs, steps, kept_epoch, kept_steps.
+    """How long each run was trained: network, protocol, training_set, seed, epochs, steps, kept_epoch, kept_steps.
 
-    histories: HISTORY_COLUMNS. A run stops on its own watched loss, so equal steps an epoch are not equal steps in all. A
-    run without a watched loss kept no epoch.
+    histories: HISTORY_COLUMNS. A run of the Keras network stops on its own watched loss, so equal steps an epoch are not
+    equal steps in all. A run without a watched loss kept no epoch.
     """
     rows = []
-    for names, own in histories.groupby(["protocol", "training_set", "seed"], sort=False):
+    for names, own in histories.groupby(["network", "protocol", "training_set", "seed"], sort=False):
         watched = own["validation_loss"].dropna()
         best = own.loc[watched.idxmin(), "epoch"] if len(watched) else 0
         rows.append((*names, len(own), own["steps"].sum(), best, best * own["steps"].iloc[0]))
-    columns = ["protocol", "training_set", "seed", "epochs", "steps", "kept_epoch", "kept_steps"]
+    columns = ["network", "protocol", "training_set", "seed", "epochs", "steps", "kept_epoch", "kept_steps"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def steps_ranges(steps: pd.DataFrame) -> pd.DataFrame:
+    """`steps_table` in a row a training set: how many seeds, and the least and the largest of each count over them."""
+    groups = steps.groupby(["network", "protocol", "training_set"], sort=False)
+    counts = ["epochs", "steps", "kept_epoch", "kept_steps"]
+    least, largest = groups[counts].min(), groups[counts].max()
+    ranges = least.astype(str).where(least == largest, least.astype(str) + " to " + largest.astype(str))
+    ranges.insert(0, "seeds", groups.size())
+    return ranges.reset_index()
 
 
 def predicted_images(images: Images) -> pd.DataFrame:

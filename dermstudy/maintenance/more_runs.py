@@ -22,6 +22,7 @@ from dermstudy import workspace
 from dermstudy.classification import (
     classifier_files,
     feature_sets,
+    fine_tuning,
     ladder,
     predictions,
     protocol,
@@ -60,17 +61,16 @@ def lacking(kept: Predictions, images: runs.Images, draws: int) -> list[str]:
     return [name for name in runs.frozen_sets(images, draws)[0] if name not in there]
 
 
-def check_alike(kept: Predictions, again: Predictions) -> float:
-    """The largest difference of a probability between the same runs, kept and made again.
+def check_alike(kept: Predictions, again: Predictions, name: str) -> float:
+    """The largest difference of a probability between the same runs, kept and made again; `name` says which.
 
     InputError where it passes TOLERANCE, or where images or seeds differ: what is added would not be of the same trial.
     """
-    own = kept.select(network=protocol.FROZEN, training_set=CHECKED)
-    alike = own.images.astype(str).equals(again.images.astype(str)) and own.runs["seed"].equals(again.runs["seed"])
-    away = np.abs(np.exp(own.log_probabilities) - np.exp(again.log_probabilities)).max() if alike else np.nan
+    alike = kept.images.astype(str).equals(again.images.astype(str)) and kept.runs.equals(again.runs)
+    away = np.abs(np.exp(kept.log_probabilities) - np.exp(again.log_probabilities)).max() if alike else np.nan
     if not away <= TOLERANCE:
         said = f"answers differ by up to {away:.3f}" if alike else "their images or seeds are others"
-        raise InputError(f"the kept runs of {CHECKED!r} are not those that this code and these images give: {said}")
+        raise InputError(f"the kept runs of {name!r} are not those that this code and these images give: {said}")
     return float(away)
 
 
@@ -103,7 +103,8 @@ def add_frozen(space: Workspace, own: Mapping, folder: Path) -> list[str]:
         draws = own["AUGMENTED"] if name == protocol.STRONGER else 0
         parts[name] = runs.frozen_runs(images, settings, seeds, cache, draws, own["SEED"], name)
         if name == CHECKED:
-            away = check_alike(kept, parts[name].predictions)
+            own_kept = kept.select(network=protocol.FROZEN, training_set=CHECKED)
+            away = check_alike(own_kept, parts[name].predictions, CHECKED)
             print(f"{CHECKED} made again: probabilities within {away:.4f} of the kept ones", flush=True)
     added = predictions.joined([parts[name].predictions for name in names])
     left_out, penalties = (pd.read_csv(folder / f"{name}.csv") for name in ("left_out", "penalties"))
@@ -116,6 +117,40 @@ def add_frozen(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     _made(added.runs, folder / PROVENANCE)
     predictions.save(with_runs(kept, added), folder / "trial.npz")  # last: until then the next call does all again
     return names
+
+
+def add_tuned(space: Workspace, own: Mapping, folder: Path) -> list[str]:
+    """Train the fine-tuned network where its runs or their epochs are not in `folder`; the names of what was added.
+
+    Runs that are there are made again for their epochs and have to answer as the kept ones do.
+    """
+    if not own["TUNED_SEEDS"]:
+        return []
+    kept, images, curves = predictions.load(folder / "trial.npz"), images_at_hand(space, own), _curves(folder)
+    there = kept.select(network=protocol.TUNED)
+    names, asked = runs.possible(protocol.TUNED, images)[0], range(own["TUNED_SEEDS"])
+    known = curves[curves["network"] == protocol.TUNED]
+    told = set(zip(known["training_set"], known["seed"], strict=True))
+    if not set(there.runs["training_set"]) <= set(names) or told >= {(name, seed) for name in names for seed in asked}:
+        return []
+    tuning = fine_tuning.of_side(own["TUNED_SIDE"], own["TUNED_EPOCHS"], own["PRECISION"])
+    ran = runs.tuned_runs(images, tuning, asked, space.out("fine_tuned"), own["WORKERS"])
+    if len(there.runs):
+        away = check_alike(there, ran.predictions, protocol.TUNED)
+        print(f"{protocol.TUNED} made again: probabilities within {away:.4f} of the kept ones", flush=True)
+    others = curves[curves["network"] != protocol.TUNED]
+    _write(pd.concat([own for own in (others, ran.record) if len(own)]), folder / "histories.csv")
+    if not len(there.runs):
+        left_out = pd.read_csv(folder / "left_out.csv")
+        others = left_out[left_out["network"] != protocol.TUNED]
+        _write(pd.concat([others, ran.left_out]), folder / "left_out.csv")
+        _made(ran.predictions.runs, folder / PROVENANCE)
+        predictions.save(with_runs(kept, ran.predictions), folder / "trial.npz")
+    return [f"{protocol.TUNED}, {name}" for name in names]
+
+
+def _curves(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "histories.csv").reindex(columns=list(runs.HISTORY_COLUMNS))
 
 
 def _made(runs_added: pd.DataFrame, path: Path) -> None:
@@ -141,7 +176,7 @@ def add_published(space: Workspace, own: Mapping, folder: Path) -> list[str]:
         cohort, made, task.config_of(dict(own)), seeds, space.out("classifier"), own["WORKERS"], own["SEED"],
         own["TEST_FRACTION"],
     )  # fmt: skip
-    kept = pd.read_csv(folder / "histories.csv").query("protocol != @training_sets.PROTOCOLS[0]")
+    kept = _curves(folder).query("protocol != @training_sets.PROTOCOLS[0]")
     _write(pd.concat([*(ran.record for ran in found.values()), kept]), folder / "histories.csv")
     for name, ran in found.items():
         predictions.save(ran.predictions, folder / f"published_{name}.npz")
@@ -179,7 +214,9 @@ def add_classifier(space: Workspace, own: Mapping, folder: Path) -> list[str]:
     how = task.config_of(dict(own)), own["SEEDS"], space.out("classifier"), own["WORKERS"]
     first = training.train_all({as_published: sets[as_published]}, *how)
     climbed = training.train_all(steps, *how)
-    curves = pd.read_csv(folder / "histories.csv").query("protocol == @audited and training_set == @protocol.ONCE")
+    curves = _curves(folder).query(
+        "network == @protocol.KERAS and protocol == @audited and training_set == @protocol.ONCE"
+    )
     results = first | {audited: classifier_files.results_of(kept, curves)}
     classifier_files.describe(sets, folder)
     classifier_files.save(folder, "classifier", sets, results, own["SEEDS"])
@@ -237,7 +274,7 @@ def _act(options: argparse.Namespace) -> None:
     own, folder = every[task.NOTEBOOK], space.root / PREDICTIONS
     if not (folder / "trial.npz").is_file():
         raise InputError(f"no predictions in {folder}: run 07_ablation first")
-    added = add_frozen(space, own, folder) + add_published(space, own, folder)
+    added = add_frozen(space, own, folder) + add_tuned(space, own, folder) + add_published(space, own, folder)
     added += add_classifier(space, every["06_cnn_classifier"], folder)
     print("added:", "; ".join(added) or "nothing: every training set that the images at hand allow has its runs")
 
