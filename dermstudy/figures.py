@@ -25,7 +25,6 @@ SAVED = {
     ".pdf": {"format": "pdf", "metadata": {"CreationDate": None}},
 }
 LEAST = 6.5  # points of the smallest letters at print width
-FEWEST = 50  # images on each side from which a distance of one entity is drawn: below, its interval spans all others
 
 
 def use_style() -> None:
@@ -285,26 +284,23 @@ def is_plot(figure: Figure) -> bool:
     return any(ax.has_data() for ax in figure.axes) and not is_sheet(figure)
 
 
-def beside_floor(audited: pd.DataFrame, printed: pd.Series, n: int) -> Figure:
+def beside_floor(audited: pd.DataFrame) -> Figure:
     """KID, precision and recall of all entities together, with interval and real-vs-real floor; FID where it has them.
 
-    Below come the entities, each with its own, where `n` images on each side carry that: at least FEWEST. audited: entity,
-    metric, value, low, high, floor, as quality.audited gives them; printed: the paper's FID by entity, as crosses.
+    Below come the entities that have rows of their own, each with its n. audited: entity, n, metric, value, low, high,
+    floor, as quality.audited gives them.
     """
-    codes = CODES[::-1] if n >= FEWEST else ()
-    pooled = audited[audited["entity"] == "overall"].set_index("metric")
+    sizes = audited[audited["metric"] == "kid"].set_index("entity")["n"]
+    order = [*(code for code in CODES[::-1] if code in sizes), "overall"]
     drawn = {"kid": "KID x 1,000", "fid": "FID", "precision": "precision", "recall": "recall"}
-    figure, axes = plt.subplots(1, len(drawn), sharey=True, figsize=(WIDTH, 1.0 + 0.24 * len(codes)))
-    order = [*codes, "overall"]
+    figure, axes = plt.subplots(1, len(drawn), sharey=True, figsize=(WIDTH, 1.0 + 0.24 * (len(order) - 1)))
+    names = [f"{'all' if code == 'overall' else NAMES[code]}, n = {sizes[code]:.0f}" for code in order]
     for ax, (metric, title) in zip(axes, drawn.items(), strict=True):
         own = audited[audited["metric"] == metric].set_index("entity").reindex(order)
-        names = [f"all, n = {pooled.loc['kid', 'n']:.0f}" if code == "overall" else NAMES[code] for code in order]
         ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3, label="middle 95 % of subsamples")
         ax.plot(own["value"], names, "o", color="#332288", label="synthetic")
         ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
-        if metric == "fid" and len(order) > 1:
-            ax.plot(printed.reindex(order[:-1]), names[:-1], "x", color="#999933", label="paper (own n)")
-        ax.set(title=f"{title}, n = {n}" if codes else title, ylim=(-0.5, len(order) - 0.5), xmargin=0.15)
+        ax.set(title=title, ylim=(-0.5, len(order) - 0.5), xmargin=0.15)
     handles, labels = axes[list(drawn).index("fid")].get_legend_handles_labels()
     below = (0.5, 0.11 - 0.35 / figure.get_figheight())
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=below, ncols=4)

@@ -151,15 +151,17 @@ def test_image_quality_stands_beside_its_floors(said):
         (fidelity.INDEPENDENT, "overall", 0.22, 0.91)
     ]
     stages = [("real images", "none", -1), ("real 64-pixel images", "upsampler", -3)]
+    both = ("lite", "overall", 131, -5, 0.11, 0.8)
     found = said(
         "04_metrics",
         quality_audited=pd.DataFrame(audited, columns=["entity", "n", "metric", "value", "low", "high", "floor"]),
         quality_fidelity=pd.DataFrame(named, columns=["network", "entity", "synthetic", "real"]),
-        quality_encoders=pd.DataFrame({"encoder": ["lite"], "entity": ["overall"], "kid": [131], "floor": [-5]}),
+        quality_encoders=pd.DataFrame([both], columns=["encoder", "entity", "kid", "floor", "recall", "recall_floor"]),
         quality_cascade=pd.DataFrame(stages, columns=["input", "enlarged_by", "kid"]),
     )
     assert "KID 153 from real test lesions (n = 49; middle 95 % of subsamples 137 to 185), real training" in found
     assert "real training lesions at −2. By lite, on a scale of its own, the two are 131 and −5." in found
+    assert "hold 6% of the real variety, real ones 93% (by lite 11% and 80%)." in found
     assert "names 22% of them as asked, and 91% of real ones rightly." in found
     assert found.endswith("fed with real images, is at KID −3.")
 

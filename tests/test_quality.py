@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dermstudy.data import dataset
-from dermstudy.entities import CODES
+from dermstudy.entities import CODES, NAMES
 from dermstudy.evaluation import copies, encoders, metrics, quality, reference_classifier
 from dermstudy.evaluation.features import Features
 from dermstudy.files import InputError
@@ -141,7 +141,7 @@ def test_tables_have_the_promised_columns(features):
     assert list(table.columns) == ["n", "ssim", "psnr", "mse", "fid", "inception_score"]
     assert table.loc["overall", "fid"] == pytest.approx(table["fid"].drop("overall").mean())
     framed = {code: Features(part, np.arange(60) // 2, np.full(60, code)) for code, part in real.items()}
-    audited = quality.audited(made, framed, framed, n=20, repeats=4)
+    audited = quality.audited(made, framed, framed, most=20, repeats=4, fewest=20)
     assert list(audited.columns) == ["entity", "n", "metric", "value", "low", "high", "floor", "others"]
     overall = audited[audited["entity"] == "overall"]
     assert len(overall) == 4 and (overall["n"] == 140).all()
@@ -149,8 +149,23 @@ def test_tables_have_the_promised_columns(features):
     assert (kid["low"] < kid["value"]).all() and (kid["value"] < kid["high"]).all()
     assert (kid["value"] > kid["floor"]).all() and len(kid) == 7
     assert (kid["others"] > kid["floor"]).all() and audited["others"].notna().sum() == 7
-    pooled = quality.audited(made, framed, framed, n=20, repeats=2, most=25)
-    assert (pooled.loc[pooled["entity"] == "overall", "n"] == 7 * 25).all()
+    made["df"], made["vasc"] = made["df"][:30], made["vasc"][:4]
+    few = quality.audited(made, framed, framed, most=25, repeats=2, fewest=15)
+    assert few.groupby("entity")["n"].first().to_dict() == {
+        **dict.fromkeys(("mel", "nv", "akiec", "bkl", "bcc"), 25), "df": 15, "overall": 5 * 25 + 15 + 2,
+    }  # fmt: skip
+    shown = quality.by_metric(few)
+    assert list(shown.index)[-2:] == ["dermatofibroma", "overall"] and len(shown) == 7
+
+
+def test_what_moves_with_the_number_stands_beside_the_paper_at_its_number_only(features):
+    real = {code: features[0] for code in CODES}
+    pairs = pd.DataFrame({"dx": ["mel"] * 95 + list(CODES[1:]), "ssim": 0.2, "psnr": 60.0, "mse": 0.05})
+    table = quality.beside_paper(quality.as_published(pairs, real, real), paper.table_1(), dict.fromkeys(CODES, 100))
+    assert table["paper_n"].tolist() == [*[100] * 7, 700] and table.loc["mel", "n"] == 95
+    assert table.loc["mel", ["paper_fid", "paper_inception_score"]].tolist() == [115.1804, 1.363]
+    assert table.loc[list(CODES[1:]) + ["overall"], ["paper_fid", "paper_inception_score"]].isna().all(axis=None)
+    assert table["paper_ssim"].notna().all() and table["fid"].notna().all()
 
 
 def test_one_image_a_lesion_before_any_second():
@@ -189,8 +204,10 @@ def test_bad_input_is_one_line(features, call, message):
 def test_too_few_images_for_the_audited_table_names_the_remedy(features):
     frames = {code: Features(features[0], np.arange(60), np.full(60, code)) for code in CODES}
     made = {code: features[1] for code in CODES} | {"df": features[1][:5]}
-    with pytest.raises(InputError, match="dermatofibroma: 5 synthetic images, the audited table needs 20"):
-        quality.audited(made, frames, frames, n=20)
+    with pytest.raises(
+        InputError, match="dermatofibroma: 1 synthetic images, the audited table needs two of an entity"
+    ):
+        quality.audited(made | {"df": features[1][:1]}, frames, frames, most=20)
     assert quality.largest_n(20, made, frames) == 2 and quality.largest_n(20, frames) == 20
 
 
@@ -357,12 +374,16 @@ def test_places_and_distances_above_the_floor_by_hand():
     rows = [
         {"entity": entity, "n": 5, "metric": metric, "value": value, "floor": 1.0}
         for entity, value in (("mel", 9.0), ("nv", 4.0), ("overall", 6.0))
-        for metric in ("kid", "fid")
+        for metric in ("kid", "recall")
     ]
     table = quality.above_floors({"one": pd.DataFrame(rows), "two": pd.DataFrame(rows).assign(value=3.0)})
     own = table.set_index(["encoder", "entity"])
     assert own.loc[("one", "melanoma"), ["kid", "floor", "excess"]].tolist() == [9.0, 1.0, 8.0]
     assert own.loc[("two", "overall"), "excess"] == 2.0 and len(table) == 6
+    assert own.loc[("one", "melanocytic nevus"), ["recall", "recall_floor"]].tolist() == [4.0, 1.0]
+    assert len(quality.order_by_kid(table).columns) == 0  # two entities are no order of seven
+    every = pd.concat([table[table["entity"] == "melanoma"].assign(entity=name) for name in NAMES.values()])
+    assert list(quality.order_by_kid(every).columns) == ["one", "two"]
     excess = pd.DataFrame({"one": {"melanoma": 8.0, "melanocytic nevus": 3.0}})
     found = quality.places(pd.Series({"mel": 0.2, "nv": 0.5, "overall": 0.3}), excess)
     assert list(found.index) == list(CODES)

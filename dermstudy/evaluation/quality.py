@@ -1,4 +1,4 @@
-"""Image quality by entity, under both protocols: Table 1 as published, and with one n, an interval and a floor.
+"""Image quality by entity, under both protocols: Table 1 as published, and with one n on all sides, an interval and a floor.
 
 Sources: Shavlokhova et al., sections 2.2 and 3.1, Table 1; Odena et al. (arXiv 1610.09585) for diversity.
 """
@@ -6,7 +6,7 @@ Sources: Shavlokhova et al., sections 2.2 and 3.1, Table 1; Odena et al. (arXiv 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +24,9 @@ from dermstudy.published import paper
 PIXEL_METRICS = ("ssim", "psnr", "mse")
 FEATURE_METRICS = ("kid", "fid", "precision", "recall")
 UNBIASED_FID = 500  # images below which FID mostly measures their number
+FEWEST = 50  # images on each side from which an entity has a row of its own: below, its interval spans all others
+ALIKE = 0.1  # by how much a number of images may differ for two FIDs to stand beside each other
+BY_NUMBER = ("fid", "inception_score")  # what moves with the number of images, whatever their quality
 PAIRS_AT_ONCE = 64  # pairs whose images are read together
 
 
@@ -98,10 +101,30 @@ def sides(cohort: Cohort, most: int, seed: int = 0) -> dict[str, Cohort]:
     }
 
 
+def beside_paper(published: pd.DataFrame, printed: pd.DataFrame, images: Mapping[str, int]) -> pd.DataFrame:
+    """`as_published` with the paper's columns (`paper_`) and numbers of images beside it; index entity codes, "overall".
+
+    printed: `paper.table_1()`; images: the paper's number of them by entity code. What moves with that number (BY_NUMBER) is
+    NaN where ours differs by more than ALIKE of it: two such figures are not to be compared.
+    """
+    counts = pd.Series(images)
+    counts["overall"] = counts.sum()
+    table = published.join(printed.add_prefix("paper_"))
+    table.insert(1, "paper_n", counts.reindex(table.index))
+    apart = (table["n"] / table["paper_n"] - 1).abs() > ALIKE
+    table.loc[apart, [f"paper_{name}" for name in BY_NUMBER]] = np.nan
+    return table
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of entities by name (the index) in the study's order, "overall" last; absent ones are left out."""
+    return table.reindex([name for name in (*NAMES.values(), "overall") if name in table.index])
+
+
 def by_metric(table: pd.DataFrame) -> pd.DataFrame:
     """`audited` for a reader: a row an entity by name, "overall" last, value and floor of every metric beside each other."""
-    shown = table.pivot(index="entity", columns="metric", values=["value", "floor"])
-    return shown.reindex([*CODES, "overall"]).rename(NAMES)
+    shown = table.assign(entity=table["entity"].replace(NAMES))
+    return in_order(shown.pivot(index="entity", columns="metric", values=["value", "floor"]))
 
 
 def places(ssim: pd.Series, excess: pd.DataFrame) -> pd.DataFrame:
@@ -119,15 +142,28 @@ def places(ssim: pd.Series, excess: pd.DataFrame) -> pd.DataFrame:
 
 
 def above_floors(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """KID, floor and their difference by encoder and entity ("overall" last): encoder, entity, n, kid, floor, excess.
+    """KID, its floor and their difference, and recall with its floor, by encoder and entity ("overall" last).
 
-    tables: `audited` by encoder. Entities by name.
+    tables: `audited` by encoder. Columns encoder, entity (by name), n, kid, floor, excess, recall, recall_floor.
     """
     parts = []
     for encoder, table in tables.items():
-        own = table[table["metric"] == "kid"].assign(encoder=encoder, kid=lambda rows: rows["value"])
-        parts.append(own.assign(excess=own["value"] - own["floor"], entity=own["entity"].replace(NAMES)))
-    return pd.concat(parts, ignore_index=True)[["encoder", "entity", "n", "kid", "floor", "excess"]]
+        kids, recalls = (table[table["metric"] == name].set_index("entity") for name in ("kid", "recall"))
+        own = kids[["n", "floor"]].assign(encoder=encoder, kid=kids["value"], excess=kids["value"] - kids["floor"])
+        own = own.assign(recall=recalls["value"], recall_floor=recalls["floor"]).reset_index()
+        parts.append(own.assign(entity=own["entity"].replace(NAMES)))
+    columns = ["encoder", "entity", "n", "kid", "floor", "excess", "recall", "recall_floor"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def order_by_kid(both: pd.DataFrame) -> pd.DataFrame:
+    """The entities' KID above its floor, a column an encoder, by name; no column unless each encoder has every entity.
+
+    both: `above_floors`. An order of seven is a claim about seven.
+    """
+    excess = both[both["entity"] != "overall"].pivot(index="entity", columns="encoder", values="excess")
+    whole = len(excess) == len(CODES) and excess.notna().all(axis=None)
+    return excess if whole else excess[[]]
 
 
 def fid_curve(parts: list[np.ndarray], seed: int = 0, points: int = 6) -> pd.DataFrame:
@@ -161,62 +197,59 @@ def audited(
     synthetic: dict[str, np.ndarray],
     train: dict[str, Features],
     test: dict[str, Features],
-    n: int,
+    most: int,
     repeats: int = 20,
     seed: int = 0,
-    most: int = 0,
+    fewest: int = FEWEST,
 ) -> pd.DataFrame:
-    """KID, FID, precision and recall at one n an entity and over all, with interval and real-vs-real floor.
+    """KID, FID, precision and recall over all entities and of those with enough images, with interval and floor.
 
-    synthetic: vectors [k, d] by entity; train, test: features with their lesions by entity. Each repetition draws `n`
-    synthetic images and `n` test images, at most one a lesion while lesions last, without replacement; value is the mean
-    over repetitions and low, high the 2.5 and 97.5 % quantiles. The floor compares training with test lesions in the same
-    way; `others`, for KID, compares an entity's test lesions with training lesions of all other entities, what a generator
-    scores that ignores the caption's word. The rows "overall" pool the entities in the same numbers on all sides: n of
-    each, or up to `most` where half of an entity's images are more than n. Intervals show the spread of half-size
-    subsamples, not of new lesions. FID is left out for entities at fewer than UNBIASED_FID images, where it mostly
-    measures their number; the pooled row has it beside its floor.
-    Raises InputError where an entity has fewer than `n` images on one side.
+    synthetic: vectors [k, d] by entity; train, test: features with their lesions by entity. An entity enters with half of
+    the images that its smallest side has, `most` at most, as many on all sides; the rows "overall" pool these, and an
+    entity has rows of its own where they are `fewest` or more. Each repetition draws synthetic images and test images, at
+    most one a lesion while lesions last, without replacement; value is the mean over repetitions and low, high the 2.5 and
+    97.5 % quantiles. The floor compares training with test lesions in the same way; `others`, for KID, compares an
+    entity's test lesions with training lesions of all other entities, what a generator scores that ignores the caption's
+    word. Intervals show the spread of half-size subsamples, not of new lesions. FID is left out for entities at fewer than
+    UNBIASED_FID images, where it mostly measures their number; the pooled row has it beside its floor.
+    Raises InputError where an entity has fewer than two images on one side.
     """
     _both_sides(test, synthetic)
     codes = [code for code in CODES if code in test]
-    _enough(synthetic, train, test, codes, n)
-    each = {
-        code: max(n, largest_n(most, {code: synthetic[code]}, {code: train[code]}, {code: test[code]}))
-        for code in codes
-    }
-    alone = [name for name in FEATURE_METRICS if name != "fid" or n >= UNBIASED_FID]
-    wanted = dict.fromkeys(codes, alone) | {"overall": list(FEATURE_METRICS)}
+    each = {code: _count(synthetic, train, test, code, most) for code in codes}
+    alone = [code for code in codes if each[code] >= fewest]
+    wanted = {
+        code: [name for name in FEATURE_METRICS if name != "fid" or each[code] >= UNBIASED_FID] for code in alone
+    } | {"overall": list(FEATURE_METRICS)}
     values = {(entity, name): [] for entity, names in wanted.items() for name in names}
     floors = {key: [] for key in values}
-    others: dict[str, list[float]] = {code: [] for code in codes}
+    others: dict[str, list[float]] = {code: [] for code in alone}
     for repeat in range(repeats):
         drawn = {code: _drawn(synthetic, train, test, code, each[code], [seed, repeat]) for code in codes}
         overall = tuple(np.concatenate(parts) for parts in zip(*drawn.values(), strict=True))
-        drawn = {code: tuple(part[:n] for part in parts) for code, parts in drawn.items()}
-        for code in codes:
+        for code in alone:
             rest = np.concatenate([drawn[other][2] for other in codes if other != code])
             random = np.random.default_rng([seed, CODES.index(code), repeat, 1])
-            others[code].append(kid(rest[random.permutation(len(rest))[:n]], drawn[code][1]))
-        for entity, (made, real, reference) in (drawn | {"overall": overall}).items():
+            others[code].append(kid(rest[random.permutation(len(rest))[: each[code]]], drawn[code][1]))
+        for entity in wanted:
+            made, real, reference = overall if entity == "overall" else drawn[entity]
             for name, value in feature_metrics(made, real, wanted[entity]).items():
                 values[entity, name].append(value)
             for name, value in feature_metrics(reference, real, wanted[entity]).items():
                 floors[entity, name].append(value)
-    sizes = dict.fromkeys(codes, n) | {"overall": sum(each.values())}
-    return _audited_rows(values, floors, others, sizes)
+    return _audited_rows(values, floors, others, each | {"overall": sum(each.values())})
 
 
-def _enough(synthetic: dict, train: dict, test: dict, codes: list[str], n: int) -> None:
-    for code in codes:
-        sides = {"synthetic": len(synthetic[code]), "test": len(test[code]), "training": len(train[code])}
-        short = {name: count for name, count in sides.items() if count < n}
-        if short:
-            name, count = next(iter(short.items()))
-            raise InputError(
-                f"{NAMES[code]}: {count} {name} images, the audited table needs {n} an entity: "
-                "lower AUDIT_N or add images"
-            )
+def _count(synthetic: dict, train: dict, test: dict, code: str, most: int) -> int:
+    """`largest_n` of one entity; InputError where a side has fewer than two images."""
+    sides = {"synthetic": synthetic[code], "test": test[code], "training": train[code]}
+    short = [name for name, images in sides.items() if len(images) < 2]
+    if short:
+        raise InputError(
+            f"{NAMES[code]}: {len(sides[short[0]])} {short[0]} images, the audited table needs two of an entity on each "
+            "side: add images"
+        )
+    return largest_n(most, *({code: images} for images in sides.values()))
 
 
 def _drawn(synthetic: dict, train: dict, test: dict, code: str, count: int, seeds: list[int]) -> tuple:

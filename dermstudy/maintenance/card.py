@@ -15,7 +15,7 @@ import yaml
 
 from dermstudy.diffusion import glide, weights
 from dermstudy.entities import NAMES
-from dermstudy.evaluation import cascade, copies, fidelity, verdicts
+from dermstudy.evaluation import cascade, copies, fidelity, quality, verdicts
 from dermstudy.maintenance import mini_speed, noise_levels, samplers, stage_costs, versions
 from dermstudy.maintenance.folded_weights import GUIDE
 
@@ -277,7 +277,7 @@ def _measured(folder: Path, own: dict[str, pd.DataFrame]) -> str:
         "stage_costs": _markdown(_costs_table(own[stage_costs.TABLE]), 2),
         "numbers": _numbers(tables),
         "quality": _markdown(_quality(audited), 2),
-        "encoders": _markdown(tables["quality_encoders"].set_index(["encoder", "entity"]), 1),
+        "encoders": _markdown(_by_encoder(tables["quality_encoders"]), 1),
         "stages": _markdown(tables["quality_cascade"].set_index(["input", "enlarged_by"]), 1),
         "fidelity": _markdown(tables["quality_fidelity"].set_index(["network", "entity"]), 2),
         "memorisation": _markdown(memory, 3),
@@ -434,10 +434,18 @@ def _beside_others(audited: pd.DataFrame) -> str:
     above, surely = own[own["value"] > own["others"]], own[own["low"] > own["others"]]
     nearer = [NAMES[code] for code in own["entity"] if code not in set(above["entity"])]
     return (
-        f"The synthetic images of {len(above)} of {len(own)} entities{f' (not {verdicts.listed(nearer)})' * bool(nearer)} have a "
-        f"larger KID than other entities' real images; of {len(surely)}, at the low end of the interval too. At so few images an "
-        "entity their order is no finding."
+        f"Of the {len(own)} entities with {quality.FEWEST} images or more on each side, the synthetic images of {len(above)}"
+        f"{f' (not {verdicts.listed(nearer)})' * bool(nearer)} have a larger KID than other entities' real images; of "
+        f"{len(surely)}, at the low end of the interval too."
     )
+
+
+def _by_encoder(both: pd.DataFrame) -> pd.DataFrame:
+    """`quality.above_floors` with recall in percent, whose one digit would be none as a share."""
+    shares = {
+        f"{name}, %": 100 * both[column] for name, column in (("recall", "recall"), ("floor of it", "recall_floor"))
+    }
+    return both.drop(columns=["recall", "recall_floor"]).assign(**shares).set_index(["encoder", "entity"])
 
 
 def _closest(memory: pd.DataFrame) -> str:

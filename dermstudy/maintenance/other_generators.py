@@ -42,8 +42,7 @@ def measured(cohort: Cohort, painted: Cohort, judge: Encoder, given: dict, cache
     both = quality.sides(cohort, given["AUDIT_N"], given["SEED"])
     parts = [encoders.by_entity(side, cache, judge, given["SIDE"]) for side in both.values()]
     made = encoders.vectors(encoders.by_entity(chosen, cache, judge, given["SIDE"]))
-    n = quality.largest_n(given["AUDIT_N"], made, *parts)
-    table = quality.audited(made, *parts, n, given["REPEATS"], given["SEED"], given["AUDIT_N"])
+    table = quality.audited(made, *parts, given["AUDIT_N"], given["REPEATS"], given["SEED"])
     return table.reset_index().query("entity == 'overall'")
 
 

@@ -78,13 +78,16 @@ def _images(space: Workspace):
     rerun = _read(space, "quality_as_published").set_index("entity")
     sizes = rerun["n"].drop("overall")
     each = f"n = {sizes.min()} each" if sizes.nunique() == 1 else f"n = {sizes.min()} to {sizes.max()}"
+    theirs = rerun["paper_n"].drop("overall")
+    alike = pd.notna(rerun.loc["overall", "paper_fid"])
+    own = f"{rerun.loc['overall', 'fid']:.0f}, mean of seven, {each}" if alike else f"not comparable at {each}"
     audited = _read(space, "quality_audited").query("entity == 'overall'").set_index("metric")
     fid, kid, recall = (audited.loc[name] for name in ("fid", "kid", "recall"))
     yield (
         (
-            "FID of synthetic images (falls with n, so columns do not compare)",
-            f"{paper.table_1().loc['overall', 'fid']:.0f}, mean of seven",
-            f"{rerun.loc['overall', 'fid']:.0f}, mean of seven, {each}",
+            "FID of synthetic images (it falls with n)",
+            f"{paper.table_1().loc['overall', 'fid']:.0f}, mean of seven, n = {theirs.min():,.0f} to {theirs.max():,.0f}",
+            own,
             f"{_plain(fid)}, pooled, n = {fid['n']:.0f}; real images: {fid['floor']:.0f}",
             SUBSAMPLES,
         ),

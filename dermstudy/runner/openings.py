@@ -129,7 +129,8 @@ def _metrics(read: Read) -> str:
         f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}; middle 95 % of subsamples "
         f"{kid['low']:.0f} to {kid['high']:.0f}), real training lesions at {kid['floor']:z.0f}. By {second['encoder']}, on a "
         f"scale of its own, the two are {second['kid']:.0f} and {second['floor']:z.0f}. Synthetic images hold "
-        f"{recall['value']:.0%} of the real variety, real ones {recall['floor']:.0%}. A network that had no part in choosing the "
+        f"{recall['value']:.0%} of the real variety, real ones {recall['floor']:.0%} (by {second['encoder']} "
+        f"{second['recall']:.0%} and {second['recall_floor']:.0%}). A network that had no part in choosing the "
         f"generator, fitted on real images of its training lesions, names {named['synthetic']:.0%} of them as asked, and "
         f"{named['real']:.0%} of real ones rightly. The upsampler alone, fed with real images, is at KID {lost:.0f}."
     )
