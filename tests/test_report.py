@@ -17,8 +17,10 @@ from conftest import ROOT
 from PIL import Image
 
 from dermstudy import cli, workspace
+from dermstudy.data.dataset import ARCHIVE
 from dermstudy.files import InputError
 from dermstudy.runner import article, report
+from dermstudy.runner.openings import TAG
 
 DEMO = workspace.Workspace(ROOT / "results" / "demo")
 STEMS = sorted(path.stem for path in DEMO.root.glob("*.ipynb"))
@@ -90,8 +92,11 @@ def test_every_figure_is_shown_once_and_described(written, soups):
     for stem in STEMS:
         content = nbformat.read(DEMO.root / f"{stem}.ipynb", as_version=4)
         drawn = [o for cell in content.cells for o in cell.get("outputs", []) if article.picture_of(o)]
-        images = soups[stem].find_all("img")
+        images = soups[stem].select("figure[id] img")
         assert len(images) == len(drawn)
+        (leading,) = soups[stem].select("figure.opening")
+        assert leading.find_previous("p")["class"] == ["lead"] and len(leading.img["alt"]) > article.SAYS
+        assert soups[stem].find(id=leading.a["href"][1:]).img["src"] == leading.img["src"]
         assert len({image["alt"] for image in images}) == len(images)
         for image in images:
             name = image["src"].removeprefix("figures/").rsplit(".")[0]
@@ -229,6 +234,28 @@ def test_question_finding_and_links(small):
     assert small.finding == "It helps (0.1 to 0.2)."
     assert 'href="01_other.html"' in small.article
     assert [section.title for section in small.sections] == ["First section", "Last section"]
+
+
+def test_the_figure_of_an_opening_stands_below_the_finding_and_leads_to_its_place(tmp_path):
+    opening = nbformat.v4.new_markdown_cell("**Finding.** So it is.\n\n![So it is.](figures/kept.png)")
+    opening.metadata["tags"] = [TAG]
+    named = (
+        "real images are drawn in your own run only; each is at " + ARCHIVE + "\nmelanoma: ISIC_0024310, ISIC_0024315"
+    )
+    printed = nbformat.v4.new_code_cell("tell()", outputs=[nbformat.v4.new_output("stream", text=named)])
+    cells = [nbformat.v4.new_markdown_cell("# A title"), opening, drawing('ws.save_figure(figure, "kept")'), printed]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "00_small.ipynb")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "kept.png").write_bytes(png())
+    notes = {"profile": "mine", "notebooks": {}, "figures": {"kept": {"notebook": "00_small"}}}
+    page = BeautifulSoup(
+        article.read(tmp_path / "00_small.ipynb", workspace.Workspace(tmp_path), notes).article, "html.parser"
+    )
+    first, second = page.find_all("figure")
+    assert first["class"] == ["opening"] and first.find_previous("p").get_text() == "Finding. So it is."
+    assert first.a["href"] == "#kept" and second["id"] == "kept" and first.img["alt"] == "So it is."
+    links = [link["href"] for link in page.select("pre a")]
+    assert links == [ARCHIVE.replace("NAME", name) for name in ("ISIC_0024310", "ISIC_0024315")]
 
 
 def test_tables_stand_in_boxes_with_one_head_and_numbers_flush_right(small):

@@ -18,6 +18,7 @@ import nbformat
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from dermstudy.data.dataset import ARCHIVE
 from dermstudy.files import InputError
 from dermstudy.runner.openings import TAG
 from dermstudy.workspace import Workspace, shown
@@ -29,6 +30,7 @@ PIXEL = 96  # CSS pixels to an inch
 KINDS = {"image/png": ".png", "image/jpeg": ".jpg"}
 NO_SENTENCE_END = re.compile(r"\b(al|Front|Med|Fig|Figs|No|vs|cf|e\.g|i\.e)\.$")
 NO_PARAGRAPH = re.compile(r"#|[-*+] |\d+[.)] |\||>|```|!\[|---")
+IMAGE_NAME = re.compile(r"\bISIC_\d{7}\b")
 NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(e[-+]?\d+)?\s?%?|nan|NaN|[-–]|", re.IGNORECASE)
 
 
@@ -89,15 +91,23 @@ def read(path: Path, space: Workspace, notes: dict) -> Page:
     title = _title(content, stem)
     question, finding = (first_sentence(_said(content, word)) for word in ("Question", "Finding"))
     figures = _describe_figures(content, stem, space, saved)
+    leading = None
     for cell in content.cells:
         if TAG in cell.metadata.get("tags", []):
-            cell.source = cell.source.partition("\n\n![")[0]  # its figure stands further down, with number and caption
+            leading = _leading(cell.source, figures)
+            cell.source = cell.source.partition("\n\n![")[0]
         if cell.cell_type == "code":
             cell.metadata["report"] = {"summary": _summary(cell, notes.get("profile", ""))}
     body, _ = _exporter().from_notebook_node(content)
-    article, sections = _finished(body)
+    article, sections = _finished(body, leading)
     made = notes["notebooks"].get(stem, {})
     return Page(stem, title, question, finding, article, sections, tuple(figures), made)
+
+
+def _leading(source: str, figures: list[Figure]) -> tuple[Figure, str] | None:
+    """The figure that an opening shows below its finding, and its alternative text there; None where it shows none."""
+    named = re.search(r"^!\[(.*)\]\(figures/(\w+)\.\w+\)$", source, re.MULTILINE)
+    return next(((figure, named[1]) for figure in figures if named and figure.name == named[2]), None)
 
 
 def first_sentence(text: str) -> str:
@@ -263,8 +273,12 @@ def _size(picture: bytes) -> tuple[int, int]:
 # Finish
 
 
-def _finished(body: str) -> tuple[str, tuple[Section, ...]]:
-    """The article with its tables in boxes that scroll, its links to notebooks led to pages; and its sections."""
+def _finished(body: str, leading: tuple[Figure, str] | None = None) -> tuple[str, tuple[Section, ...]]:
+    """The article with its tables in boxes that scroll, its links to notebooks led to pages; and its sections.
+
+    leading: the figure that stands below the finding and its alternative text there. Real images that are named where
+    they are not drawn get a link each.
+    """
     soup = BeautifulSoup(body, "html.parser")
     for style in soup.select("style[scoped]"):
         style.decompose()  # pandas' own, a copy a table
@@ -278,14 +292,36 @@ def _finished(body: str) -> tuple[str, tuple[Section, ...]]:
             opening = element.strong.get_text() if element.strong and not element.find_parent("li") else ""
             if opening in ("Question.", "Finding."):
                 element["class"] = "lead"
+            if opening == "Finding." and leading:
+                element.insert_after(_opening(soup, *leading))
             elif opening in ("Paper:", "In:"):
                 element["class"] = "aside"
         else:
             heading = _words(element)
+    for printed in soup.select("pre"):
+        if ARCHIVE in printed.get_text() and not printed.find(True):
+            named = IMAGE_NAME.sub(
+                lambda name: f'<a href="{ARCHIVE.replace("NAME", name[0])}">{name[0]}</a>', str(printed)
+            )
+            printed.replace_with(BeautifulSoup(named, "html.parser"))
     for link in soup.select(".anchor-link"):
         link["aria-label"] = "Link to this section"
     sections = [Section(element.get("id", ""), _words(element)) for element in soup.find_all("h2")]
     return str(soup), tuple(section for section in sections if section.anchor)
+
+
+def _opening(soup, figure: Figure, alt: str):
+    """The figure of an opening, which leads to the place further down where it has its number and caption."""
+    shown_first = soup.new_tag("figure", attrs={"class": "opening"})
+    link = soup.new_tag("a", href=f"#{figure.name}")
+    size = {"width": str(figure.width), "height": str(figure.height)}
+    link.append(soup.new_tag("img", src=f"figures/{figure.file}", alt=alt, attrs=size))
+    shown_first.append(link)
+    below = soup.new_tag("figcaption")
+    below.append(soup.new_tag("a", href=f"#{figure.name}"))
+    below.a.string = f"Figure {figure.number}, below with what it shows"
+    shown_first.append(below)
+    return shown_first
 
 
 def _words(heading) -> str:
