@@ -7,7 +7,8 @@ import re
 import pandas as pd
 from conftest import ROOT
 
-from dermstudy.classification import protocol, secondary
+from dermstudy.classification import frozen_features, predictions, protocol, secondary
+from dermstudy.entities import CODES
 
 TABLES = ROOT / "results" / "ham10000" / "tables"
 
@@ -34,3 +35,18 @@ def test_the_standard_errors_that_the_protocol_tells_are_those_of_the_run_and_of
     assert f"plans a standard error of {planned[20]:.4f} for the primary comparison" in told
     assert f"the trial's was {had['synthetic against repeated originals']:.4f} " in told
     assert f"{had[protocol.TUNED_PRIMARY]:.4f} in place of {planned[5]:.4f}" in told
+
+
+def test_where_the_fine_tuned_network_falls_short_is_told_with_its_figures():
+    page = " ".join((ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8").split())
+    told = page[page.index("*Balanced accuracy.* 0.76") :]
+    kept = predictions.load(ROOT / "results" / "ham10000" / "predictions" / "trial.npz")
+    own = kept.select(network=protocol.TUNED, training_set=protocol.ORIGINALS)
+    reached = {split: frozen_features.balanced_accuracy(own.select(split=split)) for split in ("test", "validation")}
+    assert f"The mean of five seeds is {reached['test'].mean():.3f} on test lesions" in told and len(own.runs) == 5
+    assert f"{reached['validation'].mean():.3f} on validation lesions" in told
+    images = own.select(split="test")
+    right = images.corrected().argmax(axis=2) == pd.Index(CODES).get_indexer(images.images["dx"])
+    recalls = pd.Series(right.mean(axis=0)).groupby(images.images["dx"]).mean().sort_values()
+    assert list(recalls.index[:2]) == ["bkl", "mel"]
+    assert f"benign keratosis (recall {recalls['bkl']:.2f}) and melanoma ({recalls['mel']:.2f})" in told
