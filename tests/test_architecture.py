@@ -16,7 +16,7 @@ GROUND = (
 )
 ROOMS = "published data phantom diffusion evaluation readers classification adaptation runner web maintenance".split()
 TOP = ["cli", "__main__"]
-LONGEST_MODULE, LONGEST_FUNCTION = 390, 60
+LONGEST_MODULE, LONGEST_FUNCTION = 370, 60
 # Functions that grew before the bound and are rewritten with what they do.
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dermstudy.data import dataset
 from dermstudy.entities import CODES, NAMES
-from dermstudy.evaluation import copies, encoders, metrics, quality, reference_classifier
+from dermstudy.evaluation import copies, draws, encoders, metrics, quality, reference_classifier
 from dermstudy.evaluation.features import Features
 from dermstudy.files import InputError
 from dermstudy.published import paper
@@ -171,7 +171,7 @@ def test_what_moves_with_the_number_stands_beside_the_paper_at_its_number_only(f
 def test_one_image_a_lesion_before_any_second():
     lesions = np.repeat(np.arange(10), 3)
     features = Features(lesions[:, None].astype(float), lesions, np.full(30, "nv"))
-    drawn = quality.draw_lesions(features, 10, np.random.default_rng(0))
+    drawn = draws.draw_lesions(features, 10, np.random.default_rng(0))
     assert sorted(drawn.ravel()) == list(range(10))
 
 
@@ -208,7 +208,7 @@ def test_too_few_images_for_the_audited_table_names_the_remedy(features):
         InputError, match="dermatofibroma: 1 synthetic images, the audited table needs two of an entity"
     ):
         quality.audited(made | {"df": features[1][:1]}, frames, frames, most=20)
-    assert quality.largest_n(20, made, frames) == 2 and quality.largest_n(20, frames) == 20
+    assert draws.largest_n(20, made, frames) == 2 and draws.largest_n(20, frames) == 20
 
 
 def test_a_wrong_inception_file_is_refused(monkeypatch):

@@ -6,7 +6,7 @@ Sources: Shavlokhova et al., sections 2.2 and 3.1, Table 1; Odena et al. (arXiv 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
+from dermstudy.evaluation.draws import draw_lesions, fid_by_size, largest_n
 from dermstudy.evaluation.features import Features
 from dermstudy.evaluation.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
 from dermstudy.evaluation.metrics import psnr as true_psnr
@@ -345,40 +346,6 @@ def _halves(features: Features, code: str, random: np.random.Generator) -> list[
         raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
     first = np.isin(features.groups, groups[: len(groups) // 2])
     return [random.permutation(features.values[side]) for side in (first, ~first)]
-
-
-def draw_lesions(features: Features, n: int, random: np.random.Generator) -> np.ndarray:
-    """Vectors [n, d] of `n` images drawn without replacement, one image a lesion before any lesion's second."""
-    shuffled = features.rows(random.permutation(len(features)))
-    turn = pd.Series(shuffled.groups).groupby(shuffled.groups).cumcount().to_numpy()
-    return shuffled.values[turn.argsort(kind="stable")[:n]]
-
-
-def largest_n(wanted: int, *sides: dict[str, object]) -> int:
-    """The number of images to compare, at most `wanted` and half of what the smallest entity has on any side.
-
-    Half, because subsamples of nearly everything hardly differ and their spread would say nothing.
-    """
-    halves = [len(images) // 2 for side in sides for images in side.values()]
-    return min([wanted, *halves])
-
-
-def fid_by_size(
-    first: np.ndarray,
-    second: np.ndarray,
-    sizes: list[int],
-    repeats: int = 5,
-    seed: int = 0,
-    distance: Callable[[np.ndarray, np.ndarray], float] = fid,
-) -> pd.DataFrame:
-    """The distance of random subsets against their size: columns n, value (one row a repetition)."""
-    random = np.random.default_rng(seed)
-    rows = []
-    for size in sizes:
-        for _ in range(repeats):
-            parts = [part[random.permutation(len(part))[:size]] for part in (first, second)]
-            rows.append({"n": size, "value": distance(*parts)})
-    return pd.DataFrame(rows)
 
 
 def _both_sides(real: dict, synthetic: dict) -> None:

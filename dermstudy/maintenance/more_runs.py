@@ -20,6 +20,7 @@ import pandas as pd
 
 from dermstudy import workspace
 from dermstudy.classification import (
+    at_hand,
     classifier_files,
     feature_sets,
     fine_tuning,
@@ -46,7 +47,7 @@ PROVENANCE = (
 TOLERANCE = 0.02  # of a probability: a float16 logarithm keeps three digits, and another processor rounds otherwise
 
 
-def images_at_hand(space: Workspace, own: Mapping) -> runs.Images:
+def images_at_hand(space: Workspace, own: Mapping) -> at_hand.Images:
     """What the trial learns from, as far as it is there: the cohort, and each generator's images that the profile names."""
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
     folders = {pool: workspace.from_root(own[name]) for pool, name in task.POOLS.items() if name and own[name]}
@@ -55,10 +56,10 @@ def images_at_hand(space: Workspace, own: Mapping) -> runs.Images:
     return runs.gather(cohort, pools, own["ORIGINALS"], own["SEED"])
 
 
-def lacking(kept: Predictions, images: runs.Images, draws: int) -> list[str]:
+def lacking(kept: Predictions, images: at_hand.Images, draws: int) -> list[str]:
     """The training sets of the head on frozen features that `images` allow and `kept` holds no run of."""
     there = set(kept.select(network=protocol.FROZEN).runs["training_set"])
-    return [name for name in runs.frozen_sets(images, draws)[0] if name not in there]
+    return [name for name in at_hand.frozen_sets(images, draws)[0] if name not in there]
 
 
 def check_alike(kept: Predictions, again: Predictions, name: str) -> float:
@@ -128,7 +129,7 @@ def add_tuned(space: Workspace, own: Mapping, folder: Path) -> list[str]:
         return []
     kept, images, curves = predictions.load(folder / "trial.npz"), images_at_hand(space, own), _curves(folder)
     there = kept.select(network=protocol.TUNED)
-    names, asked = runs.possible(protocol.TUNED, images)[0], range(own["TUNED_SEEDS"])
+    names, asked = at_hand.possible(protocol.TUNED, images)[0], range(own["TUNED_SEEDS"])
     known = curves[curves["network"] == protocol.TUNED]
     told = set(zip(known["training_set"], known["seed"], strict=True))
     if not set(there.runs["training_set"]) <= set(names) or told >= {(name, seed) for name in names for seed in asked}:
@@ -248,7 +249,7 @@ def _in_order(penalties: pd.DataFrame) -> pd.DataFrame:
     return penalties.sort_values("training_set", key=lambda own: own.map(names.index), kind="stable")
 
 
-def _counts(kept: pd.DataFrame, images: runs.Images) -> pd.DataFrame:
+def _counts(kept: pd.DataFrame, images: at_hand.Images) -> pd.DataFrame:
     """`kept` with a column for each pool that it lacks, where `Images.counts` has it."""
     mine, kept = images.counts(), kept.set_index("entity")
     whole = kept.join(mine[mine.columns.difference(kept.columns)])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from dermstudy import workspace
-from dermstudy.classification import fine_tuning, frozen_features, protocol, runs
+from dermstudy.classification import at_hand, fine_tuning, frozen_features, protocol, runs
 from dermstudy.data import dataset
 from dermstudy.maintenance.commands import answered, of_results
 from dermstudy.runner import profiles, provenance, task
@@ -38,7 +38,11 @@ def candidates(tuning: fine_tuning.Tuning, changes: Sequence[dict] = CHANGES) ->
 
 
 def compared(
-    images: runs.Images, settings: Sequence[fine_tuning.Tuning], folder: str | Path, workers: int = 1, seed: int = SEED
+    images: at_hand.Images,
+    settings: Sequence[fine_tuning.Tuning],
+    folder: str | Path,
+    workers: int = 1,
+    seed: int = SEED,
 ) -> pd.DataFrame:
     """One row a setting, trained on all originals: SHOWN, kept_epoch, steps, and of validation lesions balanced_log_loss,
     macro_auc and balanced_accuracy, all of posteriors corrected to an even prior.
@@ -59,7 +63,7 @@ def compared(
     return pd.DataFrame(rows)
 
 
-def _job(images: runs.Images, tuning: fine_tuning.Tuning, folder: Path, seed: int) -> fine_tuning.Job:
+def _job(images: at_hand.Images, tuning: fine_tuning.Tuning, folder: Path, seed: int) -> fine_tuning.Job:
     """The run of one setting that answers for validation lesions alone, named by the setting."""
     activations = fine_tuning.encoded(images.originals, {}, tuning, folder / "activations")
     names, frame = [protocol.ORIGINALS], images.originals.frame

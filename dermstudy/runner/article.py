@@ -20,6 +20,7 @@ from PIL import Image
 
 from dermstudy.data.dataset import ARCHIVE
 from dermstudy.files import InputError
+from dermstudy.runner import prose
 from dermstudy.runner.openings import TAG
 from dermstudy.workspace import Workspace, shown
 
@@ -28,8 +29,6 @@ SAYS = 60  # characters that alternative text has at least, where there are as m
 SHORT = 24  # characters of a cell that stay on one line
 PIXEL = 96  # CSS pixels to an inch
 KINDS = {"image/png": ".png", "image/jpeg": ".jpg"}
-NO_SENTENCE_END = re.compile(r"\b(al|Front|Med|Fig|Figs|No|vs|cf|e\.g|i\.e)\.$")
-NO_PARAGRAPH = re.compile(r"#|[-*+] |\d+[.)] |\||>|```|!\[|---")
 IMAGE_NAME = re.compile(r"\bISIC_\d{7}\b")
 NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(e[-+]?\d+)?\s?%?|nan|NaN|[-–]|", re.IGNORECASE)
 
@@ -89,7 +88,7 @@ def read(path: Path, space: Workspace, notes: dict) -> Page:
     stem = path.stem
     saved = {name for name, one in notes.get("figures", {}).items() if one["notebook"] == stem}
     title = _title(content, stem)
-    question, finding = (first_sentence(_said(content, word)) for word in ("Question", "Finding"))
+    question, finding = (prose.first_sentence(_said(content, word)) for word in ("Question", "Finding"))
     figures = _describe_figures(content, stem, space, saved)
     leading = None
     for cell in content.cells:
@@ -108,26 +107,6 @@ def _leading(source: str, figures: list[Figure]) -> tuple[Figure, str] | None:
     """The figure that an opening shows below its finding, and its alternative text there; None where it shows none."""
     named = re.search(r"^!\[(.*)\]\(figures/(\w+)\.\w+\)$", source, re.MULTILINE)
     return next(((figure, named[1]) for figure in figures if named and figure.name == named[2]), None)
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a paragraph of plain text."""
-    for match in re.finditer(r"[.!?][\"”’)]*(?=\s+[A-Z0-9“\"(])", text):
-        if not NO_SENTENCE_END.search(text[: match.start() + 1]):
-            return text[: match.end()]
-    return text
-
-
-def plain(markdown: str) -> str:
-    """Markdown as one line of plain text."""
-    return " ".join(BeautifulSoup(to_html(markdown), "html.parser").get_text().split())
-
-
-def to_html(markdown: str) -> str:
-    """Markdown as HTML."""
-    from nbconvert.filters.markdown_mistune import markdown2html_mistune
-
-    return markdown2html_mistune(markdown)
 
 
 @cache
@@ -154,7 +133,7 @@ def _said(content, word: str) -> str:
         for text in [cell.source if cell.cell_type == "markdown" else "", *texts]:
             found = re.search(rf"\*\*{word}\.\*\*\s*(.+?)(?:\n\s*\n|\Z)", text, re.DOTALL)
             if found:
-                return plain(found.group(1))
+                return prose.plain(found.group(1))
     return ""
 
 
@@ -182,7 +161,7 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
         heading = _last_heading(cell) or heading
         outputs = [output for output in cell.get("outputs", []) if picture_of(output)]
         names = _saved_names(cell.source) if outputs else []
-        after = _paragraph(cells[place + 1]) if outputs and place + 1 < len(cells) else ""
+        after = prose.paragraph(cells[place + 1]) if outputs and place + 1 < len(cells) else ""
         for output in outputs:
             last = output is outputs[-1]
             number = f"{stem[:2]}.{len(figures) + 1}"
@@ -196,7 +175,7 @@ def _describe_figures(content, stem: str, space: Workspace, saved: set[str]) -> 
                 file, picture = drawn[name].name, drawn[name].read_bytes()
             caption = after if last else ""
             told = caption or _nearby(cells, place) or heading or _title(content, stem)
-            alt = cell.metadata.get("alt") or _alternative(heading or _title(content, stem), plain(told))
+            alt = cell.metadata.get("alt") or _alternative(heading or _title(content, stem), prose.plain(told))
             pdf = _bytes(space.figures / f"{name}.pdf") if known else None
             figures.append(Figure(stem, name, number, alt, caption, *_size(picture), file, picture, pdf))
             output.data["image/png"] = ""
@@ -214,15 +193,15 @@ def picture_of(output) -> str:
 
 def _alternative(heading: str, told: str) -> str:
     """The name of the section, and as many sentences as it takes to say something."""
-    said = first_sentence(told)
+    said = prose.first_sentence(told)
     while len(said) < SAYS and len(said) < len(told):
-        said += told[len(said)] + first_sentence(told[len(said) + 1 :])
+        said += told[len(said)] + prose.first_sentence(told[len(said) + 1 :])
     return f"{heading}{'' if heading.endswith(('?', '.', '!')) else '.'} {said}"
 
 
 def _last_heading(cell) -> str:
     found = re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
-    return plain(found[-1]) if found else ""
+    return prose.plain(found[-1]) if found else ""
 
 
 def _saved_names(source: str) -> list[str]:
@@ -238,24 +217,18 @@ def _saved_names(source: str) -> list[str]:
     return [str(getattr(one[0], "value", "")) if one else "" for one in given]
 
 
-def _paragraph(cell) -> str:
-    """The Markdown of the paragraph with which a cell begins; "" where it begins with anything else."""
-    first = re.split(r"\n\s*\n", cell.source.strip())[0] if cell.cell_type == "markdown" else ""
-    return "" if NO_PARAGRAPH.match(first) else first
-
-
 def _nearby(cells, place: int) -> str:
     """The next paragraph that speaks of cell `place` and no later figure, or else the last paragraph before it."""
     for cell in cells[place + 1 :]:
         if any(picture_of(output) for output in cell.get("outputs", [])):
             break
         if cell.cell_type == "markdown":
-            if _paragraph(cell):
-                return _paragraph(cell)
+            if prose.paragraph(cell):
+                return prose.paragraph(cell)
             break
     for cell in reversed(cells[:place]):
         if cell.cell_type == "markdown":
-            parts = [part for part in re.split(r"\n\s*\n", cell.source.strip()) if not NO_PARAGRAPH.match(part)]
+            parts = [part for part in re.split(r"\n\s*\n", cell.source.strip()) if not prose.NO_PARAGRAPH.match(part)]
             return parts[-1] if parts else ""
     return ""
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from dermstudy.files import InputError, atomic_path, write_text
-from dermstudy.runner import article, findings
+from dermstudy.runner import article, findings, prose
 from dermstudy.runner.fingerprints import manifest
 from dermstudy.workspace import Workspace, shown
 
@@ -69,12 +69,12 @@ def _templates():
     import jinja2
 
     def inline(markdown: str) -> str:
-        return article.to_html(markdown).strip().removeprefix("<p>").removesuffix("</p>")
+        return prose.to_html(markdown).strip().removeprefix("<p>").removesuffix("</p>")
 
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(article.TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    templates.filters |= {"html": article.to_html, "inline": inline, "clock": _clock}
+    templates.filters |= {"html": prose.to_html, "inline": inline, "clock": _clock}
     return templates
 
 

@@ -22,6 +22,7 @@ import torch
 
 from dermstudy import workspace
 from dermstudy.classification import (
+    at_hand,
     encoding,
     feature_sets,
     fine_tuning,
@@ -55,7 +56,7 @@ def parameters(profile: str, results: str, data: str | None = None) -> dict:
     return complete(profile, results, data)[NOTEBOOK]
 
 
-def images(space: Workspace, own: dict) -> runs.Images:
+def images(space: Workspace, own: dict) -> at_hand.Images:
     """What the trial learns from, as notebook 07 opens it."""
     cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
     pools = {feature_sets.WHOLE: dataset.open_synthetic(space.need("synthetic", made_by="03_sample"))}
@@ -92,7 +93,7 @@ def heads(space: Workspace, own: dict, name: str) -> None:
     One that the images do not allow is left out with a line, as notebook 07 leaves it out. InputError for an unknown one.
     """
     gathered = images(space, own)
-    names, left_out = runs.frozen_sets(gathered, own["AUGMENTED"])
+    names, left_out = at_hand.frozen_sets(gathered, own["AUGMENTED"])
     if name in names:
         settings = shipped_head.load_head(workspace.from_root(own["HEAD"])).settings
         seeds = range(own["FROZEN_SEEDS"])
