@@ -138,7 +138,8 @@ class LastBlocks(torch.nn.Module):
 
     def __init__(self, classes: int, dropout: float = 0.2):
         super().__init__()
-        network = copy.deepcopy(_folded())
+        efficientnet.cache_clear()  # building it draws random numbers: without this a seed gives another run in a used process
+        network = _folded.__wrapped__()
         self.blocks = network._blocks[TUNED_FROM:]
         for block in self.blocks:
             block._depthwise_conv = Depthwise(block._depthwise_conv)

@@ -275,8 +275,9 @@ def _act(options: argparse.Namespace) -> None:
     own, folder = every[task.NOTEBOOK], space.root / PREDICTIONS
     if not (folder / "trial.npz").is_file():
         raise InputError(f"no predictions in {folder}: run 07_ablation first")
-    added = add_frozen(space, own, folder) + add_tuned(space, own, folder) + add_published(space, own, folder)
+    added = add_frozen(space, own, folder) + add_published(space, own, folder)
     added += add_classifier(space, every["06_cnn_classifier"], folder)
+    added += add_tuned(space, own, folder)  # last: an hour, and refused on a processor that answers otherwise
     print("added:", "; ".join(added) or "nothing: every training set that the images at hand allow has its runs")
 
 
