@@ -6,6 +6,7 @@ Table 1 for the labels and the legend of Table 2 for the class numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dermstudy.files import InputError
@@ -68,3 +69,19 @@ def by_code(code: str) -> Entity:
         if entity.code == code:
             return entity
     raise InputError(f"unknown entity code {code!r}: HAM10000 knows {', '.join(CODES)}")
+
+
+def codes_of(names: Iterable[str], count: int | None = None) -> list[str]:
+    """HAM10000's codes of entities given by name ("melanoma") or by code.
+
+    InputError for one that is neither, and where they are not `count` different ones.
+    """
+    known = {entity.name: entity.code for entity in ENTITIES} | {code: code for code in CODES}
+    names = list(names)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"unknown entity {unknown[0]!r}: choose {', '.join(NAMES.values())}")
+    codes = [known[name] for name in names]
+    if count is not None and (len(codes), len(set(codes))) != (count, count):
+        raise InputError(f"{count} different entities are wanted, not {', '.join(names) or 'none'}")
+    return codes

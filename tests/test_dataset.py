@@ -17,7 +17,7 @@ from dermstudy import cli
 from dermstudy.data import dataset, near_duplicates, splits
 from dermstudy.diffusion.batches import data_of
 from dermstudy.diffusion.pixels import enlarge, to_float
-from dermstudy.entities import CODES, HAM10000_IMAGES
+from dermstudy.entities import CODES, HAM10000_IMAGES, codes_of
 from dermstudy.files import InputError
 
 METADATA = "HAM10000_metadata.csv"
@@ -149,6 +149,16 @@ def test_a_cap_keeps_whole_lesions(cohort):
         pairs = cohort.frame.groupby("dx").head(2).assign(lesion_id=lambda frame: frame["dx"])
         with pytest.raises(InputError, match=message):
             dataset.subsample(replace(cohort, frame=pairs), cap, seed=3)
+
+
+def test_entities_are_given_by_name_or_by_code():
+    assert codes_of(["melanoma", "bcc"], count=2) == ["mel", "bcc"]
+    assert codes_of([]) == []
+    with pytest.raises(InputError, match="unknown entity 'nevi': choose melanoma, melanocytic nevus"):
+        codes_of(["melanoma", "nevi"])
+    for names in (["melanoma"], ["melanoma", "mel"], ["mel", "nv", "df"]):
+        with pytest.raises(InputError, match="2 different entities are wanted"):
+            codes_of(names, count=2)
 
 
 def test_a_few_images_are_dealt_over_the_entities(cohort):

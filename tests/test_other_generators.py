@@ -13,7 +13,7 @@ from conftest import ROOT
 from dermstudy import workspace
 from dermstudy.data import dataset
 from dermstudy.evaluation.encoders import Encoder
-from dermstudy.files import InputError
+from dermstudy.files import InputError, sha256_text
 from dermstudy.maintenance import other_generators
 from dermstudy.phantom import cohort as phantom
 from dermstudy.runner import findings, profiles, provenance
@@ -87,6 +87,9 @@ def test_the_command_names_images_that_are_missing(tmp_path, capsys):
 def test_the_manifest_names_the_command_and_a_later_notebook_leaves_it_there(tmp_path):
     space = workspace.Workspace(tmp_path)
     made = {"tables": [other_generators.TABLE], "figures": ["sheet"]}
+    for path in (space.tables / f"{other_generators.TABLE}.csv", space.figures / "sheet.jpg"):
+        path.parent.mkdir()
+        path.write_text("written")
     provenance.name_command(space, other_generators.COMMAND, made)
     assert not (tmp_path / "manifest.json").exists()  # no notebook ran here
     ran = {"source": "s", "seconds": 1.0, "commit": "c", "tables": {"leak": {"commit": "c"}}}
@@ -100,3 +103,4 @@ def test_the_manifest_names_the_command_and_a_later_notebook_leaves_it_there(tmp
         "leak": "00_dataset", other_generators.TABLE: other_generators.COMMAND,
     }  # fmt: skip
     assert list(notes["figures"]) == ["sheet"] and notes["seconds"] == 1.0
+    assert notes["figures"]["sheet"]["sha256"] == sha256_text("written")

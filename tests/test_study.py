@@ -446,6 +446,23 @@ def test_a_notebook_whose_table_or_figure_is_gone_is_not_up_to_date(tmp_path):
         away.rename(path)
 
 
+def test_a_table_or_figure_that_was_put_back_or_edited_is_not_up_to_date(tmp_path):
+    space, notebook = workspace.open_workspace(tmp_path / "results"), ROOT / "notebooks" / "01_finetune.ipynb"
+    before, paths = study._contents(space), [space.tables / "finetune_log.csv", space.figures / "finetune_log.png"]
+    for path in paths:
+        path.write_text("made")
+    state, prints = (
+        {"01_finetune": study._made(notebook, space, before) | {"fingerprint": "same"}},
+        {"01_finetune": "same"},
+    )
+    assert study._up_to_date(space, state, "01_finetune", prints)
+    for path in paths:
+        path.write_text("earlier")
+        assert not study._up_to_date(space, state, "01_finetune", prints), path
+        path.write_text("made")
+    assert study._up_to_date(space, state, "01_finetune", prints)
+
+
 def test_a_file_in_the_root_is_an_input_like_any_other(tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprints, "from_root", lambda value: tmp_path / value)
     seen = []

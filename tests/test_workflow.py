@@ -33,7 +33,7 @@ def results(cohort, tmp_path_factory):
     root = tmp_path_factory.mktemp("workflow") / "results"
     space = workspace.Workspace(root)
     dataset.save_cohort(cohort, space.out("cohort"))
-    chosen = cohort.frame[cohort.frame["split"] == "train"].groupby("dx").head(3)
+    chosen = cohort.frame[cohort.frame["split"] == "train"].groupby("dx").head(8)
     folder = space.out("synthetic")
     folder.mkdir(parents=True)
     made = chosen.assign(
@@ -55,7 +55,9 @@ def test_the_plan_has_every_notebook_every_training_set_and_every_pool(tmp_path)
     counts = dict(re.findall(r"^(notebook|sample|encode|heads|train|activations|tune)\s+(\d+)", planned, re.M))
     sets, tuned = len(protocol.TRAINING_SETS[protocol.KERAS]), len(protocol.TRAINING_SETS[protocol.TUNED])
     once = {"heads": str(len(task.FROZEN_SETS)), "notebook": "10", "sample": "1", "activations": "1"}
-    trained = {"encode": "4", "train": str(2 * (sets + len(training_sets.PUBLISHED))), "tune": str(2 * tuned)}
+    steps = len(task.ladder_of(task.parameters("smoke", "results/smoke", notebook=task.CLASSIFIER)))
+    assert steps == len(training_sets.LADDER) - 1  # of one generator alone
+    trained = {"encode": "4", "train": str(2 * (sets + len(training_sets.PUBLISHED)) + steps), "tune": str(2 * tuned)}
     assert counts == once | trained
 
 
@@ -76,7 +78,7 @@ def test_real_images_go_into_no_committed_folder(tmp_path, monkeypatch):
     assert "results/demo-data/artifacts" in planned and not re.search(r"results/demo[/ ]", planned)
     asked: list[str] = []
 
-    def parameters(profile, results, data):
+    def parameters(profile, results, data, notebook):
         asked.append(results)
         raise InputError("seen")
 
@@ -104,6 +106,21 @@ def test_tasks_leave_what_the_notebook_reads(results, tmp_path):
     assert tuned.keeps.is_file()
     again = snakemake(*done, *options, folder=tmp_path)
     assert "Nothing to be done" in again
+
+
+@pytest.mark.slow
+def test_a_step_of_the_ladder_is_the_one_that_06_finds(results):
+    own, space = task.parameters("smoke", str(results), notebook=task.CLASSIFIER), workspace.Workspace(results)
+    step = training_sets.LADDER[2]
+    assert task.main(["smoke", "train", "--set", f"ladder, {step}", "--results", str(results)]) == 0
+    cohort, made = (dataset.open_cohort(space.out("cohort")), dataset.open_synthetic(space.out("synthetic")))
+    originals = runs.gather(cohort, {"generator": made}, own["ORIGINALS"], own["SEED"]).originals
+    dealt = originals, training_sets.one_an_original(made, originals), None, own["SEED"], own["TEST_FRACTION"]
+    chosen = training_sets.ladder(*dealt)[step]
+    threads = training.threads_of(own["WORKERS"])
+    assert training._kept(chosen, task.config_of(own), 0, space.out("classifier"), threads).is_dir()
+    with pytest.raises(InputError, match="no step 'ladder, generator without test lesions' of 06's ladder here"):
+        task.climb(space, own, f"ladder, {training_sets.LADDER[-1]}", 0)
 
 
 @pytest.mark.slow
@@ -140,7 +157,12 @@ def test_the_page_gives_a_task_for_every_run_that_the_protocol_plans():
     """docs/RUNNING.md's commands for the two networks that take hours, its loops read as a shell does."""
     text = (ROOT / "docs" / "RUNNING.md").read_text(encoding="utf-8")
     commands = re.search(r"```\n# the last blocks fine-tuned.+?```", text, re.S)[0]
-    tuned, trained = re.split(r"# the small convolutional network", commands)
+    tuned, trained, climbed = re.split(r"# the small convolutional network|# the ladder", commands)
+    assert sorted(re.findall(r'"(ladder, [^"]*)"', climbed)) == sorted(task.LADDER)
+    own = task.parameters("ham10000", "results/ham10000", notebook=task.CLASSIFIER)
+    assert (
+        f"for seed in {' '.join(map(str, own['SEEDS']))};" in climbed and f": {5 * len(own['SEEDS'])} runs" in climbed
+    )
     for part, sets, word in ((tuned, task.TUNED_SETS, "tune"), (trained, task.SETS, "train")):
         named = re.findall(r'"((?:all|30|longer|as published)[^"]*)"', part)
         assert sorted(named) == sorted(sets)

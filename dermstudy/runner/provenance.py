@@ -6,7 +6,7 @@ import json
 import platform
 from pathlib import Path
 
-from dermstudy.files import write_text
+from dermstudy.files import sha256_file, write_text
 from dermstudy.processor import described, instruction_set
 from dermstudy.runner.profiles import Profile
 from dermstudy.workspace import Workspace, commit, last_commit, versions
@@ -23,6 +23,24 @@ def read(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
+
+
+def file_of(space: Workspace, kind: str, name: str) -> Path:
+    """The table, or the picture of the figure, of this name; one that is not there has a path too."""
+    return (
+        space.tables / f"{name}.csv" if kind == "tables" else space.pictures().get(name, space.figures / f"{name}.png")
+    )
+
+
+def hashed(space: Workspace, kind: str, name: str) -> dict[str, str]:
+    """The SHA-256 of a table or figure as it was written; nothing for what is neither."""
+    return {"sha256": sha256_file(file_of(space, kind, name))} if kind in KINDS else {}
+
+
+def holds(space: Workspace, kind: str, name: str, made: dict) -> bool:
+    """Whether a table or figure is there, as `made` names it where that names its SHA-256."""
+    path = file_of(space, kind, name)
+    return path.is_file() and made.get("sha256") in (None, sha256_file(path))
 
 
 def protocol_of(notes: dict) -> str:
@@ -86,7 +104,7 @@ def name_command(space: Workspace, command: str, made: dict[str, list[str]]) -> 
     if notes:
         own = {"notebook": command, "commit": commit(), "processor": instruction_set()}
         for kind, names in made.items():
-            notes[kind] |= dict.fromkeys(names, own)
+            notes[kind] |= {name: own | hashed(space, kind, name) for name in names}
         write_text(path, json.dumps(notes, indent=1) + "\n")
 
 

@@ -22,7 +22,7 @@ from dermstudy.runner.executed import cleaned
 from dermstudy.runner.fingerprints import data_token, fingerprints, source_hash
 from dermstudy.runner.openings import opened
 from dermstudy.runner.profiles import Profile, declared_parameters, load_profile, notebooks, resolve
-from dermstudy.runner.provenance import data_hash, fixed_by, read, write_manifest
+from dermstudy.runner.provenance import KINDS, data_hash, fixed_by, hashed, holds, read, write_manifest
 from dermstudy.workspace import Workspace, commit, from_root, open_workspace, project_root, shown
 
 STATE = "state.json"  # among a results folder's artifacts: what has run, and from what
@@ -222,10 +222,10 @@ def _execute(
 
 def _up_to_date(space: Workspace, state: dict, stem: str, prints: dict) -> bool:
     known = state.get(stem, {})
-    made = [space.artifacts / name for name in known.get("artifacts", [])]
-    made += [space.tables / f"{name}.csv" for name in known.get("tables", [])]
-    made += [space.pictures().get(name, space.figures / name) for name in known.get("figures", [])]
-    return known.get("fingerprint") == prints[stem] and all(path.exists() for path in made)
+    there = all((space.artifacts / name).exists() for name in known.get("artifacts", []))
+    # a table that was put back from elsewhere, or edited, is there and not the one that this run made
+    there &= all(holds(space, kind, name, made) for kind in KINDS for name, made in known.get(kind, {}).items())
+    return there and known.get("fingerprint") == prints[stem]
 
 
 def _contents(space: Workspace) -> dict[str, dict[str, str]]:
@@ -263,7 +263,7 @@ def _made(notebook: Path, space: Workspace, before: dict) -> dict[str, dict]:
     for kind, present in after.items():
         written = {name for name, word in present.items() if before[kind].get(name) != word}
         beside = set().union(*(other[kind] for other in others)) - own[kind]  # a notebook that ran at the same time
-        made[kind] = dict.fromkeys(sorted(written - beside), now)
+        made[kind] = {name: now | hashed(space, kind, name) for name in sorted(written - beside)}
     made["measures"] = {name: json.loads((space.notes / f"{name}.json").read_text()) for name in made["measures"]}
     for name in own["artifacts"] & set(after["artifacts"]) - set(made["artifacts"]):
         known = origins.get(name, {})

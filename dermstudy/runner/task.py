@@ -3,6 +3,7 @@
     python -m dermstudy.runner.task ham10000 encode --pool originals --view 0
     python -m dermstudy.runner.task ham10000 heads --set "all originals"
     python -m dermstudy.runner.task ham10000 train --set "all originals" --seed 3
+    python -m dermstudy.runner.task ham10000 train --set "ladder, no lesion on both sides" --seed 3
     python -m dermstudy.runner.task ham10000 activations
     python -m dermstudy.runner.task ham10000 tune --set "all originals" --seed 3
 
@@ -44,16 +45,28 @@ from dermstudy.tensorflow_setup import limit_threads
 from dermstudy.workspace import Workspace
 
 NOTEBOOK = "07_ablation"
+CLASSIFIER = "06_cnn_classifier"  # whose ladder is trained; its two other sets are of 07 too
 POOLS = {feature_sets.WHOLE: "", feature_sets.SECOND: "SECOND_SYNTHETIC", feature_sets.OWN: "SUBSET_SYNTHETIC"}
 FROZEN_SETS = protocol.TRAINING_SETS[protocol.FROZEN]
 TUNED_SETS = protocol.TRAINING_SETS[protocol.TUNED]
 AS_PUBLISHED = {f"as published, {name}": name for name in sets.PUBLISHED}
 SETS = (*protocol.TRAINING_SETS[protocol.KERAS], *AS_PUBLISHED)
+LADDER = {f"ladder, {name}": name for name in sets.LADDER}
 
 
-def parameters(profile: str, results: str, data: str | None = None) -> dict:
-    """The parameters of notebook 07 under a profile, its own defaults where the profile is silent."""
-    return complete(profile, results, data)[NOTEBOOK]
+def parameters(profile: str, results: str, data: str | None = None, notebook: str = NOTEBOOK) -> dict:
+    """The parameters of notebook 07, or another, under a profile, its own defaults where the profile is silent."""
+    return complete(profile, results, data)[notebook]
+
+
+def ladder_of(own: dict) -> dict[str, str]:
+    """The rows of LADDER that 06 has with its parameters `own`: the last one wants a generator that saw all lesions."""
+    return {slot: name for slot, name in LADDER.items() if own["PUBLISHED_SYNTHETIC"] or name != sets.LADDER[-1]}
+
+
+def sets_of(own: dict) -> list[str]:
+    """What 06 trains with its parameters `own`, as `train --set` names it: two sets of 07, and its ladder."""
+    return ["as published, combined", protocol.ONCE, *ladder_of(own)]
 
 
 def images(space: Workspace, own: dict) -> at_hand.Images:
@@ -125,6 +138,23 @@ def train(space: Workspace, own: dict, name: str, seed: int) -> None:
     training.train_once(chosen, config_of(own), seed, space.out("classifier"), threads)
 
 
+def climb(space: Workspace, own: dict, name: str, seed: int) -> None:
+    """One run of 06's ladder, kept in artifacts/classifier; own: the parameters of 06. InputError for a step it has not."""
+    steps = ladder_of(own)
+    if name not in steps:
+        raise InputError(f"no step {name!r} of 06's ladder here: choose {'; '.join(steps)}")
+    cohort = dataset.open_cohort(space.need("cohort", made_by="00_dataset"))
+    made = dataset.open_synthetic(space.need("synthetic", made_by="03_sample"))
+    originals = runs.gather(cohort, {feature_sets.WHOLE: made}, own["ORIGINALS"], own["SEED"]).originals
+    saw_all = sets.one_an_original(runs.made_by_another(own["PUBLISHED_SYNTHETIC"]) or made, originals)
+    partner = runs.made_by_another(own["PARTNER_SYNTHETIC"]) or made
+    safe = partner if own["PUBLISHED_SYNTHETIC"] else None
+    chosen = sets.ladder(originals, saw_all, safe, own["SEED"], own["TEST_FRACTION"])[steps[name]]
+    threads = training.threads_of(own["WORKERS"])
+    limit_threads(threads)
+    training.train_once(chosen, config_of(own), seed, space.out("classifier"), threads)
+
+
 def tune(space: Workspace, own: dict, name: str, seed: int) -> None:
     """One run of the fine-tuned network, kept in artifacts/fine_tuned; InputError for a training set that it does not have."""
     for job in _jobs(space, own, [seed]):
@@ -144,7 +174,7 @@ def _jobs(space: Workspace, own: dict, seeds: list[int]) -> list[fine_tuning.Job
 
 
 def config_of(own: dict) -> networks.ClassifierConfig:
-    """The small convolutional network as notebook 07 builds it."""
+    """The small convolutional network as notebooks 06 and 07 build it, each with its own parameters."""
     given = "side", "filters", "epochs", "batch", "patience", "rotation", "shift", "zoom", "precision"
     values = {name: own[name.upper()] for name in given}
     return networks.ClassifierConfig(**values | {"filters": tuple(values["filters"])})
@@ -160,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--set",
         default=protocol.ORIGINALS,
-        help="heads, train, tune: a training set of the protocol; train: as published too",
+        help="heads, train, tune: a training set of the protocol; train: as published, and a step of 06's ladder, too",
     )
     parser.add_argument("--seed", type=int, default=0, help="train, tune: the run's seed")
     parser.add_argument("--results", help="results folder (default: as dermstudy run has it)")
@@ -168,7 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         results = options.results or default_results(options.profile, options.data)
-        own, space = parameters(options.profile, results, options.data), workspace.open_workspace(results)
+        climbs = options.task == "train" and options.set.startswith("ladder, ")
+        own = parameters(options.profile, results, options.data, CLASSIFIER if climbs else NOTEBOOK)
+        space = workspace.open_workspace(results)
         if options.task == "encode":
             encode(space, own, options.pool, options.view)
         elif options.task == "heads":
@@ -178,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.task == "tune":
             tune(space, own, options.set, options.seed)
         else:
-            train(space, own, options.set, options.seed)
+            (climb if climbs else train)(space, own, options.set, options.seed)
     except InputError as error:
         print(f"dermstudy: {error}", file=sys.stderr)
         return 2
