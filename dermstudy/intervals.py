@@ -1,4 +1,4 @@
-"""Intervals, in one place: Wilson's, quantiles of resamples, DeLong's, and the bootstrap of lesions crossed with seeds.
+"""Intervals, in one place: Wilson's, Student's, quantiles of resamples, DeLong's, the bootstrap of lesions crossed with seeds.
 
 Sources: Wilson 1927 through statsmodels; DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) for the variance of an
 area under the ROC curve; Efron and Tibshirani 1993 for percentile intervals and the bootstrap of clusters.
@@ -22,6 +22,15 @@ def quantiles(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> tup
     """The middle `level` of resampled values: the percentile interval."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, name: str = "mean") -> dict[str, float]:
+    """The mean of independent values, under `name`, and its 95 % t interval low, high (scipy); NaN for fewer than two."""
+    from scipy.stats import ttest_1samp
+
+    values = np.asarray(values, float)
+    span = ttest_1samp(values, 0).confidence_interval(LEVEL) if len(values) > 1 else (np.nan, np.nan)
+    return {name: float(values.mean()) if len(values) else np.nan, "low": float(span[0]), "high": float(span[1])}
 
 
 def wilson(right: int, of: int) -> dict[str, float]:

@@ -122,21 +122,27 @@ def test_a_leak_of_the_audited_split_is_said(said, leaked, end):
     assert "774 of 2,003 test images (39%)" in found and f"dealt by lesion, {end}" in found
 
 
-@pytest.mark.parametrize(("upsampler", "words"), [((2e-4, 0.91, 5, 1), "lower"), ((3e-4, 0.95, 1, 6), "higher")])
-def test_the_upsampler_is_compared_with_bicubic_in_both_measures(said, upsampler, words):
-    columns = ["enlargement", "n", "mse", "ssim", "lower_error_in", "higher_ssim_in", "psnr"]
-    rows = [("upsampler", 7, *upsampler, 37.0), ("bicubic", 7, 2.1e-4, 0.92, 2, 6, 36.7)]
-    table = pd.DataFrame(rows, columns=columns)
-    found = said("02_upsample", upsample_against_bicubic=table, upsample_log=log(0.5, 0.4))
-    assert found.startswith(
-        f"On the mean of 7 held-out real images the upsampler's pixel error is {words} than bicubic"
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1, 0.3, "0.20 dB higher (+0.10 to +0.30) than bicubic enlargement's"),
+        (-0.3, -0.1, "0.20 dB lower (−0.30 to −0.10) than bicubic enlargement's"),
+        (-0.3, 0.7, "neither higher nor lower (−0.30 to +0.70) than bicubic enlargement's"),
+    ],
+)
+def test_the_upsampler_is_compared_with_bicubic_by_an_interval(said, low, high, words):
+    rows = [("upsampler", 112, 0.93), ("bicubic", 112, 0.6)]
+    means = pd.DataFrame(rows, columns=["enlargement", "n", "detail"])
+    gained = pd.DataFrame(
+        [("psnr", (low + high) / 2, low, high), ("ssim", -0.0094, -0.012, -0.007)],
+        columns=["measure", "difference", "low", "high"],
     )
-    assert "(PSNR 37.0 and 36.7 dB)" in found and "Its loss on held-out lesions is 0.4000 at its lowest" in found
-    assert f"its structural similarity {words} ({upsampler[1]:.3f} and 0.920)" in found
-    assert f"image by image its error is lower in {upsampler[2]}, its similarity higher in {upsampler[3]}." in found
-    older = table.drop(columns=["n", "lower_error_in", "higher_ssim_in"])
-    assert "On the mean of a few held-out real images" in said("02_upsample", upsample_against_bicubic=older)
-    assert "Its loss" not in said("02_upsample", upsample_log=log(0.5))
+    given = {"upsample_against_bicubic": means, "upsample_differences": gained}
+    found = said("02_upsample", **given, upsample_log=log(0.5, 0.4))
+    assert found.startswith(f"On 112 real images, each of a held-out lesion, the upsampler's PSNR is {words}")
+    assert "its structural similarity 0.009 lower (−0.012 to −0.007)" in found
+    assert "it has 93%, bicubic 60%" in found and "Its loss on held-out lesions is 0.4000 at its lowest" in found
+    assert "Its loss" not in said("02_upsample", **given, upsample_log=log(0.5))
 
 
 @pytest.mark.parametrize(("made", "each"), [([3, 3], "6 synthetic images, nothing picked: 3 of each entity,"),

@@ -390,18 +390,6 @@ def test_places_and_distances_above_the_floor_by_hand():
     assert found.loc["nv", "here, SSIM"] == 1 and found.loc["mel", "here, KID above its floor, one"] == 2
 
 
-def test_enlargements_are_counted_image_by_image():
-    random = np.random.default_rng(5)
-    truth = random.integers(30, 220, (3, 16, 16, 3)).astype(np.uint8)
-    near, far = truth + 2, truth + 20
-    table = quality.enlargements(truth, np.stack([near[0], far[1], near[2]]), np.stack([far[0], near[1], far[2]]))
-    assert table["n"].tolist() == [3, 3] and table["lower_error_in"].tolist() == [2, 1]
-    assert table.loc["upsampler", "mse"] == pytest.approx((2 * (2 / 255) ** 2 + (20 / 255) ** 2) / 3)
-    assert table.loc["bicubic", "psnr"] == pytest.approx(metrics.psnr(table.loc["bicubic", "mse"]))
-    same = quality.enlargements(truth, near, near)
-    assert same[["lower_error_in", "higher_ssim_in"]].to_numpy().sum() == 0
-
-
 def test_the_closest_pairs_are_named(cohort):
     found = pd.DataFrame({
         "training": [3, 1, 2], "held_out": [0, 4, 5], "training_distance": [1.0, 2.0, 3.0],

@@ -241,3 +241,9 @@ def _estimate(contrast: Contrast) -> Estimate:
 
 def _path(folder: Path, network: str, name: str) -> Path:
     return folder / f"{FILES[network]}_{name.replace(' ', '_')}.npz"
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` to be read: network, measure and step as index, three digits, p in words, nothing where there is none."""
+    words = table["p"].map(lambda p: "" if np.isnan(p) else protocol.p_words(p).removeprefix("= "))
+    return table.assign(p=words).set_index(["network", "measure", "step"]).round(3)

@@ -75,24 +75,6 @@ def unpaired_table(pairs: pd.DataFrame, cohort: Cohort, side: int, seed: int = 0
     return table.reindex(CODES).rename_axis("entity")
 
 
-def enlargements(truth: np.ndarray, upsampler: np.ndarray, bicubic: np.ndarray) -> pd.DataFrame:
-    """SSIM, true PSNR and MSE of two enlargements of the same images to the originals, uint8 [n, h, w, 3] each.
-
-    Index upsampler, bicubic; columns n, ssim, psnr (of the mean error), mse, and of how many images the row has the lower
-    error and the higher SSIM, ties in neither: so few images carry no interval.
-    """
-    ways = {"upsampler": upsampler, "bicubic": bicubic}
-    pairs = zip(truth, upsampler, bicubic, strict=True)
-    each = [[pair_metrics(real[None], made[None]) for made in both] for real, *both in pairs]
-    own, other = (pd.DataFrame(column) for column in zip(*each, strict=True))
-    table = pd.DataFrame({name: pair_metrics(truth, made) for name, made in ways.items()}).T[["ssim", "psnr", "mse"]]
-    table["psnr"] = table["mse"].map(true_psnr)
-    table.insert(0, "n", len(truth))
-    table["lower_error_in"] = [(own["mse"] < other["mse"]).sum(), (other["mse"] < own["mse"]).sum()]
-    table["higher_ssim_in"] = [(own["ssim"] > other["ssim"]).sum(), (other["ssim"] > own["ssim"]).sum()]
-    return table.rename_axis("enlargement")
-
-
 def sides(cohort: Cohort, most: int, seed: int = 0) -> dict[str, Cohort]:
     """Training and test images for `audited`: by chance at most 2 * `most` an entity, the order as in the cohort."""
     shuffled = cohort.frame.groupby(["dx", "split"]).sample(frac=1, random_state=seed)
