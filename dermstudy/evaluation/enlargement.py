@@ -89,10 +89,10 @@ def differences_figure(each: pd.DataFrame, table: pd.DataFrame) -> Figure:
             heights = place + np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else [place]
             ax.plot(values, heights, ".", color=COLOURS[code], ms=4, alpha=0.7)
         whole = table.set_index("measure").loc[measure]
-        ax.hlines(0, whole["low"], whole["high"], color="#88CCEE", lw=4)
-        ax.plot(whole["difference"], 0, "o", color="#332288", ms=5)
+        ax.hlines(0, whole["low"], whole["high"], color="#88CCEE", lw=6)
+        ax.plot(whole["difference"], 0, "o", color="#332288", ms=3)
         ax.set_xlabel(f"{words}:\nupsampler less bicubic")
-    axes[0].set_yticks(range(len(present) + 1), ["mean of all images", *(NAMES[code] for code in present)])
+    axes[0].set_yticks(range(len(present) + 1), [f"mean, n = {len(gained)}", *(NAMES[code] for code in present)])
     axes[0].invert_yaxis()
     return figure
 
