@@ -50,3 +50,19 @@ def test_where_the_fine_tuned_network_falls_short_is_told_with_its_figures():
     recalls = pd.Series(right.mean(axis=0)).groupby(images.images["dx"]).mean().sort_values()
     assert list(recalls.index[:2]) == ["bkl", "mel"]
     assert f"benign keratosis (recall {recalls['bkl']:.2f}) and melanoma ({recalls['mel']:.2f})" in told
+
+
+def test_the_epochs_and_settings_that_the_protocol_tells_are_those_of_the_tables():
+    page = " ".join((ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8").split())
+    told, folder = page[page.index("*Epochs of all runs.*") :], ROOT / "results" / "ham10000"
+    curves = pd.read_csv(folder / "predictions" / "histories.csv").query("network == @protocol.TUNED")
+    runs = curves.groupby(["training_set", "seed"])
+    assert len(runs) == 20 and (runs.size() == 6).all()
+    kept = curves.loc[runs["validation_loss"].idxmin()].groupby("training_set")["epoch"].agg(["min", "max"])
+    assert {name: tuple(own) for name, own in kept.T.items()} == {
+        protocol.ORIGINALS: (5, 6), protocol.ONCE: (5, 6), protocol.REPEATED: (3, 4), protocol.SUBSET: (4, 5),
+    }  # fmt: skip
+    rows = pd.read_csv(folder / "tables" / "fine_tuning_settings.csv")
+    assert rows["balanced_log_loss"].idxmin() == 0 and rows[["rate", "epochs"]].iloc[0].tolist() == [0.0003, 6]
+    for row in rows.itertuples():
+        assert f"{row.balanced_log_loss:.3f}" in told and f"{row.balanced_accuracy:.3f}" in told
