@@ -112,7 +112,10 @@ def test_tasks_leave_what_the_notebook_reads(results, tmp_path):
 def test_a_step_of_the_ladder_is_the_one_that_06_finds(results):
     own, space = task.parameters("smoke", str(results), notebook=task.CLASSIFIER), workspace.Workspace(results)
     step = training_sets.LADDER[2]
-    assert task.main(["smoke", "train", "--set", f"ladder, {step}", "--results", str(results)]) == 0
+    command = [sys.executable, "-m", "dermstudy.runner.task", "smoke", "train", "--set", f"ladder, {step}"]
+    subprocess.run(
+        [*command, "--results", str(results)], cwd=ROOT, check=True
+    )  # TensorFlow's threads are set once a process
     cohort, made = (dataset.open_cohort(space.out("cohort")), dataset.open_synthetic(space.out("synthetic")))
     originals = runs.gather(cohort, {"generator": made}, own["ORIGINALS"], own["SEED"]).originals
     dealt = originals, training_sets.one_an_original(made, originals), None, own["SEED"], own["TEST_FRACTION"]
