@@ -24,7 +24,7 @@ from dermstudy.classification import feature_sets
 from dermstudy.data import dataset
 from dermstudy.diffusion import glide, weights
 from dermstudy.entities import CODES
-from dermstudy.files import InputError, atomic_path
+from dermstudy.files import InputError, atomic_path, sha256_file
 from dermstudy.maintenance import card as model_card
 from dermstudy.maintenance import packing, samplers
 from dermstudy.readers import kit, workbook
@@ -72,8 +72,9 @@ def test_the_walk_leaves_its_tables_figures_and_manifest(smoke):
     assert all(costs["LoRA"][name] > 0 for name in ("seconds", "peak_megabytes"))
     for path in (smoke / "tables").glob("*.csv"):
         assert not {"seconds", "peak_megabytes"} & set(pd.read_csv(path).columns), path.name
-    assert manifest["tables"]["leak"] == {"notebook": "00_dataset"} | made
-    assert manifest["figures"]["finetune_loss"] == {"notebook": "01_finetune"} | made
+    table, figure = (sha256_file(path) for path in (smoke / "tables" / "leak.csv", drawn["finetune_loss"]))
+    assert manifest["tables"]["leak"] == {"notebook": "00_dataset", "sha256": table} | made
+    assert manifest["figures"]["finetune_loss"] == {"notebook": "01_finetune", "sha256": figure} | made
     assert set(manifest["tables"]) == {path.stem for path in (smoke / "tables").glob("*.csv")}
     assert set(manifest["figures"]) == set(drawn)
     assert manifest["notebooks"]["01_finetune"]["artifacts"]["glide_base"] == made
