@@ -66,3 +66,5 @@ def test_the_epochs_and_settings_that_the_protocol_tells_are_those_of_the_tables
     assert rows["balanced_log_loss"].idxmin() == 0 and rows[["rate", "epochs"]].iloc[0].tolist() == [0.0003, 6]
     for row in rows.itertuples():
         assert f"{row.balanced_log_loss:.3f}" in told and f"{row.balanced_accuracy:.3f}" in told
+    seeds = curves[curves["training_set"] == protocol.ORIGINALS].groupby("seed")["validation_loss"].min()
+    assert "the one of the five with which the trial's setting does best by that loss" in told and seeds.idxmin() == 0
