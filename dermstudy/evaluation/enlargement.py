@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from dermstudy import figures
 from dermstudy.entities import CODES, COLOURS, NAMES
+from dermstudy.evaluation.cascade import BICUBIC, UPSAMPLER
 from dermstudy.evaluation.metrics import mse, psnr, ssim
 from dermstudy.files import InputError
 from dermstudy.intervals import mean_interval
 
-UPSAMPLER, BICUBIC = "upsampler", "bicubic"
 MEASURES = {"psnr": "PSNR, dB", "ssim": "structural similarity", "detail": "share of the original's detail"}
 FINE = 2.0  # pixels: the standard deviation of the Gaussian that leaves no detail of a quarter-size image's pixel
 
