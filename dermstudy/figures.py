@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
 from dermstudy.entities import CODES, COLOURS, NAMES
@@ -198,7 +199,8 @@ def intervals(ax, table, label: str, value: str, seeds=None) -> None:
     ax.hlines(rows[label], rows["low"], rows["high"], color="#88CCEE", lw=3)
     ax.plot(rows[value], rows[label], "o", color="#332288", label="this run")
     if seeds is not None:
-        ax.plot(seeds[value], seeds[label], ".", ms=4, color="#117733", label="each seed")
+        below = ax.transData + ScaledTranslation(0, -4 / 72, ax.figure.dpi_scale_trans)  # where they hide no interval
+        ax.plot(seeds[value], seeds[label], ".", ms=4, color="#117733", label="each seed", transform=below)
     if "always_nevus" in rows:
         ax.plot(rows["always_nevus"], rows[label], "|", color="#CC6677", ms=12, mew=2, label="always nevus")
     if "paper" in rows and rows["paper"].notna().any():
@@ -315,7 +317,9 @@ def colour_differences(table: pd.DataFrame) -> Figure:
         own = table[table["channel"] == channel]
         intervals(ax, own.assign(label=own["entity"].map(NAMES)), "label", "difference")
         ax.set(title=title)
-    axes[1].set_xlabel("synthetic less real, CIELAB, 95 % interval over images and lesions")
+    axes[1].set_xlabel(
+        "synthetic less real, CIELAB, 95 % interval (percentiles of a bootstrap) over images and lesions"
+    )
     return figure
 
 

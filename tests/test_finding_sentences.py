@@ -35,6 +35,7 @@ def trials(**gains: tuple[float, float, float, float]) -> pd.DataFrame:
 
 def by_entity(names: list[str]) -> pd.DataFrame:
     rows = [(name, code, 8, 0, 0, 2 + place) for name in names for place, code in enumerate(("bcc", "mel"))]
+    rows = [("unadapted", "mel", 8, 0, 0, 0), ("unadapted", "bcc", 8, 0, 0, 1), *rows]  # in an order of its own
     return pd.DataFrame(rows, columns=["trial", "entity", "n", "kid", "floor", "named"])
 
 
@@ -55,7 +56,7 @@ def test_a_part_that_helps_is_named_though_another_has_the_lowest_kid(said):
         "middle 95 % over halves of the images 16 to 82): KID 198 beside 240 of the unadapted model and a floor of 1"
         in found
     )
-    assert "2 of 8 of basal cell carcinoma and 3 of 8 of melanoma." in found
+    assert "2 of 8 of basal cell carcinoma and 3 of 8 of melanoma (unadapted: 1 and 0). Each is one training;" in found
 
 
 def test_every_part_that_helps_is_named(said):
@@ -75,7 +76,7 @@ def test_every_part_that_helps_is_named(said):
 def test_no_part_helps_where_no_interval_is_above_zero(said, gain, farther):
     found = parts(said, unet=gain, both=(299, -60, -90, -30))
     assert found.startswith(f"None of the 2 ways to train is shown to bring images nearer to real ones; {farther}")
-    assert "The least loss is that of unet (gain of KID" in found
+    assert "The smallest rise of KID is that of unet (gain of KID" in found
 
 
 def test_learned_vectors_are_compared_without_the_trained_weights(said):
@@ -93,7 +94,7 @@ def test_learned_vectors_are_compared_without_the_trained_weights(said):
     found = said("08_textual_inversion", inversion=trials(**gains))
     assert (
         "None of the 1 trials" in found
-        and "The least loss is that of 1 vector from 30 images (gain of KID −10" in found
+        and "The smallest rise of KID is that of 1 vector from 30 images (gain of KID −10" in found
     )
     gains["1 vector, 30 images"] = (240, 2, -12, 14)
     found = said("08_textual_inversion", inversion=trials(**gains))
@@ -153,23 +154,22 @@ def test_synthetic_images_are_counted(said, made, each):
 
 def test_image_quality_stands_beside_its_floors(said):
     audited = [("overall", 49, "kid", 153, 137, 185, -2), ("overall", 49, "recall", 0.06, 0.0, 0.1, 0.93)]
-    named = [(name, "overall", 0.9, 0.9) for name in (fidelity.SMALL,)] + [
-        (fidelity.INDEPENDENT, "overall", 0.22, 0.91)
-    ]
-    stages = [("real images", "none", -1), ("real 64-pixel images", "upsampler", -3)]
+    named = [(name, "overall", 9, 0.9, 9, 0.9) for name in (fidelity.SMALL,)]
+    named += [(fidelity.INDEPENDENT, "overall", 140, 0.22, 1140, 0.91)]
+    stages = [("real images", "none", 28, -1, -9, 9), ("real 64-pixel images", "upsampler", 28, -3, -12, 16)]
     both = ("lite", "overall", 131, -5, 0.11, 0.8)
     found = said(
         "04_metrics",
         quality_audited=pd.DataFrame(audited, columns=["entity", "n", "metric", "value", "low", "high", "floor"]),
-        quality_fidelity=pd.DataFrame(named, columns=["network", "entity", "synthetic", "real"]),
+        quality_fidelity=pd.DataFrame(named, columns=["network", "entity", "n", "synthetic", "n_real", "real"]),
         quality_encoders=pd.DataFrame([both], columns=["encoder", "entity", "kid", "floor", "recall", "recall_floor"]),
-        quality_cascade=pd.DataFrame(stages, columns=["input", "enlarged_by", "kid"]),
+        quality_cascade=pd.DataFrame(stages, columns=["input", "enlarged_by", "n", "kid", "low", "high"]),
     )
     assert "KID 153 from real test lesions (n = 49; middle 95 % of subsamples 137 to 185), real training" in found
     assert "real training lesions at −2. By lite, on a scale of its own, the two are 131 and −5." in found
     assert "hold 6% of the real variety, real ones 93% (by lite 11% and 80%)." in found
-    assert "names 22% of them as asked, and 91% of real ones rightly." in found
-    assert found.endswith("fed with real images, is at KID −3.")
+    assert "names 22% of them as asked (n = 140), and 91% of real ones rightly (n = 1,140)." in found
+    assert found.endswith("fed with real images, is at KID −3 (n = 28; middle 95 % of halves −12 to 16).")
 
 
 @pytest.mark.parametrize(("label", "who"), [(workbook.RECONSTRUCTION, "The paper's reader"),
@@ -201,17 +201,21 @@ def test_the_small_network_stands_beside_always_nevus(said):
     climbed = pd.DataFrame(steps, columns=["network", "step", "seeds", "difference", "low", "high"]).assign(
         measure="balanced accuracy"
     )
+    by_area = pd.DataFrame([(protocol.FROZEN, real, 20, 0.005, 0.0003, 0.009, "macro AUC")], columns=climbed.columns)
     of_both = {"classifier_summary": pd.DataFrame(rows, columns=columns)}
-    found = said("06_cnn_classifier", **of_both, classifier_ladder=climbed)
+    found = said("06_cnn_classifier", **of_both, classifier_ladder=pd.concat([climbed, by_area]))
     assert "0.66 (0.62 to 0.70) as published and of 0.42 (0.36 to 0.47) audited" in found
-    assert "nevus gives 0.14." in found
+    assert "over test lesions and 2 seeds; always answering nevus gives 0.14." in found
     assert (
-        "(the head on frozen features, 20 seeds), what moves it: tested on real images only (+0.020, +0.010 to +0.030)"
-        in found
+        "(the head on frozen features, 20 seeds), what moves balanced accuracy: tested on real images only "
+        "(+0.020, +0.010 to +0.030)" in found
     )
-    assert found.endswith("(−0.050, −0.060 to −0.040); what is not shown to move it: stopped on validation lesions.")
+    assert "(−0.050, −0.060 to −0.040); what is not shown to move it: stopped on validation lesions;" in found
+    assert found.endswith("what moves macro AUC: tested on real images only (+0.005, +0.0003 to +0.009).")
     alone = said("06_cnn_classifier", classifier_ladder=climbed.query("network == 'Keras CNN'"))
-    assert alone.endswith("(the small network, 2 seeds), what is not shown to move it: no lesion on both sides.")
+    assert alone.endswith(
+        "(the small network, 2 seeds), what is not shown to move balanced accuracy: no lesion on both sides."
+    )
     assert said("06_cnn_classifier", classifier_ladder=climbed.assign(low=float("nan"))).endswith("nevus gives 0.14.")
 
 

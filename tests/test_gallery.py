@@ -92,7 +92,7 @@ def test_the_worst_images_are_the_worst_by_each_measure(frame):
     fewer = gallery.worst(frame, nearest, vectors, alone, off, each=2)
     assert (fewer["measure"] == gallery.NAMED).sum() == 1
     assert table.loc[(gallery.COLOUR, 1), "image_id"] == "s6" and table.loc[(gallery.COLOUR, 1), "why"].startswith(
-        "a +"
+        "6.0 spreads, a +"
     )
     assert {table.loc[(gallery.TWIN, place), "image_id"] for place in (1, 2)} == {"s4", "s5"}
     assert (

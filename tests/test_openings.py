@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nbformat
 import numpy as np
 import pandas as pd
@@ -43,6 +45,16 @@ def test_sentences_are_read_from_the_tables(space):
     assert said.startswith("Nothing is trained here: the weights are taken as they came") and "is 0.5000." in said
     space.save_table(pd.DataFrame({"step": [10, 20], "validation_loss": [0.5, 0.6]}), "finetune_log")
     assert "does not fall below its 0.5000 after 10" in openings.sentence("01_finetune", space)
+
+
+@pytest.mark.parametrize(("data", "told"), [("phantom", True), ("data/ham10000", False)])
+def test_a_finding_on_the_phantom_says_so(space, data, told):
+    manifest = {"notebooks": {"00_dataset": {"parameters": {"DATA": data}}}}
+    (space.root / "manifest.json").write_text(json.dumps(manifest))
+    notebook = new_notebook(cells=[new_markdown_cell("# 01")])
+    first = openings.opened(notebook, "01_finetune", space).cells[1].source
+    assert first.startswith("**Finding.** The base model") and (openings.DRAWN in first) == told
+    assert openings.DRAWN not in openings.opened(notebook, "00_dataset", space).cells[1].source
 
 
 def test_every_notebook_has_a_sentence_and_a_figure_that_it_saves():

@@ -82,6 +82,7 @@ def test_slopes_of_two_doses_are_a_difference():
 def test_numbers_in_words():
     assert protocol.signed(-0.0123) == "−0.012" and protocol.signed(0.0004) == "0.000"
     assert protocol.signed(-0.0004) == "0.000" and protocol.signed(1) == "+1.000"
+    assert [protocol.bound(end) for end in (-0.00038, 0.00002, -0.012)] == ["−0.0004", "0.000", "−0.012"]
     assert [protocol.p_words(p) for p in (1e-9, 0.0421, 0.5)] == ["< 0.001", "= 0.042", "= 0.50"]
 
 

@@ -58,8 +58,9 @@ def test_seeds_are_averaged_before_a_curve_is_judged():
 def test_the_sentence_says_which_curves_still_fall():
     assert learning.learning_sentence(CURVES) == (
         "The loss on held-out lesions (n = 8 images a training): over the last third of the steps it still falls for falling, "
-        "so that more steps may teach more; it has flattened for flat; it rises again for rising, so that fewer steps would "
-        "have done; it never lies a thousandth below that before training for worse and nothing."
+        "so that more steps may teach more; it has flattened for flat; it rises again for rising; it never lies a "
+        "thousandth below that before training for worse and nothing, so that what is painted then says nothing of having "
+        "learned the entity."
     )
     assert "it has flattened for every training." in learning.learning_sentence(CURVES.query("trial == 'flat'"))
 
@@ -142,7 +143,7 @@ def test_a_gain_that_may_be_none_is_chosen_only_where_all_may_be():
     assert findings.chosen(trials) == "narrow" and findings.chosen(trials.loc[["wide"]]) == "wide"
     assert "has the largest gain, by" in findings.chosen_sentence(trials.loc[["wide"]], by_entity(wide=(0, 0)))
     lost = findings.chosen_sentence(gains(a=(105, -5, -9, -1), b=(109, -9, -20, -2)), by_entity(a=(0, 0), b=(0, 0)))
-    assert lost.startswith("Exploratory: a (KID 105) has the least loss, by the test lesions")
+    assert lost.startswith("Exploratory: a (KID 105) has the smallest rise of KID, by the test lesions")
 
 
 def test_the_figure_shows_fidelity_by_entity_beside_this_networks_bound():

@@ -63,12 +63,15 @@ def learning_sentence(log: pd.DataFrame) -> str:
     words = {
         FALLS: "still falls for {}, so that more steps may teach more",
         FLAT: "has flattened for {}",
-        RISES: "rises again for {}, so that fewer steps would have done",
+        RISES: "rises again for {}",
     }
     said = [words[curve].format(_named(table, curve)) for curve in words if (table["curve"] == curve).any()]
     parts = [f"over the last third of the steps it {'; it '.join(said)}"] if said else []
     if (table["curve"] == NEVER).any():
-        parts += [f"it never lies a thousandth below that before training for {_named(table, NEVER)}"]
+        parts += [
+            f"it never lies a thousandth below that before training for {_named(table, NEVER)}, so that what is painted then "
+            "says nothing of having learned the entity"
+        ]
     return f"The loss on held-out lesions (n = {n} images a training): {'; '.join(parts)}."
 
 

@@ -116,7 +116,7 @@ def _lesions(table: pd.DataFrame) -> str:
 
 
 def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
-    """An axis for differences and their intervals: those of few seeds would leave no room for the rest."""
+    """An axis that holds every difference, and intervals as far as its longer side: those of few seeds would leave no room."""
     if table.empty:
         return -1.0, 1.0
     widths = (table["high"] - table["low"]).to_numpy()
@@ -124,8 +124,11 @@ def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
     close = table[widths <= 4 * np.median(widths[apart])] if apart.any() else table
     furthest = 1.3 * table["difference"].abs().max() + 0.02
     ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
-    room = 0.05 * (ends[1] - ends[0]) or 0.01
-    return float(ends[0] - room), float(ends[1] + room)
+    reach = max(*abs(ends), table["difference"].abs().max())
+    low = min(table["difference"].min(), table["low"].clip(-reach, reach).min())
+    high = max(table["difference"].max(), table["high"].clip(-reach, reach).max())
+    room = 0.05 * (high - low) or 0.01
+    return float(low - room), float(high + room)
 
 
 def dose_plot(measured: pd.DataFrame) -> Figure:
@@ -145,7 +148,12 @@ def dose_plot(measured: pd.DataFrame) -> Figure:
         few = np.mean(values[protocol.SUBSET])
         ax.axhline(few, color="#CC6677", lw=1)
         ax.annotate("30 % of the originals", (max(doses.values()), few), ha="right", va="bottom", color="#CC6677")
-    ax.set(xlabel="synthetic images for each original", ylabel="macro AUC", xticks=list(doses.values()))
+    each = _seeds(own.groupby("training_set")["seed"].nunique())
+    ax.set(
+        xlabel=f"synthetic images for each original\n{each} each; the axis is cut",
+        ylabel="macro AUC",
+        xticks=list(doses.values()),
+    )
     return figure
 
 
@@ -195,7 +203,7 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
                 at = dict(zip(own["step"], y, strict=True))
                 below = seeds["step"].map(at) + 0.09  # beside the bar, which would hide them
                 ax.plot(seeds["difference"], below, ".", ms=4, color=colour, alpha=0.5, mew=0)
-        ax.set(xlabel=f"change of {measure}", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
+        ax.set(xlabel=f"change of {measure}, 95 % t interval", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
     axes[0].set_yticklabels(steps)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=7)
@@ -278,7 +286,7 @@ def _interval(ax, y: int, row: pd.Series) -> None:
 def _numbers(row: pd.Series) -> str:
     if np.isnan(row["difference"]):
         return "too few seeds" if row["seeds"] else ""
-    return "{} ({}, {})".format(*(protocol.signed(row[name]) for name in ("difference", "low", "high")))
+    return f"{protocol.signed(row['difference'])} ({protocol.bound(row['low'])}, {protocol.bound(row['high'])})"
 
 
 def _p(row: pd.Series) -> str:

@@ -184,6 +184,13 @@ def signed(value: float) -> str:
     return text if float(text) == 0 else ("−" if value < 0 else "+") + text
 
 
+def bound(value: float) -> str:
+    """`signed`, with a fourth decimal where three would hide on which side of zero an interval ends."""
+    if round(abs(value), 3) == 0 and round(abs(value), 4) > 0:
+        return f"{'−' if value < 0 else '+'}{abs(value):.4f}"
+    return signed(value)
+
+
 def p_words(p: float) -> str:
     """ "= 0.012", "= 0.35" or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"

@@ -249,8 +249,8 @@ def _words(row: Mapping | pd.Series) -> dict[str, object]:
         "subject": subject, "Subject": subject[0].upper() + subject[1:], "measure": row["measure"],
         "verdict": row["verdict"], "p": f"p {protocol.p_words(row['p_holm'])}{adjusted}",
         "size": protocol.unsigned(row["difference"]), "margin": protocol.unsigned(row["margin"]),
-        "missing": row["missing"], "planned": row["seeds"] + row["missing"],
-        **{key: protocol.signed(row[key]) for key in ("difference", "low", "high")},
+        "missing": row["missing"], "planned": row["seeds"] + row["missing"], "difference": protocol.signed(row["difference"]),
+        **{end: protocol.bound(row[end]) for end in ("low", "high")},
     }  # fmt: skip
 
 

@@ -82,16 +82,18 @@ def sheet(pairs: pd.DataFrame, synthetic: Cohort, sides: Mapping[str, Cohort], s
 def said(table: pd.DataFrame) -> list[str]:
     """One sentence an encoder: whether synthetic images lie nearer to training images than real held-out ones do.
 
-    table: `memorisation`; "throughout" is said where mean, least, 5 % and median all agree.
+    table: `memorisation`; "throughout" is said where mean, 5 % and median all agree: the least of more images is lower by their
+    number alone.
     """
     sentences = []
     for encoder, own in table.groupby(level="encoder", sort=False):
         made, real = (own.xs(images, level="images").iloc[0] for images in (SYNTHETIC, REAL))
-        nearer = [bool(made[name] < real[name]) for name in MEASURES]
+        nearer = [bool(made[name] < real[name]) for name in MEASURES if name != "min"]
         how = "nearer throughout" if all(nearer) else "nearer in part" if any(nearer) else "no nearer"
         sentences.append(
             f"by {encoder} synthetic images lie {how} to training images than real validation images do: mean ratio "
-            f"{made['mean']:.3f} and {real['mean']:.3f}, least {made['min']:.2f} and {real['min']:.2f}"
+            f"{made['mean']:.3f} and {real['mean']:.3f}, least {made['min']:.2f} of {made['count']:,.0f} "
+            f"and {real['min']:.2f} of {real['count']:,.0f}"
         )
     return sentences
 

@@ -71,7 +71,8 @@ def colour_distance(synthetic: np.ndarray, dx: pd.Series, real: np.ndarray, real
         known = real[(real_dx == code).to_numpy(), :3]
         z = (own[:3] - known.mean(axis=0)) / np.maximum(known.std(axis=0), 1e-6)
         channel = int(np.abs(z).argmax())
-        rows.append((float(np.sqrt((z**2).mean())), signed(f"{'Lab'[channel]} {z[channel]:+.1f} spreads")))
+        distance = float(np.sqrt((z**2).mean()))
+        rows.append((distance, signed(f"{distance:.1f} spreads, {'Lab'[channel]} {z[channel]:+.1f}")))
     return pd.DataFrame(rows, columns=["distance", "why"])
 
 

@@ -42,8 +42,8 @@ def _nearer(trials: pd.DataFrame) -> str:
 
 
 def superlative(trials: pd.DataFrame) -> str:
-    """What the trial with the largest gain has: "the largest gain", or "the least loss" where no trial gains."""
-    return "the least loss" if trials["gain"].max() < 0 else "the largest gain"
+    """What the trial with the largest gain has: "the largest gain", or "the smallest rise of KID" where no trial gains."""
+    return "the smallest rise of KID" if trials["gain"].max() < 0 else "the largest gain"
 
 
 def most_often_named(trials: pd.DataFrame) -> str:

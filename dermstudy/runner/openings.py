@@ -14,10 +14,12 @@ from dermstudy.classification import protocol, training_sets, trial
 from dermstudy.entities import NAMES
 from dermstudy.evaluation import cascade, fidelity, verdicts
 from dermstudy.readers import workbook
+from dermstudy.runner import provenance
 from dermstudy.workspace import Workspace
 
 TAG = "finding"  # of the cell
 BASELINE = "unadapted"  # the trial that 08 and 09 compare with
+DRAWN = " What is called real here is the phantom's: procedural drawings."
 FIGURES = {  # the first that is there
     "00_dataset": ("split",),
     "01_finetune": ("finetune_loss", "finetune_hours"),
@@ -49,10 +51,17 @@ def opened(notebook, stem: str, space: Workspace):
         first = next((drawn[name].name for name in FIGURES[stem] if name in drawn), "")
         told, _, _ = said.partition(". ")  # the rest stands above the picture
         picture = f"\n\n![{told.rstrip('.')}.](figures/{first})" if first else ""
-        cell = nbformat.v4.new_markdown_cell(f"**Finding.** {said}{picture}", metadata={"tags": [TAG]})
+        drawn_words = DRAWN if _on_phantom(space, stem) else ""
+        cell = nbformat.v4.new_markdown_cell(f"**Finding.** {said}{drawn_words}{picture}", metadata={"tags": [TAG]})
         cell.id = f"finding-{stem[:2]}"
         notebook.cells.insert(1, cell)
     return notebook
+
+
+def _on_phantom(space: Workspace, stem: str) -> bool:
+    """Whether what `stem` found is of the phantom; 05's reader is the paper's, and 00 stands before any manifest."""
+    known = provenance.read(space.root / "manifest.json").get("notebooks", {}).get("00_dataset", {})
+    return stem[:2] not in ("00", "05") and known.get("parameters", {}).get("DATA") == "phantom"
 
 
 Read = Callable[[str], pd.DataFrame]
@@ -127,16 +136,17 @@ def _metrics(read: Read) -> str:
     kid, recall = overall.loc["kid"], overall.loc["recall"]
     named = read("quality_fidelity").set_index(["network", "entity"]).loc[fidelity.INDEPENDENT, "overall"]
     second = read("quality_encoders").query("entity == 'overall'").iloc[-1]
-    stages = read("quality_cascade").set_index(["input", "enlarged_by"])["kid"]
-    lost = stages[cascade.REAL, cascade.UPSAMPLER]
+    lost = read("quality_cascade").set_index(["input", "enlarged_by"]).loc[(cascade.REAL, cascade.UPSAMPLER)]
     return (
         f"Synthetic images lie at KID {kid['value']:.0f} from real test lesions (n = {kid['n']:.0f}; middle 95 % of subsamples "
         f"{kid['low']:.0f} to {kid['high']:.0f}), real training lesions at {kid['floor']:z.0f}. By {second['encoder']}, on a "
         f"scale of its own, the two are {second['kid']:.0f} and {second['floor']:z.0f}. Synthetic images hold "
         f"{recall['value']:.0%} of the real variety, real ones {recall['floor']:.0%} (by {second['encoder']} "
         f"{second['recall']:.0%} and {second['recall_floor']:.0%}). A network that had no part in choosing the "
-        f"generator, fitted on real images of its training lesions, names {named['synthetic']:.0%} of them as asked, and "
-        f"{named['real']:.0%} of real ones rightly. The upsampler alone, fed with real images, is at KID {lost:.0f}."
+        f"generator, fitted on real images of its training lesions, names {named['synthetic']:.0%} of them as asked "
+        f"(n = {named['n']:,.0f}), and {named['real']:.0%} of real ones rightly (n = {named['n_real']:,.0f}). The "
+        f"upsampler alone, fed with real images, is at KID {lost['kid']:.0f} (n = {lost['n']:.0f}; middle 95 % of halves "
+        f"{lost['low']:.0f} to {lost['high']:.0f})."
     )
 
 
@@ -161,31 +171,38 @@ def _classifier(read: Read) -> str:
         for name in ("as published", "audited")
     )
     floor = rows.loc["audited", "always_nevus"]
+    seeds = read("classifier_ladder").query("network == @protocol.KERAS")["seeds"].max()
+    over = f"test lesions and {seeds} seeds" if seeds > 1 else "test lesions"
     return (
         f"A small network of the paper's form reaches a balanced accuracy of {published} as published and of {audited} audited, "
-        f"with 95 % intervals over test lesions and seeds; always answering nevus gives {floor:.2f}.{_steps(read)}"
+        f"with 95 % intervals over {over}; always answering nevus gives {floor:.2f}.{_steps(read)}"
     )
 
 
 def _steps(read: Read) -> str:
-    """Which steps of the ladder move balanced accuracy, by the network with the most seeds; "" where no interval is there."""
+    """Which steps of the ladder move what, by the network with the most seeds; "" where no interval is there."""
     table = read("classifier_ladder").dropna(subset="low")
-    table = table[table["measure"].eq("balanced accuracy") & table["step"].isin(training_sets.LADDER)]
+    table = table[table["step"].isin(training_sets.LADDER)]
     if table.empty:
         return ""
     network = table.groupby("network", sort=False)["seeds"].max().idxmax()
     own = table[table["network"] == network]
-    clear = (own["low"] > 0) | (own["high"] < 0)
     name = "the small network" if network == protocol.KERAS else f"the head on {network}"
     seeds = own["seeds"].max()
     said = f" Step by step from one protocol to the other ({name}, {seeds} seed{'' if seeds == 1 else 's'}), "
+    return said + "; ".join(_moved(measure, steps) for measure, steps in own.groupby("measure", sort=False)) + "."
+
+
+def _moved(measure: str, steps: pd.DataFrame) -> str:
+    clear = (steps["low"] > 0) | (steps["high"] < 0)
     moved = [
-        f"{row.step} ({row.difference:+.3f}, {row.low:+.3f} to {row.high:+.3f})" for row in own[clear].itertuples()
+        f"{row.step} ({row.difference:+.3f}, {protocol.bound(row.low)} to {protocol.bound(row.high)})"
+        for row in steps[clear].itertuples()
     ]
-    left = [row.step for row in own[~clear].itertuples()]
-    parts = [f"what moves it: {verdicts.listed(moved)}"] * bool(moved)
-    parts += [f"what is not shown to move it: {verdicts.listed(left)}"] * bool(left)
-    return said + "; ".join(parts) + "."
+    left = list(steps.loc[~clear, "step"])
+    parts = [f"what moves {measure}: {verdicts.listed(moved)}"] * bool(moved)
+    parts += [f"what is not shown to move {'it' if moved else measure}: {verdicts.listed(left)}"] * bool(left)
+    return "; ".join(parts)
 
 
 def _trial(read: Read) -> str:
@@ -228,10 +245,13 @@ def _taught(rows: pd.DataFrame, trials: pd.DataFrame, by_entity: pd.DataFrame, w
     )
     lost = "; one is shown to lead farther from them" if farther == 1 else lost
     named = " and ".join(f"{one.named:.0f} of {one.n:.0f} of {NAMES[one.entity]}" for one in own.itertuples())
+    before = by_entity[by_entity["trial"] == BASELINE].set_index("entity")["named"]
+    asked = " and ".join(f"{before[code]:.0f}" for code in own["entity"])
     return (
         f"{which if shown else which.replace(f'{len(shown)} of', 'None of the')}{lost}. "
         f"{leads[0].upper()}{leads[1:]}: KID {row['kid']:.0f} beside {rows.loc[BASELINE, 'kid']:.0f} of the unadapted model and "
-        f"a floor of {row['floor']:z.0f}; a network names as asked {named}."
+        f"a floor of {row['floor']:z.0f}; a network names as asked {named} (unadapted: {asked}). Each is one training; "
+        "intervals are not adjusted for their number."
     )
 
 
