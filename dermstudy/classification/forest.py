@@ -30,7 +30,7 @@ HEADS = {
 
 
 # Where the columns begin, as shares of the figure's width.
-HEAD, LABEL, SEEDS, AXIS, NUMBERS, P, VERDICT = 0.0, 0.012, 0.375, (0.40, 0.635), 0.645, 0.838, 0.897
+HEAD, LABEL, SEEDS, AXIS, NUMBERS, P, VERDICT = 0.0, 0.012, 0.375, (0.40, 0.612), 0.618, 0.832, 0.901
 
 
 def forest_plot(table: pd.DataFrame) -> Figure:
@@ -203,7 +203,7 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
                 at = dict(zip(own["step"], y, strict=True))
                 below = seeds["step"].map(at) + 0.09  # beside the bar, which would hide them
                 ax.plot(seeds["difference"], below, ".", ms=4, color=colour, alpha=0.5, mew=0)
-        ax.set(xlabel=f"change of {measure}, 95 % t interval", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
+        ax.set(xlabel=f"change of {measure}\n95 % t interval", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
     axes[0].set_yticklabels(steps)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=7)
