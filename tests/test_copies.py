@@ -66,11 +66,16 @@ def test_a_sheet_shows_each_pair_with_its_ratio(cohort):
 
 @pytest.mark.parametrize(
     ("made", "words"),
-    [([0.5, 0.6, 0.7], "nearer throughout"), ([0.5, 0.85, 2.9], "nearer in part"), ([1.5, 1.6, 1.7], "no nearer")],
+    [
+        ([0.5, 0.6, 0.7], "nearer throughout"),
+        ([0.5, 0.9, 2.9], "nearer in part"),
+        ([0.1, *[1.5] * 40], "no nearer"),
+        ([1.5, 1.6, 1.7], "no nearer"),
+    ],
 )
 def test_what_an_encoder_finds_is_said_of_it(made, words):
     parts = {("one", "synthetic"): nearest(made), ("one", "real, validation"): nearest([0.8, 0.9, 1.0])}
     ratios = pd.concat(parts, names=["encoder", "images"]).reset_index(["encoder", "images"])
     (sentence,) = copies.said(copies.memorisation(ratios))
     assert sentence.startswith(f"by one synthetic images lie {words} to training images than real validation")
-    assert f"mean ratio {np.mean(made):.3f} and 0.900, least {made[0]:.2f} of 3 and 0.80 of 3" in sentence
+    assert f"mean ratio {np.mean(made):.3f} and 0.900, least {made[0]:.2f} of {len(made)} and 0.80 of 3" in sentence
