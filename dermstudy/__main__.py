@@ -2,7 +2,7 @@
 
 import sys
 
-from dermstudy.cli import main
+from dermstudy_commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,10 @@
-"""One plotting style at print width, and the figures that recur: image grids and confusion matrices."""
+"""One plotting style at print width, and the study's figures on seaborn: sheets, matrices, intervals, training curves."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
@@ -26,6 +28,7 @@ SAVED = {
     ".pdf": {"format": "pdf", "metadata": {"CreationDate": None}},
 }
 LEAST = 6.5  # points of the smallest letters at print width
+PANELS = {"kid": "KID x 1,000", "precision": "precision", "recall": "recall"}
 
 
 def use_style() -> None:
@@ -37,16 +40,11 @@ def use_style() -> None:
         font="DejaVu Sans",
         rc={
             "figure.figsize": (WIDTH, WIDTH * 0.45),
-            "figure.dpi": 100,
             "savefig.dpi": 150,
             "savefig.bbox": "tight",
             "font.size": 9,
-            "axes.titlesize": 9,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.labelsize": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
+            **{"axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9},
+            **{"axes.spines.top": False, "axes.spines.right": False},
             "legend.frameon": False,
             "legend.fontsize": 8,
             "pdf.fonttype": 42,  # letters that stay letters: journals refuse matplotlib's own Type 3
@@ -56,23 +54,12 @@ def use_style() -> None:
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` as a reader wants it: entities by name in index, columns and cells, and their column called entity."""
-
-    def name(value):
-        return NAMES.get(value, value) if isinstance(value, str) else value
-
-    shown = frame.copy()
-    for place in range(shown.shape[1]):
-        column = shown.iloc[:, place]
-        if column.dtype == object or pd.api.types.is_string_dtype(column):
-            shown.isetitem(place, column.map(name))
-    for axis in ("index", "columns"):
-        labels = getattr(shown, axis)
-        if isinstance(labels, pd.MultiIndex):
-            labels = pd.MultiIndex.from_tuples([tuple(map(name, label)) for label in labels], names=labels.names)
-        elif not isinstance(labels, pd.RangeIndex):
-            labels = labels.map(name).rename(labels.name)
-        shown = shown.set_axis(labels.set_names(["entity" if own == "dx" else own for own in labels.names]), axis=axis)
-    return shown.rename(columns={"dx": "entity"})
+    named = frame.copy()
+    if frame.columns.is_unique:
+        text = frame.select_dtypes(exclude="number").columns
+        named[text] = frame[text].replace(NAMES)
+    named = named.rename(index=NAMES, columns={"dx": "entity", **NAMES})
+    return named.rename_axis(index={"dx": "entity"}, columns={"dx": "entity"})
 
 
 def _show_readable() -> None:
@@ -104,23 +91,13 @@ def show_sheets_as_jpeg() -> None:
     from IPython.core.pylabtools import print_figure
 
     shell = get_ipython()
-    if shell is None:
+    kinds = shell.display_formatter.formatters if shell else {}
+    png, jpeg = kinds.get("image/png"), kinds.get("image/jpeg")
+    if shell is None or Figure in jpeg.type_printers or (usual := png.type_printers.get(Figure)) is None:
         return
-    png, jpeg = (shell.display_formatter.formatters[f"image/{kind}"] for kind in ("png", "jpeg"))
-    usual = png.type_printers.get(Figure)
-    if usual is None or getattr(usual, "but_sheets", False):
-        return
-
-    def but_sheets(figure: Figure):
-        return None if is_sheet(figure) else usual(figure)
-
-    def sheets(figure: Figure):
-        quality = {"quality": SHEET_QUALITY}
-        return print_figure(figure, fmt="jpeg", base64=True, pil_kwargs=quality) if is_sheet(figure) else None
-
-    but_sheets.but_sheets = True
-    png.for_type(Figure, but_sheets)
-    jpeg.for_type(Figure, sheets)
+    png.for_type(Figure, lambda figure: None if is_sheet(figure) else usual(figure))
+    drawn = {"fmt": "jpeg", "base64": True, "pil_kwargs": {"quality": SHEET_QUALITY}}
+    jpeg.for_type(Figure, lambda figure: print_figure(figure, **drawn) if is_sheet(figure) else None)
     jpeg.enabled = True
 
 
@@ -128,13 +105,11 @@ def image_grid(
     rows: Sequence[Sequence[np.ndarray]],
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
-    title: str | None = None,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """A grid of images at print width.
+    """A grid of images at print width; rows may differ in length.
 
-    rows: one sequence of uint8 [h, w, 3] images a row; rows may differ in length. captions: words over each image, in place
-    of column_labels.
+    rows: one sequence of uint8 [h, w, 3] images a row. captions: words over each image, in place of column_labels.
     """
     columns = max(len(row) for row in rows)
     margin = 1.25 if row_labels else 0.0
@@ -142,24 +117,13 @@ def image_grid(
     width = margin + cell * columns
     words = [label for row in captions for label in row] if captions else column_labels or []
     lines = max((_broken(label).count("\n") + 1 for label in words), default=0)
-    over = 0.1 + 0.14 * lines if lines else 0.0
-    head = (0.3 if title else 0.0) + over
-    gap = over if captions else 0.03 * cell
+    head = 0.1 + 0.14 * lines if lines else 0.0
+    gap = head if captions else 0.03 * cell
     height = cell * len(rows) + gap * (len(rows) - 1) + head
+    edges = {"left": margin / width, "right": 1.0, "bottom": 0.0, "top": 1.0 - head / height}
+    spaces = {"wspace": 0.03, "hspace": gap / cell}
     figure = plt.figure(figsize=(width, height))
-    axes = figure.subplots(
-        len(rows),
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": margin / width,
-            "right": 1.0,
-            "bottom": 0.0,
-            "top": 1.0 - head / height,
-            "wspace": 0.03,
-            "hspace": gap / cell,
-        },
-    )
+    axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw=edges | spaces)
     for ax in axes.flat:
         ax.set_axis_off()
     for r, row in enumerate(rows):
@@ -172,8 +136,6 @@ def image_grid(
     for drawn, row in zip(axes, captions or [column_labels or []], strict=False):
         for ax, label in zip(drawn, row, strict=False):
             ax.set_title(_broken(label), fontsize=size, loc="center", fontweight="normal", pad=3)
-    if title:
-        figure.text(0.0, 1.0, title, ha="left", va="top", fontsize=9, fontweight="bold")
     return figure
 
 
@@ -227,36 +189,19 @@ def confusion(
         _, ax = plt.subplots(figsize=(side + 0.6, side))
     size = max(8.0, LEAST * ax.figure.get_figwidth() / WIDTH)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    seaborn.heatmap(
-        share,
-        annot=matrix,
-        fmt="d",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        cbar=False,
-        square=True,
-        linewidths=0.5,
-        linecolor="white",
-        xticklabels=labels,
-        yticklabels=labels,
-        ax=ax,
-        annot_kws={"fontsize": size},
-    )
+    look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "square": True, "linewidths": 0.5}
+    look |= {"xticklabels": labels, "yticklabels": labels, "annot_kws": {"fontsize": size}}
+    seaborn.heatmap(share, annot=matrix, fmt="d", ax=ax, **look)
     if undetermined:
-        for row, column in zip(*np.nonzero(~np.eye(len(matrix), dtype=bool)), strict=True):
-            ax.add_patch(plt.Rectangle((column, row), 1, 1, facecolor="0.93", edgecolor="white", lw=0.5))
-        for place, text in enumerate(ax.texts):
-            if place // len(matrix) != place % len(matrix):
+        for text, (row, column) in zip(ax.texts, np.ndindex(matrix.shape), strict=True):
+            if row != column:
+                ax.add_patch(plt.Rectangle((column, row), 1, 1, facecolor="0.93", edgecolor="white", lw=0.5))
                 text.set_color("0.35")
     ax.set_xlabel("predicted", fontsize=max(9.0, size))
     ax.set_ylabel("true", fontsize=max(9.0, size))
-    ax.set_xticklabels(labels, rotation=45, ha="right")
-    ax.set_yticklabels(labels, rotation=0)
-    if size > 8:
-        ax.tick_params(labelsize=max(9.0, size))
-    if title:
-        ax.set_title(title, fontsize=max(9.0, size))
+    ax.set_xticklabels(labels, rotation=45, ha="right", fontsize=size)
+    ax.set_yticklabels(labels, rotation=0, fontsize=size)
+    ax.set_title(title or "", fontsize=max(9.0, size))
     return ax
 
 
@@ -265,7 +210,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
 
     A plot is also written as PDF. Nothing in the files tells the time of writing. What an earlier figure left is removed.
     """
-    wanted = (".jpg",) if is_sheet(figure) else (".png", ".pdf") if is_plot(figure) else (".png",)
+    wanted = (".jpg",) if is_sheet(figure) else (".png", ".pdf")
     for suffix, options in SAVED.items():
         path = Path(folder) / f"{name}{suffix}"
         if suffix not in wanted:
@@ -281,31 +226,23 @@ def is_sheet(figure: Figure) -> bool:
     return any(ax.images for ax in figure.axes)
 
 
-def is_plot(figure: Figure) -> bool:
-    """Whether a figure draws data and no images, so that it gains from being drawn in lines and letters."""
-    return any(ax.has_data() for ax in figure.axes) and not is_sheet(figure)
-
-
 def beside_floor(audited: pd.DataFrame) -> Figure:
-    """KID, precision and recall of all entities together, with interval and real-vs-real floor; FID where it has them.
+    """KID, precision and recall with interval and real-vs-real baseline: all entities together, and those with rows.
 
-    Below come the entities that have rows of their own, each with its n. audited: entity, n, metric, value, low, high,
-    floor, as quality.audited gives them.
+    audited: entity, n, metric, value, low, high, floor, as quality.audited gives them. FID has one row and no panel.
     """
-    sizes = audited[audited["metric"] == "kid"].set_index("entity")["n"]
-    order = [*(code for code in CODES[::-1] if code in sizes), "overall"]
-    drawn = {"kid": "KID x 1,000", "fid": "FID", "precision": "precision", "recall": "recall"}
-    figure, axes = plt.subplots(1, len(drawn), sharey=True, figsize=(WIDTH, 1.0 + 0.24 * (len(order) - 1)))
-    names = [f"{'all' if code == 'overall' else NAMES[code]}, n = {sizes[code]:.0f}" for code in order]
-    for ax, (metric, title) in zip(axes, drawn.items(), strict=True):
-        own = audited[audited["metric"] == metric].set_index("entity").reindex(order)
-        ax.hlines(names, own["low"], own["high"], color="#88CCEE", lw=3, label="middle 95 % of subsamples")
-        ax.plot(own["value"], names, "o", color="#332288", label="synthetic")
-        ax.plot(own["floor"], names, "|", color="#CC6677", ms=12, mew=2, label="real against real")
-        ax.set(title=title, ylim=(-0.5, len(order) - 0.5), xmargin=0.15)
-    handles, labels = axes[list(drawn).index("fid")].get_legend_handles_labels()
-    below = (0.5, 0.11 - 0.35 / figure.get_figheight())
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=below, ncols=4)
+    rows = audited[audited["metric"].isin(PANELS)].sort_values(
+        "entity", key=lambda names: names.map(["overall", *CODES].index)
+    )
+    names = np.where(rows["entity"] == "overall", "all", rows["entity"].replace(NAMES))
+    rows = rows.assign(label=names + rows["n"].map(", n = {:.0f}".format))
+    figure, axes = plt.subplots(1, len(PANELS), sharey=True, figsize=(WIDTH, 1.0 + 0.24 * rows["label"].nunique()))
+    for ax, (metric, title) in zip(axes, PANELS.items(), strict=True):
+        own = rows[rows["metric"] == metric]
+        intervals(ax, own, "label", "value")
+        ax.plot(own["floor"], own["label"], "|", color="#CC6677", ms=12, mew=2, label="real against real")
+        ax.set(title=title, xmargin=0.15)
+    axes[1].set_xlabel("dot: synthetic images, middle 95 % of subsamples; red: real against real")
     return figure
 
 
@@ -326,12 +263,10 @@ def colour_differences(table: pd.DataFrame) -> Figure:
 def fid_by_n(curve: pd.DataFrame) -> Figure:
     """FID of real against real by the number of images, with the full range of the draws; curve: quality.fid_curve."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.6, 2.6))
-    draws = curve.groupby("n").size().max()
-    label = f"mean of {draws} draws; band: their full range"
+    label = f"mean of {curve.groupby('n').size().max()} draws; band: their full range"
     seaborn.lineplot(curve, x="n", y="value", marker="o", color="#332288", errorbar=("pi", 100), label=label, ax=ax)
     ax.set(xlabel="images on each side", ylabel="FID of real against real", xscale="log", ylim=(0, None))
-    sizes = sorted(curve["n"].unique())
-    ax.set_xticks(sizes, sizes)
+    ax.set_xticks(sizes := sorted(curve["n"].unique()), sizes)
     ax.minorticks_off()
     return figure
 
@@ -368,3 +303,65 @@ def curves(predictions: pd.DataFrame, reliability: pd.DataFrame) -> Figure:
     right.set(xlabel="confidence of the answer", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
     right.set_title("larger dot: more answers", fontsize=8, fontweight="normal")
     return figure
+
+
+def loss_curves(log: pd.DataFrame) -> Figure:
+    """Training and held-out loss by step from zero, the axes uncut, and a line at the step whose weights are kept.
+
+    log: step, loss, validation_loss, as finetune.train gives it; step 0, before training, has no training loss.
+    """
+    names = {"loss": "training, mean since the last record", "validation_loss": "held-out lesions"}
+    drawn = log.set_index("step")[list(names)].rename(columns=names)
+    ax = drawn.plot(color=["#88CCEE", "#332288"], marker=".", ylabel="loss", xlim=(0, None), ylim=(0, None))
+    ax.axvline(log.loc[log["validation_loss"].idxmin(), "step"], color="#999933", lw=1, ls="--", label="kept")
+    ax.legend()
+    return ax.figure
+
+
+def loss_bands(log: pd.DataFrame) -> Figure:
+    """Held-out loss by step for each quarter of the timesteps, axes uncut; log: as for `loss_curves`."""
+    bands = log.set_index("step").filter(regex=r"^validation_\d")
+    drawn = bands.rename(columns=lambda name: "timesteps " + name.removeprefix("validation_").replace("_", " to "))
+    shades = seaborn.color_palette("crest", bands.shape[1])
+    ax = drawn.plot(color=shades, marker=".", ylabel="held-out loss", xlim=(0, None), ylim=(0, None))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+    return ax.figure
+
+
+def training_hours(log: pd.DataFrame, sittings: pd.DataFrame, changes: Sequence[int] = ()) -> Figure:
+    """What training bought, by the images seen (logarithmic): the loss, and KID on validation lesions beside real images'.
+
+    log: step, images, loss; sittings: images, n, kid, low, high, floor, sampler_steps, guidance_scale, as
+    weights.training_hours gives them for one network; changes: weights.noise_changes. A line joins losses over the same
+    draws of noise, and KID of sessions that were sampled alike.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    for _, own in log.groupby(np.searchsorted(changes, log["step"])):
+        left.plot(own["images"] / 1000, own["loss"], color="#88CCEE")
+    for number, step in enumerate(changes):
+        began = log["images"][log["step"] > step].min() / 1000
+        left.axvline(began, color="#999933", lw=1, ls=":", label="other noise levels from here" if not number else None)
+    left.set(ylabel="training loss", ylim=(0, None))
+    halves = f"middle 95 % of halves of n = {sittings['n'].iloc[-1]:.0f} images"
+    right.vlines(sittings["images"] / 1000, sittings["low"], sittings["high"], color="#88CCEE", lw=3, label=halves)
+    settings = sittings.apply(_sampled, axis=1)
+    shades = ("#332288", "#117733", "#AA4499", "#882255")
+    for shade, (words, own) in zip(cycle(shades), sittings.groupby(settings, sort=False), strict=False):
+        right.plot(own["images"] / 1000, own["kid"], "o-", color=shade, label=words)
+    right.axhline(sittings["floor"].iloc[-1], color="#CC6677", lw=1, label="real images")
+    right.set(ylabel="KID x 1,000, validation lesions")
+    for ax in (left, right):
+        ax.set(xlabel="images seen in training (thousands)", xscale="log")
+        ax.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:,g}", minor_formatter="")
+        handles, labels = ax.get_legend_handles_labels()
+        if handles:  # below the axes, where it can cross no bar
+            ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    figure.tight_layout()
+    return figure
+
+
+def _sampled(sitting: pd.Series) -> str:
+    """With which sampler the images of a training session were painted, in words."""
+    scale = sitting["guidance_scale"]
+    guidance = "" if pd.isna(scale) else ", no guidance" if scale == 1 else f", guidance {scale:g}"
+    return f"{sitting['sampler_steps']:.0f} sampler steps{guidance}"

@@ -19,7 +19,9 @@ Statistic = Callable[[pd.DataFrame], float]
 
 
 def quantiles(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of resampled values: the percentile interval."""
+    """The middle `level` of resampled values: the percentile interval; NaN where there are none."""
+    if not len(values):
+        return np.nan, np.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -34,9 +36,11 @@ def mean_interval(values: Sequence[float] | np.ndarray, name: str = "mean") -> d
 
 
 def wilson(right: int, of: int) -> dict[str, float]:
-    """right, of, share, and Wilson's 95 % interval low, high (statsmodels)."""
+    """right, of, share, and Wilson's 95 % interval low, high (statsmodels); NaN where nothing was asked (of = 0)."""
     from statsmodels.stats.proportion import proportion_confint
 
+    if not of:
+        return {"right": right, "of": of, **dict.fromkeys(("share", "low", "high"), np.nan)}
     low, high = proportion_confint(right, of, method="wilson")
     return {"right": right, "of": of, "share": right / of, "low": float(low), "high": float(high)}
 
@@ -82,13 +86,13 @@ def clustered_bootstrap(
 
     predictions: one frame a training seed over the same test images. Each resample draws lesions whole, so that sister
     images stay together, and as many seeds as there are, and takes the mean over those: more seeds, a narrower interval.
-    With one seed it is over test lesions alone. The interval is conditional on one generator.
+    With one seed it is over test lesions alone. The interval is conditional on one generator. NaN without test images.
     """
     random = np.random.default_rng(seed)
     members = lesion_rows(predictions[0])
     names = list(members)
     values = []
-    for _ in range(repeats):
+    for _ in range(repeats if names else 0):
         rows = np.concatenate([members[names[index]] for index in random.integers(0, len(names), len(names))])
         values.append(_mean_of_drawn(random, len(predictions), lambda own: statistic(predictions[own].iloc[rows])))  # noqa: B023
     return quantiles(values)
@@ -100,7 +104,8 @@ def paired_difference(
     """`first` minus `second`, the mean over seeds: difference, interval, and half its width as what is detectable.
 
     Lesions of both test sets are resampled together and seeds pairwise, so images that both sets share are paired and
-    others are not; each resample takes the mean over the seeds that it drew, as `clustered_bootstrap` does.
+    others are not; each resample takes the mean over the seeds that it drew, as `clustered_bootstrap` does. NaN where a
+    side has no test image.
     """
     random = np.random.default_rng(seed)
     sides = [lesion_rows(first[0]), lesion_rows(second[0])]
@@ -110,13 +115,14 @@ def paired_difference(
         return statistic(first[own].iloc[rows[0]]) - statistic(second[own].iloc[rows[1]])
 
     values = []
-    while len(values) < repeats:
+    while len(values) < (repeats if all(sides) else 0):
         picked = [names[index] for index in random.integers(0, len(names), len(names))]
         rows = [np.concatenate([side[name] for name in picked if name in side] or [[]]).astype(int) for side in sides]
         if min(len(part) for part in rows):
             values.append(_mean_of_drawn(random, len(first), lambda own: change(own, rows)))  # noqa: B023
     low, high = quantiles(values)
-    mean = float(np.mean([statistic(a) - statistic(b) for a, b in zip(first, second, strict=True)]))
+    each = [statistic(a) - statistic(b) for a, b in zip(first, second, strict=True)] if all(sides) else np.nan
+    mean = float(np.mean(each))
     return {"difference": mean, "low": low, "high": high, "detectable": (high - low) / 2}
 
 
@@ -129,3 +135,12 @@ def _mean_of_drawn(random: np.random.Generator, seeds: int, score: Callable[[int
 def lesion_rows(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The rows of each lesion group, in the order of their first image."""
     return {name: np.asarray(rows) for name, rows in frame.groupby("group", sort=False).indices.items()}
+
+
+def by_image(images: pd.DataFrame) -> list[str]:
+    """What a reader of intervals must know where some of `images` (image_id, group) are of no known lesion: a line or none."""
+    alone = int((images["group"] == images["image_id"]).sum())
+    if not alone:
+        return []
+    which = "" if alone == len(images) else f" for {alone} of {len(images)} images"
+    return [f"lesions are unknown, so intervals are by image{which}: too narrow where images show the same lesion"]

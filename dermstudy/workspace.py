@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dermstudy.files import InputError, atomic_path, restore, restore_all, write_text
+from dermstudy.parameters import typed
 
 PACKAGES = (
     "torch",
@@ -33,6 +40,7 @@ PACKAGES = (
     "papermill",
 )
 PICTURES = (".png", ".jpg")
+NEGATIVE = re.compile(r"(?<![\w−-])-(?=\d)")  # the hyphen before a negative number
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,32 @@ class Workspace:
 
     def save_table(self, frame, name: str):
         """Write `frame` (without a default index) to tables/<name>.csv and return it."""
+        from dermstudy.tables import write_csv
+
         with atomic_path(self.tables / f"{name}.csv") as path:
-            frame.to_csv(
-                path,
-                index=any(label is not None for label in frame.index.names),
-                lineterminator="\n",
-                float_format="%.6g",
-            )
+            index = any(label is not None for label in frame.index.names)
+            write_csv(frame, path, index=index, float_format="%.6g")
         return frame
+
+    def table(self, name: str):
+        """What `save_table` wrote under `name`, as pandas reads it; InputError where it is missing."""
+        import pandas as pd
+
+        path = self.tables / f"{name}.csv"
+        if not path.is_file():
+            raise InputError(f"{shown(path)} is missing: run the notebook that writes it into {shown(self.root)} first")
+        return pd.read_csv(path)
+
+    def finding(self, notebook: str, headline: str, *details: str) -> None:
+        """Write what `notebook` found to findings/<notebook>.md and show it: a headline, then a line for each detail.
+
+        The text comes from `table` alone. Details that are empty are left out; hyphens before numbers become minus signs.
+        """
+        lines = [headline, *(f"- {detail}" for detail in details if detail)]
+        text = NEGATIVE.sub("−", "\n\n".join([lines[0], "\n".join(lines[1:])]).strip() + "\n")
+        write_text(self.root / "findings" / f"{notebook}.md", text)
+        if (ipython := sys.modules.get("IPython")) and ipython.get_ipython():  # in a kernel
+            ipython.display.display(ipython.display.Markdown(f"**Finding.** {text}"))
 
     def save_figure(self, figure, name: str):
         """Write `figure` to figures/<name>.png, a sheet of images to <name>.jpg, a plot as PDF as well, and return it."""
@@ -111,41 +137,90 @@ class Workspace:
         restore(path)
         if not path.exists():
             raise InputError(
-                f"{shown(path)} is missing: run notebook {made_by} into the same RESULTS folder first, "
+                f"{shown(path)} is missing: run notebook {made_by} first (`{maker(path, made_by)}`), "
                 "or open this one with `dermstudy lab`, which does so"
             )
         return path
 
 
+def bounds(row, name: str, form: str = "+.3f") -> str:
+    """A value of `row` with its interval, "0.20 (0.15 to 0.25)", from `name`_low and `name`_high or low and high.
+
+    form: as format() takes it. Without an interval (none, or NaN) the value stands alone; zero has no sign.
+    """
+    low, high = (f"{name}_low", f"{name}_high") if f"{name}_low" in row else ("low", "high")
+    form = "+z" + form[1:] if form.startswith("+") else "z" + form  # z: no minus before zero
+    value, low, high = (f"{row.get(key, math.nan):{form}}" for key in (name, low, high))
+    text = value if "nan" in low else f"{value} ({low} to {high})"
+    return re.sub(r"[+](0\.0+)\b", r"\1", text)
+
+
+def changes(frame, label: str, name: str = "difference", form: str = "+.3f") -> str:
+    """`bounds` of each row of `frame` after the row's `label`: "a +0.1 (0.0 to +0.2); b ..."."""
+    return "; ".join(f"{row[label]} {bounds(row, name, form)}" for row in frame.to_dict("records"))
+
+
 def project_root() -> Path:
-    """The checkout that holds notebooks/, profiles/ and results/."""
+    """The checkout that holds notebooks/, profiles/ and results/; InputError where the package lies outside one."""
     root = Path(__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():
-        raise InputError(f"no notebooks/ beside the package in {root}: install it from a checkout (pip install -e .)")
+        raise InputError(
+            f"this needs a checkout, and {root} holds no notebooks/: clone dermstudy and install it there with "
+            "pip install -e . (classify, convert, synthesize, app and kit work without one; name --weights)"
+        )
     return root
 
 
 def from_root(path: str | Path) -> Path:
-    """`path` itself when absolute, otherwise taken from the project root."""
+    """`path` itself when absolute or where the package lies outside a checkout, otherwise taken from the project root."""
     path = Path(path).expanduser()
-    return path if path.is_absolute() else project_root() / path
+    with contextlib.suppress(InputError):
+        return path if path.is_absolute() else project_root() / path
+    return path
+
+
+def maker(path: str | Path, notebook: str) -> str:
+    """The command that makes what lies at `path`, an artifact of a results folder, by `notebook` and those before it.
+
+    The profile is the one that names this results folder; "PROFILE" where none does.
+    """
+    folder = from_root(path).parent
+    results = shown(folder.parent) if folder.name == "artifacts" else ""
+    for file in sorted((project_root() / "profiles").glob(f"*/{notebook}.yaml")):
+        if results and f"RESULTS: {results}\n" in file.read_text(encoding="utf-8"):
+            return f"dermstudy run {file.parent.name} --to {notebook[:2]}"
+    return f"dermstudy run PROFILE --to {notebook[:2]}" + (f" --results {shlex.quote(results)}" if results else "")
 
 
 def shown(path: str | Path) -> str:
     """`path` as messages print it: relative to the project root where it lies inside."""
     path = Path(path)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, InputError):
         return str(path.resolve().relative_to(project_root()))
     return str(path)
 
 
-def open_workspace(results: str | Path) -> Workspace:
-    """The workspace at `results` (a relative path is taken from the project root), its folders created.
+def results_folder(results: str | Path) -> Path:
+    """The folder that `results` names; a relative path is taken from the project root.
 
-    A notebook that has called this shows an InputError as its one line; every other error keeps its traceback.
+    InputError for a relative path that leaves the project root, or is that itself.
+    """
+    path = os.path.normpath(Path(results).expanduser())
+    if not str(results).strip() or path == "." or path.split(os.sep)[0] == "..":
+        raise InputError(
+            f"results cannot go to {str(results)!r}: relative paths are taken from the checkout; name a folder in it, or give "
+            "an absolute path"
+        )
+    return from_root(path)
+
+
+def open_workspace(results: str | Path) -> Workspace:
+    """The workspace at `results`, as `results_folder` reads it, its folders created; InputError where it cannot be written.
+
+    In a notebook an InputError shows as its one line from here on; every other error keeps its traceback.
     """
     _show_input_errors_plainly()
-    space = Workspace(from_root(results))
+    space = Workspace(results_folder(results))
     try:
         for folder in (space.tables, space.figures, space.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
@@ -153,12 +228,55 @@ def open_workspace(results: str | Path) -> Workspace:
         with atomic_path(space.artifacts / ".writable") as probe:
             probe.touch()
     except (OSError, InputError) as error:
-        reason = getattr(error, "strerror", None) or "not writable"
-        raise InputError(
-            f"cannot write to the results folder {shown(space.root)} ({reason}): "
-            "choose another with --results or mend its permissions"
-        ) from error
+        raise _unwritable(space, getattr(error, "strerror", None) or "not writable") from error
     return space
+
+
+def open_notebook(names: dict[str, Any]) -> Workspace:
+    """The workspace of a notebook whose globals are `names`, once every parameter among them is known and of its type.
+
+    The types are the annotations of the parameters cell; a number stands as text afterwards where a text is declared.
+    Nothing is written: what the notebook needs may be missing. Errors show as after `open_workspace`. InputError for a
+    parameter that the notebook does not declare (papermill only warns of it), for one of another type, and as there.
+    """
+    _show_input_errors_plainly()
+    kinds = names.get("__annotations__", {})
+    if "RESULTS" not in kinds:
+        raise InputError("run the cell of parameters first: it says where results go")
+    given = {name: names[name] for name in kinds}
+    if "ws" not in names:  # later on, names are also those of the notebook's cells and of its reader
+        data = {
+            name: value for name, value in names.items() if isinstance(value, str | float | int | list | dict | None)
+        }
+        given |= {name: value for name, value in data.items() if name.isupper() or name.upper() in kinds}
+    names.update(typed(given, kinds))
+    today()
+    space = Workspace(results_folder(names["RESULTS"]))
+    present = next(folder for folder in (space.root, *space.root.parents) if folder.exists())
+    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+        raise _unwritable(space, f"{shown(present)} is {'not writable' if present.is_dir() else 'no folder'}")
+    restore_all(space.artifacts)
+    return space
+
+
+def _unwritable(space: Workspace, reason: str) -> InputError:
+    return InputError(
+        f"cannot write to the results folder {shown(space.root)} ({reason}): "
+        "choose another with --results or mend its permissions"
+    )
+
+
+def today() -> datetime.date:
+    """The day of making, or that of SOURCE_DATE_EPOCH (reproducible-builds.org), which matplotlib reads too.
+
+    InputError where that is no number of seconds.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        seconds = time.time() if epoch is None else int(epoch)
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).date()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(f"SOURCE_DATE_EPOCH is {epoch!r}: give a number of seconds, or unset it") from error
 
 
 def _show_input_errors_plainly() -> None:
@@ -177,18 +295,8 @@ def _show_plainly(shell, kind, error, traceback, tb_offset=None) -> list[str]:
 
 def commit() -> str:
     """The checkout's commit, with "+changes" where tracked files outside results/ differ; "unknown" without git."""
-    try:
-        git = ["git", "-C", str(project_root())]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head + ("+changes" if changed else "")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    return _git("rev-parse", "HEAD") + "+changes" * bool(changed) or "unknown"
 
 
 def last_commit(path: str) -> str:
@@ -196,23 +304,32 @@ def last_commit(path: str) -> str:
 
     "unknown" without git, for a file that no commit holds, and where a shallow clone was cut off before that commit.
     """
+    touched = _git("log", "-1", "--format=%H", "--", path)
+    cut = project_root() / _git("rev-parse", "--git-path", "shallow")
+    if cut.is_file() and touched in cut.read_text(encoding="utf-8").split():
+        touched = ""  # where a clone was cut off, a commit seems to hold every file for the first time
+    return (touched or "unknown") + "+changes" * bool(_git("status", "--porcelain", "--", path))
+
+
+def _git(*arguments: str) -> str:
+    """What git prints about the checkout; "" without git, and where it refuses."""
     try:
-        git = ["git", "-C", str(project_root())]
-        options = dict(capture_output=True, text=True, check=True)
-        touched = subprocess.run([*git, "log", "-1", "--format=%H", "--", path], **options).stdout.strip()
-        cut = Path(subprocess.run([*git, "rev-parse", "--git-path", "shallow"], **options).stdout.strip())
-        cut = project_root() / cut  # where a clone was cut off, a commit seems to hold every file for the first time
-        if cut.is_file() and touched in cut.read_text(encoding="utf-8").split():
-            touched = ""
-        changed = subprocess.run([*git, "status", "--porcelain", "--", path], **options).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return (touched or "unknown") + ("+changes" if changed else "")
+        done = subprocess.run(["git", "-C", str(project_root()), *arguments], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return "" if done.returncode else done.stdout.strip()
 
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions by distribution name (all of the study's main packages by default)."""
-    return {name: importlib.metadata.version(name) for name in packages or PACKAGES}
+    return {name: _version(name) for name in packages or PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # the same library, built without GPU kernels
+        return importlib.metadata.version(f"{name}-cpu")
 
 
 def version_line(*packages: str) -> str:

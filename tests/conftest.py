@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory) -> Path:
-    from dermstudy.phantom import cohort as phantom
+    from dermstudy_commands.phantom import cohort as phantom
 
     return phantom.write_cohort(
         tmp_path_factory.mktemp("phantom") / "cohort",
@@ -46,10 +46,19 @@ def cohort(phantom_folder):
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory) -> Path:
     """The smoke profile, executed once from the first notebook to the last."""
-    from dermstudy.runner import study
+    from dermstudy_commands.runner import study
 
     results = tmp_path_factory.mktemp("smoke") / "results"
     return study.run("smoke", results=str(results), jobs=2)
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Inputs that users brought: $CASES, or the folder shared/cases beside the checkout."""
+    folder = Path(os.environ.get("CASES") or ROOT.parent / "shared" / "cases")
+    if not folder.is_dir():
+        pytest.skip("the users' inputs are not at hand: set CASES=/path/to/them to run this test")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +75,7 @@ def pytest_terminal_summary(terminalreporter):
     reports = [report for group in terminalreporter.stats.values() for report in group]
     if not any("test_results.py" in str(getattr(report, "nodeid", "")) for report in reports):
         return
-    from dermstudy.runner import fingerprints
+    from dermstudy_commands.runner import fingerprints
 
     tracked = ["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"]
     folders = [(ROOT / line).parent for line in subprocess.run(tracked, capture_output=True, text=True).stdout.split()]

@@ -23,15 +23,15 @@ CAPTIONS = ["melanoma", "dermatofibroma"] * 2
 
 def train(folder: Path, preset: str) -> pd.DataFrame:
     """Eight steps with everything on that a resumed run has to bring back."""
-    low = 64 if preset == "tiny-upsampler" else 0
-    side = 256 if low else 64
+    low, side = preset == "tiny-upsampler", 256 if preset == "tiny-upsampler" else 64
     images = np.random.default_rng(1).integers(0, 256, (4, side, side, 3), np.uint8)
     model = glide.build(preset, architecture.train_tokenizer(CAPTIONS), "v_prediction", seed=3)
     config = finetune.TrainingConfig(
-        steps=8, batch=4, learning_rate=1e-3, caption_dropout=0.2, ema_decay=0.9, crop=64 if low else 0,
+        steps=8, batch=4, learning_rate=1e-3, caption_dropout=0.2, averaged=True, crop=64 if low else 0,
         noise_augmentation=0.1 if low else 0.0, gradient_clip=1.0, warmup_steps=3, augment=True, validate_every=2,
     )  # fmt: skip
-    return finetune.train(model, images, CAPTIONS, config, folder, low_side=low)
+    held_out = images[:2], CAPTIONS[:2], *([images[:2, ::4, ::4]] if low else [])
+    return finetune.train(model, images, CAPTIONS, config, folder, held_out, images[:, ::4, ::4] if low else None)
 
 
 def synthesise(folder: Path) -> Path:

@@ -1,9 +1,8 @@
-"""Adapting to unseen entities: fair draws of training images, honest sets, measures worked out by hand."""
+"""Adapting to unseen entities: fair draws of images, the same judge for all, learning curves and areas by hand."""
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
+import json
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,13 +12,14 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from dermstudy.adaptation import downstream, findings, teaching
-from dermstudy.diffusion import finetune, glide
-from dermstudy.evaluation import quality, reference_classifier
+from dermstudy.adaptation import findings, teaching
+from dermstudy.diffusion import finetune, glide, losses, training
+from dermstudy.evaluation import reference_classifier
 from dermstudy.files import InputError
 
 MINI = ROOT / "weights" / "glide-mini" / "base"
 PAIR = ["mel", "vasc"]
+STEPS = [0, 3, 6, 9, 12]
 
 
 @pytest.fixture(scope="module")
@@ -29,145 +29,72 @@ def model():
 
 @pytest.fixture(scope="module")
 def few(cohort):
-    return teaching.training_images(cohort, PAIR, 4, seed=0)
+    return teaching.few_images(cohort, "train", PAIR, 4, seed=0)
 
 
-def test_few_images_are_of_training_lesions_and_many_of_them(cohort, few):
+def test_few_images_are_of_one_split_and_of_many_lesions(cohort, few):
     assert few.frame["dx"].value_counts().to_dict() == {"mel": 4, "vasc": 4} and set(few.frame["split"]) == {"train"}
     for code in PAIR:
         lesions = cohort.select(split="train", dx=code).frame["group"].nunique()
         assert few.select(dx=code).frame["group"].nunique() == min(4, lesions)
-    with pytest.raises(InputError, match=r"melanoma has \d+ training images, 10000 are asked for: lower IMAGES"):
-        teaching.training_images(cohort, PAIR, 10_000, seed=0)
+    held_out = teaching.few_images(cohort, "validation", PAIR, 1000, seed=0)
+    assert set(held_out.frame["split"]) == {"validation"} and set(held_out.frame["dx"]) == set(PAIR)
+    with pytest.raises(InputError, match=r"melanoma has \d+ images for train, 10000 are asked for: lower IMAGES"):
+        teaching.few_images(cohort, "train", PAIR, 10_000, seed=0)
+    with pytest.raises(InputError, match="melanoma has 0 images for validation"):
+        teaching.few_images(cohort.select(split="train"), "validation", PAIR, 2, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["text", "lora"])
-def test_a_part_is_trained_on_a_copy(model, cohort, few, tmp_path, part):
-    before = glide.load(MINI).unet.state_dict()
-    config = finetune.TrainingConfig(steps=1, batch=4, learning_rate=1e-3, trains=part)
-    held_out = teaching.held_out_images(cohort, PAIR, 1, seed=0)
+@pytest.mark.parametrize("part", ["text", "all", "lora"])
+def test_a_copy_is_trained_to_its_last_step_though_others_lose_less(model, cohort, few, tmp_path, monkeypatch, part):
+    """The held-out loss only rises; the trial holds what the last step left."""
+    rising = iter(range(1, 9))
+    monkeypatch.setattr(training, "validation_loss", lambda *arguments: {"validation_loss": float(next(rising))})
+    monkeypatch.setattr(teaching, "FEWEST_STEPS", 1)
+    before = {key: value.clone() for key, value in model.unet.state_dict().items()}
+    config = finetune.TrainingConfig(steps=2, batch=2, learning_rate=1e-3, trains=part)
+    held_out = teaching.few_images(cohort, "validation", PAIR, 2, seed=0)
     trial = teaching.train_part(model, few, held_out, config, tmp_path)
-    assert all(np.array_equal(value, before[key]) for key, value in model.unet.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in model.unet.state_dict().items())
+    assert trial.log["step"].tolist() == [0, 1, 2] and trial.log["loss"].isna().tolist() == [True, False, False]
+    assert trial.log["held_out"].eq(len(held_out)).all()
     numbers = trial.costs["trained_numbers"]
-    assert 0 < numbers < glide.parameter_count(model) and trial.costs["megabytes"] == numbers * 4 / 1e6
-    assert trial.costs["peak_megabytes"] > 10
-    again = teaching.train_part(model, few, held_out, config, tmp_path)  # read, not trained: what it cost is remembered
-    assert again.costs["peak_megabytes"] == pytest.approx(trial.costs["peak_megabytes"], abs=0.1)
-    images = teaching.painted(trial, teaching.Sampling(2, 2.0, "2"))
-    assert set(images) == set(PAIR) and images["mel"].shape == (2, 64, 64, 3)
+    assert numbers > 0 and trial.costs["megabytes"] == numbers * 4 / 1e6
+    (state,) = tmp_path.glob("*/state.safetensors")
+    left = {key[7:]: value for key, value in load_file(state).items() if key.startswith("weight.")}
+    mine = dict(losses.Denoiser(trial.model.unet, trial.model.text_encoder).named_parameters())
+    assert left and all(torch.equal(mine[name], value) for name, value in left.items())
+    assert not any(value.requires_grad for value in mine.values())
 
 
 def test_repainting_changes_the_disc_and_nothing_else(model, cohort):
     nevi = cohort.select(split="test", dx="nv").images(64)[:2]
     trial = teaching.unadapted(model, PAIR)
-    after, change = downstream.repainted(trial, "vasc", nevi, teaching.Sampling(2, 3.0, "4"))
+    after, change = teaching.repainted(trial, "vasc", nevi, teaching.Sampling(2, 3.0, "4"))
     assert after.shape == nevi.shape and (change["inside"] > 5).all() and (change["outside"] < 0.6).all()
-
-
-def test_arms_are_tested_on_real_test_lesions(cohort, few, tmp_path):
-    images = {code: np.full((3, 64, 64, 3), 90, np.uint8) for code in PAIR}
-    made = downstream.as_cohort(images, tmp_path / "painted")
-    sets = downstream.downstream_sets(cohort, few, made)
-    assert tuple(sets) == downstream.DOWNSTREAM
-    for name, chosen in sets.items():
-        test = chosen.rows("test")
-        assert set(test["dx"]) == set(PAIR) and set(test["split"]) == {"test"}
-        kinds = set(chosen.rows("train")["kind"])
-        assert kinds == {"real": {"original"}, "synthetic only": {"synthetic"}}.get(name, {"original", "synthetic"})
-        assert not set(chosen.rows("train")["group"]) & set(test["group"])
-
-
-def test_the_area_of_a_pair_by_hand():
-    frame = pd.DataFrame(
-        {"dx": ["mel", "mel", "vasc", "vasc"], "mel": [0.6, 0.1, 0.1, 0.3], "vasc": [0.2, 0.1, 0.4, 0.1]}
-    )
-    assert downstream.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
-
-
-@pytest.mark.slow
-def test_areas_of_training_sets_and_their_gains():
-    truth = ["mel"] * 40 + ["vasc"] * 40
-    random = np.random.default_rng(0)
-
-    def answers(signal):  # of two seeds
-        share = [np.clip(0.5 + signal * (np.array(truth) == "vasc") + random.normal(0, 0.2, 80), 0, 1) for _ in "01"]
-        groups = [f"lesion {place // 2}" for place in range(80)]
-        return [pd.DataFrame({"dx": truth, "group": groups, "mel": 1 - own, "vasc": own}) for own in share]
-
-    found = {"real": answers(0.1), "real and synthetic": answers(0.6)}
-    areas = downstream.pair_areas(found, 100, 0).set_index("training")
-    means = {name: np.mean([downstream.pair_area(one) for one in own]) for name, own in found.items()}
-    assert areas["auc"].to_dict() == pytest.approx(means)
-    assert list(areas.loc["real", ["gain", "gain_low", "gain_high"]]) == [0, 0, 0]
-    more = areas.loc["real and synthetic"]
-    assert more["gain"] == pytest.approx(means["real and synthetic"] - means["real"])
-    assert 0 < more["gain_low"] < more["gain"] < more["gain_high"]
 
 
 @pytest.mark.slow
 def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_path):
     training, validation = (cohort.select(split=split) for split in ("train", "validation"))
-    reference_classifier.train(training, validation, tmp_path / "reference", steps=3)
-    trials = [teaching.unadapted(model, PAIR), teaching.unadapted(model, PAIR)]
-    trials[1].name = "again"
+    reference_classifier.train(training, validation, tmp_path, steps=3)
+    trials = [teaching.unadapted(model, PAIR), teaching.unadapted(model, PAIR, "again")]
     images = {trial.name: teaching.painted(trial, teaching.Sampling(4, 2.0, "2")) for trial in trials}
-    real = {code: cohort.select(dx=code).images(64)[:8] for code in PAIR}
-    known = teaching.features(real)
-    seen = {name: teaching.features(own) for name, own in images.items()}
-    lesions = {code: cohort.select(dx=code).frame["group"][:8] for code in PAIR}
-    table = teaching.judged(images, seen, real, known, lesions, tmp_path / "reference", seed=0)
-    first, second = (own.drop(columns="trial").reset_index(drop=True) for _, own in table.groupby("trial"))
+    table, overview = teaching.judged(trials, images, cohort, tmp_path, repeats=5, seed=0)
+    first, second = (rows.drop(columns="trial").reset_index(drop=True) for _, rows in table.groupby("trial"))
     pd.testing.assert_frame_equal(first, second)
-    gained = teaching.gains(seen, known, 5, seed=0)
-    assert gained.abs().to_numpy().max() < 1e-6  # the same images on both sides of the difference
-    overview = teaching.overview(table, gained, trials)
+    real = cohort.select(dx="mel").images(64)
+    found = (reference_classifier.named(tmp_path, real) == "mel").sum()
+    assert table.loc[0, ["n", "real_n", "real_named"]].tolist() == [4, len(real), found]
+    assert overview[["gain", "gain_low", "gain_high"]].abs().to_numpy().max() < 1e-6  # the same images on both sides
     assert list(overview.index) == ["unadapted", "again"] and overview["trained_numbers"].eq(0).all()
-    assert list(overview.columns[:5]) == ["kid", "floor", "gain", "gain_low", "gain_high"]
-    findings.overview_figure(overview, table)
-    assert not set(teaching.MEASURES) & set(overview.columns)
-    assert teaching.measures(trials)["again"] == {"seconds": 0.0, "peak_megabytes": 0.0}
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
-
-
-def test_the_reference_classifier_names_images_of_any_side(cohort, tmp_path):
-    reference_classifier.train(*(cohort.select(split=split) for split in ("train", "validation")), tmp_path, steps=3)
-    images = cohort.images(64)[:20]
-    assert (reference_classifier._reduced(images) == images).all()
-    large = images.repeat(2, axis=1).repeat(2, axis=2)
-    found = reference_classifier.probabilities(tmp_path, large).to_numpy().argmax(axis=1)
-    assert reference_classifier.named(tmp_path, large).tolist() == [
-        reference_classifier.CODES[place] for place in found
-    ]
-
-
-def test_the_floor_halves_real_images_by_lesion(monkeypatch):
-    """Sisters of a lesion never meet across the halves, the seed draws the halves, and the order of files has no say."""
-    met, kid = [], quality.kid
-
-    def watched(first, second):
-        met.append((first, second))
-        return kid(first, second)
-
-    monkeypatch.setattr(quality, "kid", watched)
-    monkeypatch.setattr(teaching.reference_classifier, "named", lambda folder, images: np.repeat("mel", len(images)))
-    random = np.random.default_rng(0)
-    lesions = np.tile(np.arange(12), 2)  # in file order the second half are sisters of the first
-    real = random.normal(size=(12, 8))[lesions] + 0.01 * random.normal(size=(24, 8))
-    real[:, 0] = lesions
-
-    def floor(order, seed):
-        groups = {"mel": [f"lesion {place:02}" for place in lesions[order]]}
-        seen = {"a": {"mel": random.normal(size=(6, 8))}}
-        images = {"a": {"mel": np.zeros((6, 8, 8, 3), np.uint8)}}
-        return teaching.judged(images, seen, images["a"], {"mel": real[order]}, groups, None, seed)["floor"].item()
-
-    found = floor(np.arange(24), 0)
-    assert met and all(not set(first[:, 0]) & set(second[:, 0]) for first, second in met)
-    assert floor(random.permutation(24), 0) == pytest.approx(found) and floor(np.arange(24), 1) != found
-    with pytest.raises(InputError, match="melanoma has 1 lesion"):
-        lesions = np.zeros(24, int)
-        floor(np.arange(24), 0)
+    assert findings.overview_figure(overview, table).axes[0].get_yticklabels()[1].get_text() == "again"
+    shown = findings.by_entity(table)
+    assert shown.loc[findings.REAL, "melanoma, named as asked"] == f"{found} of {len(real)}"
+    assert findings.fidelity_sentences(table, ["again"]).count("\n") == 1
+    plt.close("all")
 
 
 def test_a_gain_is_found_and_its_interval_holds_it():
@@ -175,141 +102,112 @@ def test_a_gain_is_found_and_its_interval_holds_it():
     known = {code: random.normal(size=(60, 16)) for code in PAIR}
     far, near = ({code: random.normal(shift, size=(40, 16)) for code in PAIR} for shift in (1.0, 0.3))
     gained = teaching.gains({"unadapted": far, "nearer": near, "farther": far}, known, 40, seed=1)
-    assert gained.loc["nearer", "low"] > 0 and gained.loc["farther"].abs().max() < 1e-6
-    assert gained.loc["nearer", "low"] < gained.loc["nearer", "gain"] < gained.loc["nearer", "high"]
+    assert gained.loc["nearer", "gain_low"] > 0 and gained.loc["farther"].abs().max() < 1e-6
+    assert gained.loc["nearer", "gain_low"] < gained.loc["nearer", "gain"] < gained.loc["nearer", "gain_high"]
 
 
-def test_the_interval_of_a_gain_is_named_after_it():
-    """`gain_low` and `gain_high` bracket the gain in a trial's row; no interval is named after the KID."""
-    table = pd.DataFrame({"trial": ["unadapted", "a"], "entity": "mel", "n": 4, "kid": [9.0, 5.0], "floor": 1.0,
-                          "named": [1, 3]})  # fmt: skip
-    gained = pd.DataFrame({"gain": [0.0, 4.0], "low": [0.0, 3.0], "high": [0.0, 5.0]}, ["unadapted", "a"])
-    trials = [teaching.Trial(name, None, {}, {"steps": 1}) for name in gained.index]
-    own = teaching.overview(table, gained.rename_axis("trial"), trials).loc["a"]
-    assert own[["kid", "gain", "gain_low", "gain_high"]].tolist() == [5, 4, 3, 5]
-    assert not {"kid_low", "kid_high"} & set(own.index)
+# Learning curves and what is chosen
 
 
-def test_the_memory_of_another_run_is_not_remembered(tmp_path, monkeypatch):
-    """A peak is kept for the run that took it: the same configuration on other weights or images has its own."""
-    config, grown, origins = finetune.TrainingConfig(steps=1), iter([300.0, 1.0, 20.0]), iter("aab")
-
-    @contextmanager
-    def peak():
-        yield [next(grown)]
-
-    monkeypatch.setattr(teaching, "_peak_memory", peak)
-    log = pd.DataFrame({"step": [0], "loss": [0.1], "validation_loss": [0.1], "seconds": [0.0]})
-    monkeypatch.setattr(teaching.finetune, "train", lambda *arguments, **more: log)
-    monkeypatch.setattr(teaching, "_take_last_step", lambda *arguments: None)
-    monkeypatch.setattr(teaching, "read_notes", lambda folder: {"origin": next(origins)})
-    run = (None, None, None, ([1], ["a"]), config, tmp_path, "U-Net")
-    assert [teaching._train(*run)[1] for _ in range(3)] == [300, 300, 20]
+def log_of(**curves) -> pd.DataFrame:
+    """A log with the held-out losses of each trial at STEPS."""
+    rows = {"step": STEPS, "loss": np.nan, "held_out": 8}
+    return pd.concat(pd.DataFrame({"trial": name, "validation_loss": loss} | rows) for name, loss in curves.items())
 
 
-def test_memory_is_measured_while_it_is_held():
-    with teaching._peak_memory() as peak:
-        block = np.ones(25_000_000)  # 200 MB, held for a few looks
-        time.sleep(0.2)
-        del block
-    assert 150 < peak[0] < 400
+@pytest.mark.parametrize(
+    ("losses", "curve"),
+    [
+        ([1.0, 0.9, 0.8, 0.7, 0.6], "falls"),
+        ([1.0, 0.7, 0.6, 0.58, 0.56], "flat"),
+        ([1.0, 0.6, 0.6, 0.6, 0.7], "rises"),
+        ([1.0, 1.1, 1.2, 1.3, 1.4], "no fall of a thousandth"),
+        ([1.0, 0.9999, 0.9998, 0.9997, 0.9996], "no fall of a thousandth"),
+        ([1.0, 0.9, 0.8, 0.5, 0.45], "flat"),  # 0.05 of a fall of 0.55
+        ([1.0, 0.9, 0.8, 0.5, 0.44], "falls"),  # 0.06 of 0.56
+    ],
+)
+def test_the_last_third_by_hand(losses, curve):
+    found = findings.last_third(log_of(a=losses))
+    assert found["curve"].item() == curve and found["last"].item() == losses[-1]
+    assert f"of 1 trainings: {'falls: 1' if curve == 'falls' else 'falls: 0'}" in findings.learning_sentence(
+        log_of(a=losses)
+    )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", ["text", "all", "lora"])
-def test_the_weights_of_the_last_step_are_judged_though_others_lose_less(cohort, few, tmp_path, monkeypatch, part):
-    """As long as the held-out loss only rises, finetune.train keeps the start; the trial holds what the last step left."""
-    rising = iter(range(1, 9))
-    monkeypatch.setattr(finetune, "validation_loss", lambda *arguments: {"validation_loss": float(next(rising))})
-    monkeypatch.setattr(teaching, "FEWEST_STEPS", 1)
-    config = finetune.TrainingConfig(steps=2, batch=2, learning_rate=1e-3, trains=part)
-    held_out = teaching.held_out_images(cohort, PAIR, 2, seed=0)
-    trial = teaching.train_part(glide.load(MINI), few, held_out, config, tmp_path)
-    assert trial.log["step"].tolist() == [0, 1, 2] and trial.log["loss"].isna().tolist() == [True, False, False]
-    assert trial.log["held_out"].eq(len(held_out)).all()
-    modules = {"text": trial.model.text_encoder, "unet": trial.model.unet}
-    (state,) = tmp_path.glob("*/state.safetensors")
-    left, kept = load_file(state), load_file(state.with_name("best.safetensors"))
-    numbers = [value for key, value in left.items() if key.startswith("weight.")]
-    mine = {f"{name}.{key}": value for name, own in modules.items() for key, value in own.named_parameters()}
-    moved = [value for key, value in mine.items() if key in kept and not torch.equal(value, kept[key])]
-    assert moved and sum(value.numel() for value in numbers) == trial.costs["trained_numbers"]
-    assert all(any(value.shape == own.shape and torch.equal(value, own) for own in numbers) for value in moved)
+def test_each_entity_that_was_taught_alone_has_its_curve():
+    losses = [1.0, 0.7, 0.6, 0.58, 0.56]
+    log = pd.concat([log_of(a=losses).drop(columns="trial").assign(entity=code) for code in PAIR])
+    trials = [teaching.unadapted(None, PAIR), *(teaching.Trial(name, None, {}, log=log) for name in ("a", "b"))]
+    log = findings.training_log(trials)
+    assert len(findings.last_third(log)) == 4
+    figure = findings.learning_figure(log)
+    assert len(figure.axes) == 2 and figure.axes[0].get_lines()[0].get_ydata()[-1] == pytest.approx(-44)
+    plt.close(figure)
 
 
-def test_held_out_images_are_of_validation_lesions(cohort):
-    held_out = teaching.held_out_images(cohort, PAIR, 2, seed=0)
-    assert set(held_out.frame["split"]) == {"validation"} and set(held_out.frame["dx"]) == set(PAIR)
-    assert held_out.frame["dx"].value_counts().max() <= 2
-    with pytest.raises(InputError, match="melanoma has no validation image"):
-        teaching.held_out_images(cohort.select(split="train"), PAIR, 2, seed=0)
+def test_a_gain_that_may_be_none_is_chosen_only_where_all_may_be():
+    columns = ["kid", "gain", "gain_low", "gain_high"]
+    trials = pd.DataFrame({"wide": (70, 30, -5, 65), "narrow": (90, 10, 2, 18)}, index=columns).T
+    assert findings.chosen(trials) == "narrow" and findings.chosen(trials.loc[["wide"]]) == "wide"
+    assert "narrow (gain of KID 10, 2 to 18)" in findings.chosen_sentence(trials)
 
 
-def test_a_training_of_any_length_is_recorded_about_ten_times(tmp_path, monkeypatch, capsys):
-    seen = []
-
-    def train(model, images, captions, config, folder, held_out, **more):
-        seen.append((config.validate_every, folder))
-        print("step after step")
-        return pd.DataFrame({"step": [0, 12], "loss": [np.nan, 0.2], "validation_loss": [0.3, 0.25], "seconds": [0, 1]})
-
-    monkeypatch.setattr(teaching.finetune, "train", train)
-    monkeypatch.setattr(teaching, "read_notes", lambda folder: {"origin": "a"})
-    monkeypatch.setattr(teaching, "_take_last_step", lambda *arguments: None)
-    for steps in (12, 150, 2000):
-        config = finetune.TrainingConfig(steps=steps)
-        log, _ = teaching._train(None, None, None, ([1, 2], ["a", "b"]), config, tmp_path, "U-Net")
-    assert [every for every, _ in seen] == [3, 15, 200] and log["held_out"].tolist() == [2, 2]
-    assert (seen[0][1] / "progress.txt").read_text() == "step after step\n"
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "U-Net: loss on held-out lesions 0.3000 before training, 0.2500 after 12 steps" and len(said) == 3
-    teaching._train(None, None, None, ([1], ["a"]), config, tmp_path, "U-Net")
-    assert seen[-1][1] != seen[0][1]  # judged by other images: another training, not a log of the former
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [(None, "take them to have met these"), (["mel"], "left out melanoma and had images of basal cell carcinoma")],
+)
+def test_what_the_weights_have_met_is_read_from_their_lineage(tmp_path, record, found):
+    if record is not None:
+        (tmp_path / "lineage.json").write_text(json.dumps({"base": {"left_out": record}}))
+    assert found in findings.met_sentence(tmp_path / "base", ["mel", "bcc"])
 
 
-def test_real_images_are_judged_by_the_same_network(monkeypatch):
-    """The bound of fidelity is that network's own rate on real images of each entity."""
-    monkeypatch.setattr(teaching.reference_classifier, "named", lambda folder, images: np.repeat("mel", len(images)))
-    random, codes = np.random.default_rng(0), ("mel", "bcc")
-    known = {code: random.normal(size=(8, 4)) for code in codes}
-    lesions = {code: [f"lesion {place}" for place in range(8)] for code in codes}
-    pixels = {code: np.zeros((8, 4, 4, 3), np.uint8) for code in codes}
-    painted = {"unadapted": {code: own[:3] for code, own in pixels.items()}}
-    seen = {"unadapted": {code: own[:3] for code, own in known.items()}}
-    table = teaching.judged(painted, seen, pixels, known, lesions, None, 0).set_index("entity")
-    assert table.loc["mel", ["named", "n", "real_named", "real_n"]].tolist() == [3, 3, 8, 8]
-    assert table.loc["bcc", ["named", "n", "real_named", "real_n"]].tolist() == [0, 3, 0, 8]
+# A classifier on what was painted
 
 
-def test_each_seed_is_a_dot_where_there_are_several():
-    def frame(right):
-        share = np.where(np.arange(8) % 2 == right, 0.9, 0.1)
-        groups = [f"lesion {place // 2}" for place in range(8)]
-        return pd.DataFrame({"dx": ["mel", "vasc"] * 4, "group": groups, "mel": 1 - share, "vasc": share})
+def test_training_sets_are_tested_on_real_test_lesions(cohort, few, tmp_path):
+    images = {code: np.full((3, 64, 64, 3), 90, np.uint8) for code in PAIR}
+    _, sets = findings.downstream_sets(cohort, few, findings.as_cohort(images, tmp_path / "painted"))
+    pools = {"real": {"originals"}, "synthetic only": {"adapted"}, "real and synthetic": {"originals", "adapted"}}
+    assert {name: set(chosen.train["pool"]) for name, chosen in sets.items()} == pools
+    for chosen in sets.values():
+        test = chosen.tested
+        assert set(test["dx"]) == set(PAIR) and set(test["split"]) == {"test"}
+        assert not set(chosen.train["group"]) & set(test["group"])
 
-    for answers in ({"real": [frame(1), frame(0)]}, {"real": [frame(1)]}):
-        seeds = range(len(answers["real"]))
-        areas = downstream.pair_areas(answers, 5, 0)
-        by_seed = downstream.seed_areas(answers, seeds)
-        assert by_seed["auc"].tolist() == [1.0, 0.0][: len(seeds)] and by_seed["seed"].tolist() == list(seeds)
-        (ax,) = downstream.areas_figure(areas, by_seed, "melanoma", "vascular lesion").axes
-        label, dots = ax.get_xlabel(), [line for line in ax.get_lines() if line.get_label() == "each seed"]
-        assert label.startswith(
-            "AUC, vascular lesion against melanoma, n = 8 images;\n95 % interval over 4 test lesions"
-        )
-        assert ("and 2 seeds" in label, len(dots)) == ((True, 1) if len(seeds) > 1 else (False, 0))
-        assert label.endswith(", one seed") == (len(seeds) == 1)
-        plt.close("all")
+
+def test_the_area_of_a_pair_by_hand():
+    frame = pd.DataFrame(
+        {"dx": ["mel", "mel", "vasc", "vasc"], "mel": [0.6, 0.1, 0.1, 0.3], "vasc": [0.2, 0.1, 0.4, 0.1]}
+    )
+    assert findings.pair_area(frame) == 0.625  # 0.8 and 0.25 against 0.25 and 0.5: two of four, and a tie
+
+
+def test_areas_of_training_sets_and_their_gains():
+    truth = ["mel"] * 40 + ["vasc"] * 40
+    random = np.random.default_rng(0)
+
+    def answers(signal):  # of two seeds
+        share = [np.clip(0.5 + signal * (np.array(truth) == "vasc") + random.normal(0, 0.2, 80), 0, 1) for _ in "01"]
+        groups = [f"lesion {number // 2}" for number in range(80)]
+        return [pd.DataFrame({"dx": truth, "group": groups, "mel": 1 - one, "vasc": one}) for one in share]
+
+    found = {"real": answers(0.1), "real and synthetic": answers(0.6)}
+    areas = findings.pair_areas(found, 20, 0)
+    means = [np.mean([findings.pair_area(one) for one in seeds]) for seeds in found.values()]
+    assert areas["auc"].tolist() == pytest.approx(means) and areas["gain"].tolist() == pytest.approx(means - means[0])
+    assert (areas["gain_low"] <= areas["gain"]).all() and (areas["gain"] <= areas["gain_high"]).all()
+    (ax,) = findings.areas_figure(areas, "melanoma", "vascular lesion").axes
+    assert "n = 80 images" in ax.get_xlabel()
+    plt.close("all")
 
 
 def test_a_strip_is_read_by_way_and_share(monkeypatch):
     def probabilities(folder, images):
         return pd.DataFrame({"mel": 1 - images[:, 0, 0, 0] / 100, "bcc": images[:, 0, 0, 0] / 100, "nv": 0.0})
 
-    monkeypatch.setattr(downstream.reference_classifier, "probabilities", probabilities)
+    monkeypatch.setattr(reference_classifier, "probabilities", probabilities)
     strip = [np.full((2, 1, 1, 3), level, np.uint8) for level in (0, 50)]
-    steps = downstream.interpolated({"guidance": strip, "vectors": strip[::-1]}, [0, 1], ["mel", "bcc"], None)
+    steps = findings.interpolated({"guidance": strip, "vectors": strip[::-1]}, [0, 1], ["mel", "bcc"], None)
     assert list(steps.columns) == ["way", "share", "n", "mel", "bcc"] and steps["bcc"].tolist() == [0, 0.5, 0.5, 0]
-    (ax,) = downstream.interpolation_figure(steps, "bcc").axes
-    assert ax.get_ylabel() == "its probability,\nmean of n = 2 images" and len(ax.get_lines()) == 2
-    plt.close("all")

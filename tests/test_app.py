@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
-import os
-import urllib.error
-import urllib.request
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image
 
 from dermstudy.diffusion import glide
 from dermstudy.files import InputError
-from dermstudy.web import app, generator
+from dermstudy_commands.web import app, generator
 
 MINI = ROOT / "weights" / "glide-mini"
 
@@ -70,6 +69,21 @@ def test_one_seed_one_image_and_its_mark(painter):
     assert np.array_equal(np.asarray(content)[:200], images[0][:200])
 
 
+def test_a_visitor_is_told_what_was_read(painter):
+    """A German sentence of 71 characters has more than 32 tokens: the line, the picture's name and its text say how far."""
+    prompt = "ein dermatoskopisches Bild eines Melanoms auf dem Rücken eines <b>Mannes"
+    acts = app.actions(painter)
+    shown, line = acts.generate(prompt, 2.0, 1, 0, 1, progress=lambda *_, **__: None)
+    read = "ein dermatoskopisches bild eines melanoms auf dem r"
+    assert painter.read(prompt) == read and "the model reads 32; read: " in line and html.escape(f'"{read}"') in line
+    assert f'alt="synthetic image of {read}"' in shown
+    content = base64.b64decode(re.search('base64,([^"]+)', shown)[1])
+    notes = Image.open(io.BytesIO(content)).text
+    assert (notes["prompt"], notes["prompt_whole"]) == (read, prompt)
+    _, line = acts.generate("melanoma", 2.0, 1, 0, 1, progress=lambda *_, **__: None)
+    assert "read" not in line
+
+
 def test_repainting_leaves_the_rest_alone(painter):
     image = painter.paint(generator.checked("melanocytic nevus", 3.0, 3, 0, 1))[0]
     mask = np.zeros((256, 256), bool)
@@ -99,7 +113,7 @@ def test_a_blend_runs_from_the_first_to_the_second(painter):
 
 @pytest.mark.parametrize("content", [b"no image", b"\xff\xd8 broken", b"GIF89a" + b"0" * 40])
 def test_an_upload_that_is_no_image(content):
-    with pytest.raises(InputError, match="The file is no image that can be read"):
+    with pytest.raises(InputError, match="The file is not an image that can be read"):
         generator.opened(content, 256)
 
 
@@ -108,7 +122,7 @@ def test_uploads_are_bounded_and_cropped():
         generator.opened(b"0" * 6_000_000, 256)
     stream = io.BytesIO()
     Image.fromarray(np.tile(np.arange(300, dtype=np.uint8)[None, :, None], (100, 1, 3))).save(stream, format="PNG")
-    assert generator.opened(stream.getvalue(), 64).shape == (64, 64, 3)
+    assert generator.opened(stream.getvalue(), 64)[0].shape == (64, 64, 3)
 
 
 def test_a_drawing_without_an_image():
@@ -119,7 +133,7 @@ def test_a_drawing_without_an_image():
 
 
 def test_missing_weights_are_named(tmp_path):
-    with pytest.raises(InputError, match="no GLIDE weights in"):
+    with pytest.raises(InputError, match="no weights in"):
         app.application(tmp_path)
     assert glide.load(MINI / "base").side == 64
 
@@ -131,26 +145,12 @@ def served():
     server.kill()
 
 
-def test_no_file_of_the_server_is_reachable(served):
-    for path in (
-        f"gradio_api/file={ROOT}/README.md", "gradio_api/file=README.md", "../README.md", "%2e%2e/README.md",
-        "gradio_api/file=/etc/passwd", f"file={MINI}/manifest.json",
-    ):  # fmt: skip
-        try:
-            with urllib.request.urlopen(f"{served.address}/{path}", timeout=20) as answer:
-                content = answer.read()
-                assert b"make study" not in content and b"root:" not in content, path
-        except urllib.error.HTTPError as error:
-            assert error.code in (400, 403, 404, 405), path
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
 def test_visitors_in_a_browser(served, tmp_path):
     """Paint, refuse, save, repaint, blend; then four visitors at once."""
     from playwright.sync_api import sync_playwright
 
-    shots = Path(os.environ.get("DERMSTUDY_SCREENSHOTS", tmp_path))
     patient = {"timeout": 240_000}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -171,7 +171,6 @@ def test_visitors_in_a_browser(served, tmp_path):
         page.wait_for_function("document.querySelector('#prompt textarea, #prompt input').value.includes('nevus')")
         page.locator("#paint").click()
         page.locator("#shown img").nth(1).wait_for(**patient)
-        page.screenshot(path=shots / "app_text.png", full_page=True)
         with page.expect_download() as download:
             page.locator("#shown a[download]").first.click()
         download.value.save_as(tmp_path / "saved.png")
@@ -182,9 +181,9 @@ def test_visitors_in_a_browser(served, tmp_path):
         page.get_by_text("There is no image yet").wait_for(**patient)
         (tmp_path / "notes.txt").write_text("no image")
         page.locator("#given input[type=file], input[type=file]").first.set_input_files(tmp_path / "notes.txt")
-        page.get_by_text("The file is no image that can be read").wait_for(**patient)
+        page.get_by_text("The file is not an image that can be read").wait_for(**patient)
         page.locator("input[type=file]").first.set_input_files(tmp_path / "saved.png")
-        page.wait_for_function("!document.querySelector('#repaint_said').innerText.includes('no image')", **patient)
+        page.wait_for_function("!document.querySelector('#repaint_said').innerText.includes('not an image')", **patient)
         page.wait_for_timeout(1500)
         box = page.locator("#editor canvas").first.bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -196,13 +195,11 @@ def test_visitors_in_a_browser(served, tmp_path):
         page.locator("#place input[type=number]").nth(3).fill("1")
         page.locator("#repaint").click()
         page.locator("#repainted img").first.wait_for(**patient)
-        page.screenshot(path=shots / "app_repaint.png", full_page=True)
 
         page.get_by_role("tab", name="Blend two entities").click()
         page.locator("#blending input[type=number]").last.fill("1")
         page.locator("#blend").click()
         page.locator("#mixed img").first.wait_for(**patient)
-        page.screenshot(path=shots / "app_blend.png", full_page=True)
 
         visitors = [browser.new_context().new_page() for _ in range(4)]
         for visitor in visitors:

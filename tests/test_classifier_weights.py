@@ -1,14 +1,16 @@
 """The head in weights/classifier: its lineage, its card and its tables agree, and it still finds what it found."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
 from dermstudy import pretrained
-from dermstudy.classification import encoding, frozen_features, shipped_head
-from dermstudy.files import sha256_file
-from dermstudy.maintenance.classifier import CANDIDATES, CHOSEN, card, open_data
+from dermstudy.classification import encoding, measures, shipped_head
+from dermstudy.files import InputError, sha256_file
+from dermstudy_commands.maintenance.classifier import CANDIDATES, CHOSEN, card, open_data
 
 SHIPPED = ROOT / "weights/classifier"
 
@@ -39,9 +41,31 @@ def test_the_shipped_head_still_finds_its_figures(ham10000):
     ids = list(rows["image_id"])
     head = shipped_head.load_head(SHIPPED / "head.safetensors")
     views = [encoding.encoded_now(cohort, view, ids) for view in head.settings.views]
-    log_p = head.log_probabilities(head.settings.features(views)).astype(np.float32)
-    own = frozen_features.predictions_of(log_p, head.prior, rows[["image_id", "group", "dx", "split"]])
-    assert frozen_features.macro_auc(own)[0] > 0.85
+    shares, true = head.probabilities(head.settings.features(views)), measures.places_of(rows["dx"])
+    assert measures.macro_area(shares, true, np.ones((1, len(rows))))[0] > 0.85
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda folder: (folder / "tables" / "scores.csv").write_text("x"),
+            "scores.csv is not the file that was shipped",
+        ),
+        (lambda folder: (folder / "tables" / "scores.csv").unlink(), "scores.csv is missing: .*git checkout"),
+        (lambda folder: (folder / "other.safetensors").touch(), "other.safetensors did not ship with the model"),
+        (lambda folder: (folder / "SHA256SUMS").write_text("x"), "SHA256SUMS cannot be read"),
+    ],
+)
+def test_shipped_weights_are_compared_with_their_checksums_when_they_are_loaded(tmp_path, harm, message):
+    folder = shutil.copytree(SHIPPED, tmp_path / "classifier")
+    (folder / ".DS_Store").touch()
+    shipped_head.load_head(folder / "head.safetensors")
+    harm(other := shutil.copytree(SHIPPED, tmp_path / "other"))
+    with pytest.raises(InputError, match=message):
+        shipped_head.load_head(other / "head.safetensors")
+    (other / "SHA256SUMS").unlink()  # weights changed on purpose
+    shipped_head.load_head(other / "head.safetensors")
 
 
 def test_the_card_is_what_its_command_writes():

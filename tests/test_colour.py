@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dermstudy.evaluation import colour
@@ -29,20 +30,27 @@ def test_the_rim_of_the_dermatoscope_is_not_looked_at():
     assert colour.colours(image)[0, 3] == pytest.approx(0, abs=1e-6)
 
 
+def shown(code: str, colours: np.ndarray, lesions=None) -> tuple[pd.DataFrame, np.ndarray]:
+    """A side of `colour_table`: images of one entity, a lesion each unless `lesions` says otherwise."""
+    return pd.DataFrame({"dx": code, "group": np.arange(len(colours)) if lesions is None else lesions}), colours
+
+
 def test_a_shift_to_red_is_found_and_none_is_not():
-    real = {"nv": colour.colours(skin(60, 0, 0))}
-    lesions = {"nv": np.arange(60)}
-    same = colour.colour_table({"nv": colour.colours(skin(60, 0, 1))}, real, lesions).set_index("channel")
-    red = colour.colour_table({"nv": colour.colours(skin(60, 25, 2))}, real, lesions).set_index("channel")
+    real = shown("nv", colour.colours(skin(60, 0, 0)))
+    same, red = (
+        colour.colour_table(shown("nv", colour.colours(made)), real, ["nv"]).set_index("channel")
+        for made in (skin(60, 0, 1), skin(60, 25, 2))
+    )
     assert same.loc["a", "low"] < 0 < same.loc["a", "high"] and red.loc["a", "low"] > 3
     assert (same["between"] - 1).abs().max() < 0.5 and list(red["n"]) == [60] * 3
 
 
 def test_sister_images_do_not_count_as_new_lesions():
-    twice = np.repeat(colour.colours(skin(30, 0, 0)), 4, axis=0)
-    made = {"mel": colour.colours(skin(500, 0, 1))}
-    whole = colour.colour_table(made, {"mel": twice}, {"mel": np.repeat(np.arange(30), 4)}).set_index("channel")
-    apart = colour.colour_table(made, {"mel": twice}, {"mel": np.arange(120)}).set_index("channel")
+    twice, made = np.repeat(colour.colours(skin(30, 0, 0)), 4, axis=0), shown("mel", colour.colours(skin(500, 0, 1)))
+    whole, apart = (
+        colour.colour_table(made, shown("mel", twice, lesions), ["mel"])
+        for lesions in (np.repeat(np.arange(30), 4), None)
+    )
     assert ((whole["high"] - whole["low"]) > 1.3 * (apart["high"] - apart["low"])).all()
 
 
@@ -50,4 +58,4 @@ def test_what_cannot_be_read_is_named():
     with pytest.raises(InputError, match="uint8 images"):
         colour.colours(np.zeros((2, 8, 8, 3)))
     with pytest.raises(InputError, match="need two of each"):
-        colour.colour_table({"df": np.zeros((1, 6))}, {"df": np.zeros((3, 6))}, {"df": [1, 2, 3]})
+        colour.colour_table(shown("df", np.zeros((1, 6))), shown("df", np.zeros((3, 6))), ["df"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from dermstudy import cli
-from dermstudy.diffusion import architecture, convert, glide, pixels, schedules
+from dermstudy.diffusion import architecture, convert, folded, glide, schedules
 from dermstudy.files import InputError
+from dermstudy_commands import cli
 
 SMALL = replace(architecture.PRESETS["tiny-base"], channels=32, multipliers=(1, 2), blocks=2, attention_sides=(32,),
                 head_width=16, text_width=32, text_layers=2, text_heads=2)  # fmt: skip
@@ -54,18 +57,8 @@ def test_files_both_ways(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     vocabulary = tmp_path / "vocabulary"
     write_vocabulary(tokenizer, vocabulary)
-    arguments = [
-        "convert",
-        str(tmp_path / "base.pt"),
-        str(tmp_path / "out"),
-        "--tokenizer",
-        str(vocabulary),
-        "--head-width",
-        "16",
-        "--text-heads",
-        "2",
-    ]
-    assert cli.main(arguments) == 0
+    files = [str(tmp_path / "base.pt"), str(tmp_path / "out"), "--tokenizer", str(vocabulary)]
+    assert cli.main(["convert", *files, "--head-width", "16", "--text-heads", "2"]) == 0
     assert cli.main(["convert", str(tmp_path / "out"), str(tmp_path / "back.pt"), "--to-openai"]) == 0
     back = torch.load(tmp_path / "back.pt", weights_only=True)
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
@@ -83,27 +76,15 @@ def write_vocabulary(tokenizer, folder):
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
 
 
-def spoiled(state, change):
-    state = dict(state)
-    change(state)
-    return state
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("middle_block.1.qkv.bias"), "lacks 1 tensors, middle_block.1.qkv.bias first"),
-        (lambda s: s.update(extra=torch.zeros(1)), "has unknown 1 tensors, extra first"),
-        (lambda s: s.update({"out.2.bias": torch.zeros(5)}), r"out.2.bias has the shape \(5,\), expected \(6,\)"),
-        (lambda s: s.pop("time_embed.0.weight"), "lacks time_embed.0.weight"),
-        (lambda s: s.update({"token_embedding.weight": torch.zeros(9, 32)}), "knows 9 tokens"),
-    ],
-)
-def test_faults_are_named(tokenizer, change, message):
-    state = spoiled(convert.to_openai(pipeline_of(SMALL, tokenizer)), change)
-    with pytest.raises(InputError, match=message) as caught:
-        convert.to_diffusers(state, tokenizer, head_width=16, text_heads=2)
-    assert "\n" not in str(caught.value)
+def test_a_tensor_that_lacks_or_is_unknown_is_named(small_state, tokenizer):
+    for state, message in (
+        ({k: v for k, v in small_state.items() if k != "out.2.bias"}, "lacks 1 tensors, out.2.bias first"),
+        ({k: v for k, v in small_state.items() if k != "time_embed.0.weight"}, "lacks time_embed.0.weight"),
+        (small_state | {"extra": torch.zeros(1)}, "has unknown 1 tensors, extra first"),
+        (small_state | {"token_embedding.weight": torch.zeros(9, 32)}, "knows 9 tokens"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert.to_diffusers(state, tokenizer, head_width=16, text_heads=2)
 
 
 def literal_text(state, ids, kept, heads):
@@ -156,58 +137,155 @@ def test_text_heads_are_those_asked_for(tokenizer, width, heads):
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ({"head_width": 16}, "does not say how many heads its text transformer of width 32 has: give --text-heads"),
-        ({"head_width": 16, "text_heads": 5}, "5 heads do not divide the text transformer's width of 32"),
-        ({"head_width": 16, "text_heads": 0}, "0 heads do not divide"),
-        ({"head_width": 48, "text_heads": 2}, "heads of 48 channels do not divide the U-Net's level of 64"),
+        ((16, None), "does not say how many heads its text transformer of width 32 has: give --text-heads"),
+        ((16, 5), "5 heads do not divide the text transformer's width of 32"),
+        ((16, 0), "0 heads do not divide"),
+        ((48, 2), "heads of 48 channels do not divide the U-Net's level of 64"),
     ],
 )
-def test_unknown_heads_are_refused(tokenizer, tmp_path, capsys, widths, message):
-    torch.save(convert.to_openai(pipeline_of(SMALL, tokenizer)), tmp_path / "base.pt")
-    write_vocabulary(tokenizer, tmp_path / "vocabulary")
-    options = [part for name, value in widths.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    arguments = [
-        "convert",
-        str(tmp_path / "base.pt"),
-        str(tmp_path / "out"),
-        "--tokenizer",
-        str(tmp_path / "vocabulary"),
-    ]
-    assert cli.main(arguments + options) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+def test_unknown_heads_are_refused(small_state, tokenizer, widths, message):
+    with pytest.raises(InputError, match=message):
+        convert.to_diffusers(small_state, tokenizer, *widths)
 
 
 @pytest.mark.parametrize("name", ["openai-base", "openai-upsampler"])
 @pytest.mark.parametrize("inpaints", [0, 4])
-def test_released_sizes_need_no_heads(name, inpaints):
+def test_released_sizes_need_no_heads(tokenizer, name, inpaints):
     preset = replace(architecture.PRESETS[name], in_channels=architecture.PRESETS[name].in_channels + inpaints)
     with torch.device("meta"):  # shapes alone
-        modules = {"unet": architecture.unet_from(preset), "text_encoder": architecture.text_encoder_from(preset, 9)}
-    tensors = {
-        f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()
-    }
-    state = {rule.upstream: rule.join(tensors) for rule in convert._rules(preset)}
+        modules = architecture.unet_from(preset), architecture.text_encoder_from(preset, 9)
+    state = convert.to_openai(glide.GlidePipeline(*modules, tokenizer, schedules.scheduler_from(preset)))
     assert convert.infer_preset(state) == preset
     assert convert.infer_preset(state, text_heads=4) == replace(preset, text_heads=4)
     with pytest.raises(InputError, match="give --text-heads"):
         convert.infer_preset(state | {"positional_embedding": state["positional_embedding"][:64]})
 
 
-def test_bad_files(tmp_path, capsys):
-    (tmp_path / "text.pt").write_text("no checkpoint")
-    torch.save([1, 2], tmp_path / "list.pt")
-    for name, message in (
-        ("none.pt", "no checkpoint"),
-        ("text.pt", "not a PyTorch checkpoint"),
-        ("list.pt", "no plain state dict"),
-    ):
-        assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "out"), "--tokenizer", str(tmp_path)]) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+@pytest.fixture(scope="module")
+def small_state(tokenizer):
+    return convert.to_openai(pipeline_of(SMALL, tokenizer))
+
+
+def under(prefix):
+    return lambda state: {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        under("_orig_mod."),  # a compiled model, as glide-finetune saves it
+        under("module."),
+        under("module._orig_mod."),
+        under("_orig_mod.module.model."),
+        lambda state: {name.replace("transformer.", "transformer._orig_mod."): value for name, value in state.items()},
+        lambda state: {"state_dict": under("model.")(state), "epoch": 3, "optimizer": {"lr": 1e-5}},
+        lambda state: {"step": 7, "checkpoint": {"model_state_dict": under("module.")(state)}},
+        lambda state: {"n_averaged": torch.tensor(3)} | under("module.")(state),
+        lambda state: {"model": {k: 0 * v for k, v in state.items()}, "ema": state, "optimizer": {"m": torch.zeros(2)}},
+        lambda state: {name: value.half() for name, value in state.items()},
+    ],
+)
+def test_what_wrappers_add_is_taken_off(small_state, tmp_path, capsys, wrapped):
+    torch.save(wrapped(small_state), tmp_path / "model.pt")
+    state = convert.read_checkpoint(tmp_path / "model.pt")
+    assert state.keys() == small_state.keys()
+    assert all(torch.allclose(state[name], value, atol=1e-3) for name, value in small_state.items())
+    assert ("the averaged one is taken, ema" in capsys.readouterr().out) == ("ema" in wrapped(small_state))
+
+
+def test_a_safetensors_file_is_read(small_state, tmp_path):
+    save_file({f"module.{name}": value.contiguous() for name, value in small_state.items()}, tmp_path / "a.safetensors")
+    assert convert.read_checkpoint(tmp_path / "a.safetensors").keys() == small_state.keys()
+
+
+class Pickled(torch.nn.Module):
+    """A whole model, pickled with its class."""
+
+
+def cut_zip(path):
+    torch.save({"w": torch.zeros(10_000)}, path)
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: torch.save(Pickled(), path), r"pickles the class test_convert\.Pickled, .*model\.state_dict\(\)"),
+        (lambda path: torch.save({"args": argparse.Namespace()}, path), "pickles the class argparse.Namespace"),
+        (cut_zip, "cut off, damaged or no PyTorch checkpoint"),
+        (lambda path: path.write_text("<!DOCTYPE html><html>"), "is a web page"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "is a Git LFS pointer"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.mkdir(), "no checkpoint"),
+        (lambda path: torch.save({}, path), "holds no plain state dict"),
+        (lambda path: torch.save({"optimizer": {"lr": 0.1}}, path), "holds no plain state dict"),
+        (lambda path: torch.save({"a.lora_A.weight": torch.zeros(2)}, path), "holds low-rank additions .* merge them"),
+        (
+            lambda path: torch.save({f"{m}.time_embed.0.weight": torch.zeros(2, 2) for m in "ab"}, path),
+            "holds 2 models .*: save the state dict of one",
+        ),
+        (
+            lambda path: torch.save({"w": torch.tensor([1.0, float("nan")])}, path),
+            "w holds numbers that are not finite",
+        ),
+    ],
+)
+def test_the_true_cause_is_named(tokenizer, tmp_path, capsys, write, message):
+    path = tmp_path / "base.pt"
+    write(path)
+    write_vocabulary(tokenizer, tmp_path / "vocabulary")
+    arguments = ["convert", str(path), str(tmp_path / "out"), "--tokenizer", str(tmp_path / "vocabulary")]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1 and str(path) in error
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["base.pt", "vocabulary"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("time_embed.0.weight", (128,), r"time_embed.0.weight has the shape \(128,\), expected 2 dimensions"),
+        ("token_embedding.weight", (), "token_embedding.weight has the shape"),
+        ("input_blocks.4.0.in_layers.2.weight", (63, 32, 3, 3), "heads of 16 channels do not divide"),
+        ("input_blocks.1.0.in_layers.2.weight", (8, 32, 3, 3), "it is not a GLIDE model of these sizes"),
+        ("time_embed.0.weight", (128, 33), "sizes make no GLIDE model|has the shape"),
+        ("middle_block.1.qkv.weight", (192, 63, 1), r"has the shape \(192, 63, 1\), expected"),
+    ],
+)
+def test_a_wrong_shape_is_named(small_state, tokenizer, name, shape, message):
+    with pytest.raises(InputError, match=message) as caught:
+        convert.to_diffusers(small_state | {name: torch.zeros(shape)}, tokenizer, head_width=16, text_heads=2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.json", b"{", "are no vocabulary of GPT-2's form"),
+        ("vocab.json", b"[]", "are no vocabulary of GPT-2's form"),
+        ("vocab.json", b'{"a": 5}', "its tokens are not numbered from 0 on"),
+        ("vocab.json", b"\xff\xfe", "are no vocabulary"),
+        ("merges.txt", b"one two three\n", "'one two three' is no merge of its tokens"),
+    ],
+)
+def test_a_damaged_vocabulary_is_named(tokenizer, tmp_path, name, content, message):
+    write_vocabulary(tokenizer, tmp_path / "vocabulary")
+    (tmp_path / "vocabulary" / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        convert.read_tokenizer(tmp_path / "vocabulary")
     with pytest.raises(InputError, match="no vocabulary in"):
         convert.read_tokenizer(tmp_path)
+
+
+def test_one_stage_is_not_taken_for_the_other(tokenizer, tmp_path):
+    pipeline_of(SMALL, tokenizer).save_pretrained(tmp_path / "base")
+    with pytest.raises(InputError, match="base holds a base model, and an upsampler is needed: give the other folder"):
+        glide.load(tmp_path / "base", glide.GlideUpsamplePipeline)
+    sizes = replace(SMALL, in_channels=6, side=256, attention_sides=(128,))
+    pipeline_of(sizes, tokenizer).save_pretrained(tmp_path / "upsampler")
+    assert cli.main(["convert", str(tmp_path / "upsampler"), str(tmp_path / "back.pt"), "--to-openai"]) == 0
+    with pytest.raises(InputError, match="upsampler holds an upsampler, and a base model is needed"):
+        glide.load(tmp_path / "upsampler")
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +378,7 @@ def test_outputs_equal_upstreams(upstream, channels, size):
         parts += [extra["inpaint_image"] * extra["inpaint_mask"], extra["inpaint_mask"]]
     if channels in (6, 10):
         extra["low_res"] = torch.randn(2, 3, 64, 64)
-        parts.append(pixels.enlarge(extra["low_res"], side))
+        parts.append(folded.enlarge(extra["low_res"], side))
     with torch.inference_mode():
         theirs = model(noisy, timesteps, **tokens, **extra)
         ids, attention = architecture.tokenize(upstream["tokenizer"], captions, length)
@@ -396,18 +474,7 @@ def test_tokens_equal_upstreams_for_a_thousand_prompts(upstream):
     words = random.Random(0)
     alphabet = "abcdefghijklmnopqrstuvwxyz     ABC'.,;-0123456789éßñ日"
     prompts = ["".join(words.choice(alphabet) for _ in range(words.randint(0, 80))) for _ in range(990)]
-    prompts += [
-        "melanoma",
-        "Basal cell carcinoma",
-        "it's the patient's nevus",
-        "  two  spaces ",
-        "\n",
-        "日本",
-        "é",
-        "a",
-        "",
-        "!?",
-    ]
+    prompts += ["melanoma", "Basal cell carcinoma", "it's the patient's nevus", "  two  spaces ", "\n", "日本", "é", ""]
     ids, mask = architecture.tokenize(upstream["tokenizer"], prompts, 128)
     for prompt, row, kept in zip(prompts, ids, mask, strict=True):
         tokens, padding = upstream["encoder"].padded_tokens_and_mask(upstream["encoder"].encode(prompt), 128)

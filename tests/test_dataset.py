@@ -13,12 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermstudy import cli
 from dermstudy.data import dataset, near_duplicates, splits
-from dermstudy.diffusion.batches import data_of
-from dermstudy.diffusion.pixels import enlarge, to_float
 from dermstudy.entities import CODES, HAM10000_IMAGES, codes_of
 from dermstudy.files import InputError
+from dermstudy_commands import cli
 
 METADATA = "HAM10000_metadata.csv"
 HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"
@@ -73,18 +71,16 @@ def test_images_are_centre_squares(folder):
     assert np.array_equal(chosen, pixels[[3, 1]])
 
 
-def damaged_truncate(folder):
-    path = next(folder.rglob("ISIC_0000002.jpg"))
-    path.write_bytes(path.read_bytes()[:200])
+def one(folder):
+    return next(folder.rglob("ISIC_0000002.jpg"))
 
 
-def damaged_text(folder):
-    next(folder.rglob("ISIC_0000002.jpg")).write_text("no image")
+def truncated(folder):
+    one(folder).write_bytes(one(folder).read_bytes()[:200])
 
 
 def reduced(folder, size):
-    path = next(folder.rglob("ISIC_0000002.jpg"))
-    Image.open(path).resize(size).save(path)
+    Image.open(one(folder)).resize(size).save(one(folder))
 
 
 @pytest.mark.parametrize(
@@ -96,16 +92,17 @@ def reduced(folder, size):
         (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,xyz"), "line 6: unknown dx 'xyz' of ISIC_0000004"),
         (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,"), "line 6: dx is empty"),
         (lambda f: edit(f, "ISIC_0000005", "ISIC_0000004"), "line 7: image_id ISIC_0000004 stands twice"),
-        (lambda f: next(f.rglob("ISIC_0000002.jpg")).unlink(), "1 of 14 images .* not in .*ISIC_0000002"),
+        (lambda f: one(f).unlink(), "1 of 14 images .* not in .*ISIC_0000002"),
         (lambda f: (f / METADATA).write_text(""), "cannot be read as a table"),
         (lambda f: (f / METADATA).write_text(HEADER + "\n"), "a header but no row"),
         (lambda f: (f / METADATA).write_bytes(b"\xff\xfe\x00lesion"), "cannot be read as a table"),
-        (lambda f: edit(f, "bcc,histo", "bcc,histo,extra"), "cannot be read as a table|several entities|unknown dx"),
+        (lambda f: edit(f, "bcc,histo", "bcc,histo,extra"), "line 6 has 9 cells, and the header 8"),
+        (lambda f: edit(f, ",back", ',"back'), "line 2: a quotation mark is not closed"),
         (lambda f: edit(f, "45.0", "old"), "line 2: age 'old' is not a number of years"),
         (lambda f: edit(f, "45.0", "-45"), "line 2: age '-45' is not a number of years"),
         (lambda f: edit(f, "ISIC_0000004,bcc", "ISIC_0000004,mel"), "HAM_0000004 has images of several entities"),
-        (damaged_truncate, "ISIC_0000002.jpg is broken"),
-        (damaged_text, "ISIC_0000002.jpg is not an image"),
+        (truncated, "ISIC_0000002.jpg is broken"),
+        (lambda f: one(f).write_text("no image"), "ISIC_0000002.jpg is not an image"),
         (lambda f: reduced(f, (3, 2)), "ISIC_0000002.jpg has 3 x 2 pixels, and the study needs 64 on its shorter side"),
         (lambda f: reduced(f, (88, 63)), "ISIC_0000002.jpg has 88 x 63 pixels"),
     ],
@@ -119,13 +116,89 @@ def test_bad_downloads_end_in_one_line(folder, damage, message, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_harmless_oddities_are_read(folder):
-    first = dataset.load_folder(folder)
+def rewritten(folder, change, encoding="utf-8"):
     path = folder / METADATA
-    text = path.read_text()
-    path.write_bytes(b"\xef\xbb\xbf" + text.replace(",", " , ").replace("\n", "\r\n").encode())
-    (folder / "HAM10000_images_part_1" / "._ISIC_0000002.jpg").write_text("left by another system")
-    assert dataset.load_folder(folder).data_hash == first.data_hash
+    path.write_bytes(change(path.read_text()).encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: rewritten(f, lambda text: text.replace(",", ";").replace("45.0", "45,0")),
+        lambda f: rewritten(f, lambda text: text.replace(",", "\t"), "utf-16"),
+        lambda f: rewritten(f, lambda text: text.replace(",", " , ").replace("\n", "\r\n"), "utf-8-sig"),
+        lambda f: (f / "HAM10000_images_part_1" / "._ISIC_0000002.jpg").write_text("left by another system"),
+        lambda f: rewritten(f, lambda text: text + ",,,,,,,\n;;;;\n \n"),
+        lambda f: rewritten(f, lambda text: text.replace(HEADER, HEADER.upper().replace("_", " "))),
+        lambda f: rewritten(f, lambda text: "Export of 2023,,,,,,,\n" + text),
+        lambda f: rewritten(f, lambda text: text.replace(",akiec,", ",Actinic keratosis,").replace(",mel,", ",MEL,")),
+        lambda f: [edit(f, f"ISIC_{n:07d}", f"part/ISIC_{n:07d}.{'JPG' if n % 2 else 'jpg'}") for n in range(14)],
+        lambda f: edit(f, "histo,,", "histo,NaN,"),
+        lambda f: (
+            pd.read_csv(f / METADATA).to_excel(f / "HAM10000_metadata.xlsx", index=False),
+            (f / METADATA).unlink(),
+        ),
+    ],
+)
+def test_metadata_as_spreadsheets_and_other_copies_write_it_reads_the_same(folder, change, recwarn):
+    first = dataset.load_folder(folder)
+    change(folder)
+    assert dataset.load_folder(folder).data_hash == first.data_hash and not recwarn.list
+
+
+def test_columns_that_nothing_reads_are_not_required(folder):
+    first = dataset.load_folder(folder)
+    rewritten(folder, lambda text: text.replace(",dataset", "").replace(",vidir", ""))
+    kaggle = dataset.load_folder(folder)
+    assert (kaggle.frame["dataset"] == "").all() and kaggle.data_hash != first.data_hash
+    assert kaggle.frame.drop(columns="dataset").equals(first.frame.drop(columns="dataset"))
+
+
+def test_missing_values_and_windows_letters_are_read_and_told(folder, capsys):
+    edit(folder, "45.0,male,back", "N/A,nan,back")
+    rewritten(folder, lambda text: text.replace("back", "Rücken"), "cp1252")
+    cohort = dataset.load_folder(folder)
+    assert cohort.frame["age"].isna().all() and (cohort.frame["sex"] == "").sum() == 13
+    assert (cohort.frame["localization"] == "Rücken").all()
+    assert capsys.readouterr().out == f"{METADATA} is not UTF-8 and was read as Windows-1252, for example 'Rücken'\n"
+    assert not dataset.captions(cohort.frame, "metadata").str.contains("(?i)nan").any()
+
+
+def test_two_metadata_files_that_differ_are_not_chosen_among(folder):
+    (folder / "HAM10000_metadata.tab").write_text((folder / METADATA).read_text().replace(",", "\t"))
+    assert len(dataset.load_folder(folder)) == 14
+    edit(folder, "45.0", "50.0")
+    with pytest.raises(InputError, match="HAM10000_metadata.csv and HAM10000_metadata.tab in .* differ"):
+        dataset.load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["kaggle_download", "semicolons", "cp1252", "blank_rows", "nan_age", "ids_with_suffix"]
+)
+def test_downloads_that_users_brought_are_read(cases, name):
+    loaded = dataset.load_folder(cases / name)
+    assert len(loaded) == 140 and loaded.frame["dx"].value_counts().eq(20).all()
+    assert loaded.frame["age"].isna().sum() == (2 if name == "nan_age" else 0)
+    assert loaded.frame["image_id"].iloc[0] == "PHANTOM_0000000"
+
+
+def test_a_split_file_from_a_spreadsheet_is_read(cohort, tmp_path):
+    path = tmp_path / "split.csv"
+    part = cohort.frame.head(20).assign(subset=lambda frame: frame["split"].eq("train"))
+    part[["image_id", "split", "subset"]].to_csv(path, index=False)
+    written = path.read_text()
+    path.write_text(written.upper().replace(",", ";") + ";;\n")
+    assert splits.apply_split(part, path).tolist() == part["split"].tolist()
+    assert splits.subset_of(part, path, 0).tolist() == part["subset"].tolist()
+    path.write_text(written + written.splitlines()[1] + "\n")
+    with pytest.raises(InputError, match="line 22: image_id PHANTOM_.* stands twice, first in 2"):
+        splits.apply_split(part, path)
+    path.write_text(written)
+    with pytest.raises(InputError, match="gives no split for 1 images, STRANGER"):
+        splits.apply_split(part.assign(image_id=["STRANGER", *part["image_id"][1:]]), path)
+    path.write_text("image,split\na,train\n")
+    with pytest.raises(InputError, match="has no column image_id"):
+        splits.apply_split(part, path)
 
 
 def test_names_of_digits_keep_their_zeros(folder, tmp_path):
@@ -179,7 +252,7 @@ def test_some_images_of_each_entity_are_drawn_by_chance_and_kept_in_order(cohort
 
 @pytest.mark.slow
 def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
-    damaged_truncate(folder)
+    truncated(folder)
     results = tmp_path / "results"
     assert cli.main(["run", "smoke", "--data", str(folder), "--results", str(results), "--only", "00"]) == 2
     error = capsys.readouterr().err
@@ -188,11 +261,10 @@ def test_bad_data_leaves_no_result(folder, tmp_path, capsys):
 
 
 def test_greyscale_is_converted_and_said(folder, capsys):
-    path = next(folder.rglob("ISIC_0000002.jpg"))
-    Image.open(path).convert("L").save(path)
+    Image.open(one(folder)).convert("L").save(one(folder))
     cohort = dataset.load_folder(folder)
     assert dataset.verify_images(cohort) == {"images": 14, "greyscale": 1}
-    assert "1 greyscale images are read as RGB" in capsys.readouterr().out
+    assert "1 of 14 images was converted to upright 8-bit sRGB: 1 greyscale" in capsys.readouterr().out
     assert cohort.images(16).shape[-1] == 3
 
 
@@ -233,15 +305,6 @@ def test_no_group_stands_on_both_sides(lesions, seed, minimum):
 def test_an_entity_with_too_few_lesions_is_named(cohort):
     with pytest.raises(InputError, match=r"melanoma \(mel\) has \d+ lesions; the split needs 40 for test"):
         splits.lesion_split(cohort.frame, 0, minimum_test_lesions=40)
-
-
-def test_a_shipped_split_serves_subsets_and_refuses_strangers(cohort, tmp_path):
-    path = tmp_path / "split.csv"
-    cohort.frame[["image_id", "split"]].to_csv(path, index=False)
-    part = cohort.frame.head(20)
-    assert splits.apply_split(part, path).tolist() == part["split"].tolist()
-    with pytest.raises(InputError, match="gives no split for 1 images, STRANGER"):
-        splits.apply_split(part.assign(image_id=["STRANGER", *part["image_id"][1:]]), path)
 
 
 def test_leak_counts_sister_images_by_hand():
@@ -356,6 +419,7 @@ def test_the_hash_of_synthetic_images_follows_their_pixels(tmp_path):
 
 def test_ham10000_as_published(ham10000):
     cohort = dataset.load_folder(ham10000)
+    assert cohort.data_hash.startswith("fb94dccef16bd818")
     assert len(cohort) == 10_015 and cohort.frame["lesion_id"].nunique() == 7_470
     assert cohort.frame["dx"].value_counts().to_dict() == HAM10000_IMAGES
     assert cohort.frame["age"].isna().sum() == 57
@@ -366,20 +430,6 @@ def test_ham10000_as_published(ham10000):
     assert splits.sister_leak(frame, "split").loc["all", "leaked"] == 0
     tested = frame[frame["split"] == "test"].groupby("dx")["lesion_id"].nunique()
     assert tested.min() >= 10 and len(tested) == 7
-
-
-def test_single_images_are_read_without_a_pool(cohort, monkeypatch):
-    """Look-alikes and reader kits read one image at a time: a pool of threads for each costs more than the reading."""
-
-    def none(*_):
-        raise AssertionError("a pool for one image")
-
-    expected = cohort.images(64, [cohort.frame["image_id"].iloc[3]])[0]
-    monkeypatch.setattr(dataset, "ThreadPoolExecutor", none)
-    np.testing.assert_array_equal(cohort.image(cohort.frame["image_id"].iloc[3], 64), expected)
-    few = cohort.select(image_id=list(cohort.frame["image_id"][:2]))
-    monkeypatch.setattr(near_duplicates, "_candidates", lambda *_: [(0, 1, 0.9)])
-    assert near_duplicates.look_alikes(few)[1]["candidates"] == 1
 
 
 def test_an_image_is_reduced_alike_whatever_file_it_comes_from(tmp_path):
@@ -393,16 +443,6 @@ def test_an_image_is_reduced_alike_whatever_file_it_comes_from(tmp_path):
         np.testing.assert_array_equal(reduced, dataset.read_image(tmp_path / "a.png", side))
 
 
-def test_what_an_upsampler_sees_in_training_is_reduced_as_files_are(tmp_path):
-    random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (96, 96, 3), np.uint8))
-    coarse.resize((256, 256), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
-    whole = to_float(dataset.read_image(tmp_path / "a.png")[None])
-    _, shown = data_of(whole, 64)
-    expected = enlarge(to_float(dataset.read_image(tmp_path / "a.png", 64)[None]), 256)
-    assert (shown - expected).abs().max() <= 3 / 127.5
-
-
 def test_captions_come_from_the_originals_that_are_asked_for(cohort):
     lessons = cohort.frame["split"].eq("train") & cohort.frame["image_id"].isin(cohort.frame["image_id"].iloc[::2])
     own = replace(cohort, frame=cohort.frame.assign(subset=lessons))
@@ -412,3 +452,7 @@ def test_captions_come_from_the_originals_that_are_asked_for(cohort):
     for without, whose in ((own, "training"), (cohort, "subset")):
         with pytest.raises(InputError, match=f"no originals '{whose}' to pair with"):
             dataset.paired_with(without, whose)
+
+
+def test_the_full_download_keeps_its_data_hash(ham10000):
+    assert dataset.load_folder(ham10000).data_hash.startswith("fb94dccef16bd818")

@@ -1,10 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dermstudy import pretrained
 from dermstudy.classification import encoding
 from dermstudy.classification.encoding import View
-from dermstudy.data import dataset
 from dermstudy.files import InputError
 
 SMALL = View(64)
@@ -46,33 +47,33 @@ def test_a_draw_is_random_by_image_and_draw_and_the_same_each_time():
         assert not np.array_equal(first, encoding.looked_at(image, view, name))
 
 
-def test_an_image_is_encoded_once(cohort, tmp_path, monkeypatch):
-    some = cohort.select(image_id=list(cohort.frame["image_id"][:6]))
+@pytest.fixture(scope="module")
+def some(cohort):
+    return cohort.select(image_id=list(cohort.frame["image_id"][:6]))
+
+
+def test_an_image_is_encoded_once_and_known_by_images_view_and_data(some, tmp_path, monkeypatch):
     features = encoding.encode(some, tmp_path, SMALL)
     assert features.shape == (6, 6246) and features.dtype == np.float16 and len(list(tmp_path.iterdir())) == 1
-    expected = pretrained.depth_features(some.images(64))
-    np.testing.assert_allclose(features.astype(float), expected, atol=2e-2)
+    np.testing.assert_allclose(features.astype(float), pretrained.depth_features(some.images(64)), atol=2e-2)
+    computed = []
 
-    def no_more(*_):
-        raise AssertionError("encoded again")
+    def counted(cohort, view, image_ids):
+        computed.append(view)
+        return np.zeros((len(image_ids), 6246), np.float16)
 
-    monkeypatch.setattr(encoding, "encoded_now", no_more)
-    assert np.array_equal(encoding.encode(some, tmp_path, SMALL), features)
-
-
-def test_the_cache_knows_its_images_view_and_data(cohort):
-    some = cohort.select(image_id=list(cohort.frame["image_id"][:6]))
+    monkeypatch.setattr(encoding, "encoded_now", counted)
+    assert np.array_equal(encoding.encode(some, tmp_path, SMALL), features) and not computed
     fewer = some.select(image_id=list(some.frame["image_id"][:5]))
-    other = dataset.Cohort(some.name, some.root, some.frame, "0" * 64)
-    names = {
-        encoding._identity(*pair, pretrained.depth_features)
-        for pair in ((some, SMALL), (fewer, SMALL), (other, SMALL), (some, View(96)))
-    }
-    assert len(names) == 4
+    others = (fewer, SMALL), (replace(some, data_hash="0" * 64), SMALL), (some, View(96)), (some, View(64, draw=1))
+    for cohort, view in others:
+        encoding.encode(cohort, tmp_path, view)
+    assert len(computed) == len(others)
+    with pytest.raises(InputError, match="selection is empty"):
+        encoding.encode(some.select(image_id=[]), tmp_path, SMALL)
 
 
-def test_a_cut_encoding_goes_on_from_its_last_part(cohort, tmp_path, monkeypatch):
-    some = cohort.select(image_id=list(cohort.frame["image_id"][:6]))
+def test_a_cut_encoding_goes_on_from_its_last_part(some, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, "PART", 2)
     encoder, calls = encoding.encoded_now, []
 
@@ -92,6 +93,7 @@ def test_a_cut_encoding_goes_on_from_its_last_part(cohort, tmp_path, monkeypatch
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_an_empty_selection_is_refused(cohort, tmp_path):
-    with pytest.raises(InputError, match="selection is empty"):
-        encoding.encode(cohort.select(image_id=[]), tmp_path, SMALL)
+def test_an_augmented_view_is_the_same_whatever_is_drawn_beside_it(cohort):
+    ids, drawn = list(cohort.frame["image_id"][:24]), View(32, draw=1)
+    together = encoding.pixels(cohort, drawn, ids)
+    assert np.array_equal(together, np.concatenate([encoding.pixels(cohort, drawn, [one]) for one in ids]))

@@ -1,70 +1,104 @@
-"""environment.yml, pyproject.toml and requirements.lock name the same packages and versions."""
+"""pyproject.toml, the locks, the Makefile and environment.yml name the same packages, versions and Pythons."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
+import platform
 import re
 import subprocess
 import sys
 import tomllib
 
 import pytest
-import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMMIT = "69b530740eb6cef69442d6180579ef5ba9ef063e"
+TENSORFLOW = "tensorflow-cpu" if sys.platform == "linux" and platform.machine() == "x86_64" else "tensorflow"
+LOCKS = ["requirements.lock", "requirements-test.lock", "requirements-gpu.lock", "requirements-lint.lock"]
 
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def locked() -> dict[str, str]:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] not in " #"]
-    requirements = [Requirement(line) for line in lines]
-    here = [r for r in requirements if r.marker is None or r.marker.evaluate()]
-    return {canonical(r.name): str(r.specifier).removeprefix("==") for r in here}
+def locked(*names: str) -> dict[str, str]:
+    """The versions that the locks of these `names` (of all where none is given) pin for this Python and platform."""
+    pins = {}
+    for name in names or LOCKS:
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and line[0] not in " #"]
+        requirements = [Requirement(line.removesuffix(" \\")) for line in lines]
+        here = [r for r in requirements if r.marker is None or r.marker.evaluate()]
+        pins |= {canonical(r.name): str(r.specifier).removeprefix("==") for r in here}
+    return pins
 
 
-def declared() -> set[str]:
+def declared(*groups: str) -> set[str]:
+    """What pyproject.toml asks for on this Python and platform: to run, and for these optional `groups`."""
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return {canonical(Requirement(text).name) for names in lists for text in names}
+    optional = project["optional-dependencies"] | PYPROJECT["dependency-groups"]
+    requirements = [
+        Requirement(text) for names in [project["dependencies"], *map(optional.get, groups)] for text in names
+    ]
+    return {canonical(r.name) for r in requirements if r.marker is None or r.marker.evaluate()}
 
 
-def test_the_lock_pins_every_declared_package_and_is_installed():
-    pins = locked()
-    assert declared() <= set(pins)
-    assert all(re.fullmatch(r"[0-9][\w.+!]*", version) for version in pins.values())
-    for name in declared():
+def test_the_locks_pin_every_declared_package_and_are_installed():
+    pins = locked("requirements.lock", "requirements-test.lock")
+    assert declared("test", "workflow") <= set(pins) and declared() <= set(locked("requirements.lock"))
+    assert declared("gpu") <= set(locked())
+    assert all(re.fullmatch(r"[0-9][\w.+!]*", version) for version in locked().values())
+    for name in declared("test", "workflow"):
         assert importlib.metadata.version(name) == pins[name], name
 
 
-def test_the_lock_names_no_registry_and_no_address():
-    text = (ROOT / "requirements.lock").read_text()
-    assert "://" not in text and "--" not in text
+def test_the_locks_agree_and_the_tests_tools_are_in_their_own():
+    for name in LOCKS:
+        there = locked(name)
+        assert there and all(locked()[package] == version for package, version in there.items()), name
+    tools = locked("requirements-test.lock")
+    assert not set(tools) & set(locked("requirements.lock"))
+    assert {"pytest", "ruff", "nbstripout", "snakemake", "playwright"} <= set(tools)
+    assert declared("lint") - declared() <= set(locked("requirements-lint.lock")) <= set(locked())
 
 
-def test_environment_yml_installs_the_lock_and_upstream_at_its_commit():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
-    assert python == "python=3.11" and PYPROJECT["project"]["requires-python"] == "==3.11.*"
-    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert "--requirement requirements.lock" in pip
-    assert [entry for entry in pip if entry.endswith(f"glide-text2im.git@{COMMIT}")]
-    assert not any("glide" in name for name in locked())
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_has_hashes_and_names_no_registry_and_no_address(name):
+    text = (ROOT / name).read_text()
+    assert "://" not in text and set(re.findall(r"--\S+?\b(?=[= ])", text)) == {"--hash"}
+    entries = re.split(r"(?m)^(?=\w)", text)[1:]
+    assert entries and all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries)
+
+
+def test_the_locks_leave_out_only_what_nothing_imports():
+    """Installed without resolving: every requirement of a locked package is locked too, but the ones named in the Makefile."""
+    makefile = (ROOT / "Makefile").read_text()
+    named = {name: set(re.search(rf"^{name} := (.+)$", makefile, re.M)[1].split()) for name in ("UNASKED", "GPU")}
+    pins = locked("requirements.lock", "requirements-test.lock")
+    left = set()
+    for name, version in pins.items():
+        distribution = importlib.metadata.distribution(name)
+        for text in distribution.requires or []:
+            asked = Requirement(text)
+            if asked.marker is None or asked.marker.evaluate({"extra": ""}):
+                if (asked_name := canonical(asked.name)) not in pins:
+                    left.add(asked_name)
+                else:
+                    assert asked.specifier.contains(pins[asked_name], prereleases=True), f"{name} {version}: {text}"
+    assert left <= named["UNASKED"] | named["GPU"]
+    assert named["GPU"] == set(locked("requirements-gpu.lock"))
+    assert not (named["UNASKED"] | named["GPU"]) & set(pins)
 
 
 def test_every_import_is_declared():
     # The package, the tests' own modules, and what a user names a copy of.
-    own = {"dermstudy", *(path.stem for path in (ROOT / "tests").glob("*.py")), "glide_text2im"}
+    own = {"dermstudy", "dermstudy_commands", *(path.stem for path in (ROOT / "tests").glob("*.py")), "glide_text2im"}
     names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml", "bs4": "beautifulsoup4",
-             "imagehash": "imagehash", "torch_fidelity": "torch-fidelity"}  # fmt: skip
-    declared_names = declared()
-    for path in [*(ROOT / "dermstudy").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
+             "imagehash": "imagehash", "torch_fidelity": "torch-fidelity",
+             "tensorflow": TENSORFLOW}  # fmt: skip
+    declared_names = declared("test")
+    for path in [*ROOT.glob("dermstudy*/**/*.py"), *(ROOT / "tests").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []
             if isinstance(node, ast.Import):

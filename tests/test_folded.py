@@ -1,21 +1,21 @@
-"""Folded diffusion: lossless folds, preconditioning by hand, crops without copies, training that resumes exactly."""
+"""Folded diffusion: lossless folds, crops without copies, training that goes on exactly, also from a state of before."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dermstudy.adaptation import inversion
-from dermstudy.diffusion import architecture, finetune, folded, glide, losses, schedules, weights
-from dermstudy.diffusion.identity import identity
+from dermstudy.diffusion import architecture, batches, checkpoints, finetune, folded, glide, schedules, weights
 from dermstudy.files import InputError
-from dermstudy.maintenance import folded_weights, long_training, mini_speed, stage_kid, taught_text
+from dermstudy_commands.maintenance import commands, folded_weights, long_training, stage_kid, taught_text
 
 BASE = folded.FoldedPreset(16, 2, 0, (16, 32), 1, (1,), 16, 16, 1, 2, 8, 0.0, 1.6, 80.0, 0.01)
 UPSAMPLER = replace(BASE, side=32, low_side=8)
@@ -33,15 +33,40 @@ def tokenizer():
     return architecture.train_tokenizer(CAPTIONS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pictures():
-    random = np.random.default_rng(0)
-    large = random.integers(0, 256, (6, 32, 32, 3), np.uint8)
-    small = large.reshape(6, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
-    captions = [CAPTIONS * (long_training.CAPTION_VARIANTS // 2)] * 6
-    labels = np.array([[0, 0, 0], [1, 0, 0]] * 3)
-    large, small = torch.from_numpy(large), torch.from_numpy(small)
-    return long_training.Pictures(large, small, captions, np.full(6, 1 / 6), labels, (np.zeros(3), np.ones(3)))
+    """Six images of 32 pixels, and the same reduced to 8."""
+    large = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    return large, large.reshape(6, 8, 4, 8, 4, 3).mean((2, 4)).round().astype(np.uint8)
+
+
+def of(preset: folded.FoldedPreset, pictures) -> dict:
+    """What a training of `preset` is given of `pictures`, four captions an image."""
+    images, small = pictures if preset.low_side else (pictures[0][:, ::2, ::2], None)
+    return {"images": images, "small": small, "captions": [CAPTIONS * 4] * 6, "entities": list("aaaabb")}
+
+
+def trained(folder, preset, pictures, tokenizer, steps: int, **changes):
+    """The pipeline of a training of `steps` in `folder`, as the command runs it."""
+    data, pipeline = of(preset, pictures), glide.build(preset, tokenizer)
+    pipeline.pixels.fit(data["images"], data["small"])
+    name = "tiny-upsampler" if preset.low_side else "tiny-base"
+    about = {"preset": name, "scaling": "tempered", "taught_text": False, "captions": "metadata"}
+    settings = {
+        "batch": 3,
+        "learning_rate": 1e-3,
+        "decay_share": 0.4,
+        "balance": 0.5,
+        "validate_every": 3,
+        "high_share": 0.3,
+    }
+    settings |= {"even_levels": not preset.low_side, "crop": 16 if preset.low_side else 0}
+    settings |= {"noise_augmentation": preset.low_noise if preset.low_side else 0.0}
+    config = finetune.TrainingConfig(
+        steps, **(long_training.SHARED | settings | {"warmup_steps": 2, "precision": "fp32"} | changes)
+    )
+    long_training.run(folder, pipeline, config=config, about=about, **data)
+    return pipeline
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -61,40 +86,20 @@ def test_tempered_components_keep_their_order_and_span_the_root():
     assert np.allclose(spread / spread[0], np.sqrt([1, 0.1, 0.01])) and np.isclose((spread**2).mean(), 1)
 
 
-def test_plain_scaling_is_one_number_of_unit_mean_variance(pictures):
-    residual = np.cov(folded.fold(_residual(pictures), 2).transpose(0, 1).flatten(1).numpy())
-    scale = long_training.scale_of(pictures, UPSAMPLER, "plain")
-    mix = np.array(scale["mix"])
-    assert np.allclose(mix, np.eye(12) * mix[0, 0]) and np.allclose(mix @ scale["unmix"], np.eye(12), atol=1e-4)
-    assert np.diag(mix @ residual @ mix.T).mean() == pytest.approx(1, rel=0.05)
-
-
-def _residual(pictures) -> torch.Tensor:
-    small, large = (part.permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (pictures.small, pictures.large))
-    return large - folded.enlarge_bicubic(small, 4)
-
-
-def test_the_target_is_what_gives_the_clean_data_back():
-    """Equation 7 of Karras et al. with unit data variance, against its literal form."""
-    generator = torch.Generator().manual_seed(0)
-    clean, noise = (torch.randn(3, 12, 8, 8, generator=generator) for _ in range(2))
-    sigma = torch.tensor([0.05, 1.0, 40.0])
-    noisy = clean + sigma.view(-1, 1, 1, 1) * noise
-    target = folded.training_target(clean, noisy, sigma)
-    assert torch.allclose(folded.clean_estimate(target, noisy, sigma), clean, atol=1e-4)
-    for place, value in enumerate(sigma.tolist()):
-        skip, out = 1 / (value**2 + 1), value / (1 + value**2) ** 0.5
-        by_hand = (clean[place] - skip * noisy[place]) / out
-        assert torch.allclose(target[place], by_hand, atol=1e-3)
-    assert target.var(dim=(1, 2, 3)).sub(1).abs().max() < 0.2
+def test_plain_scaling_is_one_number_of_unit_mean_variance(pictures, tokenizer):
+    pixels = glide.build(UPSAMPLER, tokenizer).pixels
+    pixels.fit(*pictures, even=True)
+    mix = pixels.mix.numpy()
+    assert np.allclose(mix, np.eye(12) * mix[0, 0]) and np.allclose(mix @ pixels.unmix.numpy(), np.eye(12), atol=1e-4)
+    data = pixels.encode(*(folded.to_float(side) for side in pictures))
+    assert data.var(dim=(0, 2, 3)).mean() == pytest.approx(1, rel=0.05)
 
 
 def test_crops_are_the_eight_symmetries_of_a_square():
     images = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
     seen = set()
     for flags in np.ndindex(2, 2, 2):
-        given = torch.from_numpy(images)
-        crop = long_training.turned_crops(given, np.array([1]), np.array([2]), np.array([3]), 5, np.array([flags]) > 0)
+        crop = batches.turned_crops(images, np.array([1]), np.array([[2], [3]]), 5, np.array([flags]) > 0)
         pixels = ((crop[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
         square = images[1, 2:7, 3:8]
         turned = [np.rot90(part, turn) for part in (square, square[:, ::-1]) for turn in range(4)]
@@ -103,19 +108,74 @@ def test_crops_are_the_eight_symmetries_of_a_square():
     assert seen == set(range(8))
 
 
-@pytest.mark.parametrize("preset", ["tiny-base", "tiny-upsampler"])
-def test_a_sitting_that_was_cut_goes_on_as_if_it_had_not_been(preset, pictures, tokenizer, tmp_path):
-    if preset == "tiny-base":
-        pictures = replace(pictures, small=pictures.large[:, ::2, ::2], large=None)
-    recipe = long_training.Recipe(preset, 6, batch=2, warmup_steps=2, crop=16 if preset == "tiny-upsampler" else 0)
-    long_training.run(tmp_path / "whole", recipe, pictures, tokenizer)
-    long_training.run(tmp_path / "cut", replace(recipe, limit=3), pictures, tokenizer)
-    long_training.run(tmp_path / "cut", recipe, pictures, tokenizer)
+def test_a_crop_with_its_margin_gives_the_data_and_the_condition_of_the_whole_image(pictures, tokenizer):
+    pipeline = made(UPSAMPLER, tokenizer)
+    large, small = (folded.to_float(side) for side in pictures)
+    whole = batches.data_of(pipeline, large, small)
+    every, straight = np.arange(6), np.zeros((6, 3), bool)
+    for corner in (0, 3, 4):  # of the small image: its edge, its middle, its other edge
+        place = np.full((2, 6), corner)
+        crop = batches.turned_crops(pictures[0], every, place * 4, 16, straight)
+        padded = batches.turned_crops(pictures[1], every, place, 4, straight, batches.MARGIN)
+        found = batches.data_of(pipeline, crop, padded, padded, torch.zeros(6), batches.MARGIN)
+        window = (..., slice(2 * corner, 2 * corner + 8), slice(2 * corner, 2 * corner + 8))
+        assert all(torch.allclose(a, b[window], atol=1e-4) for a, b in zip(found, whole, strict=True)), corner
+
+
+@pytest.mark.parametrize("preset", [BASE, UPSAMPLER])
+def test_a_sitting_that_was_cut_goes_on_as_if_it_had_not_been(preset, pictures, tokenizer, tmp_path, capsys):
+    asked = pictures, tokenizer
+    trained(tmp_path / "whole", preset, *asked, 6)
+    trained(tmp_path / "cut", preset, *asked, 3, decay_share=0.0)  # what would have come to its end in the same way
+    trained(tmp_path / "cut", preset, *asked, 6)
     whole, cut = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
-    assert any("optimizer" in key for key in whole) and (tmp_path / "whole" / "long-0000006.safetensors").is_file()
+    (tmp_path / "cut" / "state.safetensors").write_bytes(b"")
+    trained(tmp_path / "cut", preset, *asked, 6)
+    assert "state.safetensors is empty or cut" in capsys.readouterr().out
+    again = load_file(tmp_path / "cut" / "state.safetensors")
+    assert all(torch.equal(whole[key], again[key]) for key in whole) and any("optimizer" in key for key in whole)
     with pytest.raises(InputError, match="another recipe"):
-        long_training.run(tmp_path / "cut", replace(recipe, learning_rate=0.1), pictures, tokenizer)
+        trained(tmp_path / "cut", preset, *asked, 6, learning_rate=0.1)
+    with pytest.raises(InputError, match="of other images"):
+        trained(tmp_path / "cut", preset, [side[::-1] // 2 for side in pictures], tokenizer, 6)
+
+
+# What the trainer of before, whose networks predicted the target of Karras et al., reached from the same states, in fp32:
+# the losses of its steps 4 to 6, and the last five averaged weights of the text encoder.
+BEFORE = {
+    "base": ([0.97145587, 0.98658514, 0.97532916], [-0.18632759, -0.21277961, -0.10274025, -0.18776907, 0.27426198]),
+    "upsampler": (
+        [1.00897563, 0.98778915, 1.01800787],
+        [-0.1905078, -0.21211536, -0.10401864, -0.18543734, 0.27586821],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_state_of_the_trainer_before_is_gone_on_from_equally(name, pictures, tokenizer, tmp_path):
+    """A velocity is that target with the sign turned: losses and averages are the same to rounding."""
+    sizes = {"widths": (4,), "attention_levels": (), "head_width": 4, "text_width": 4, "text_heads": 1}
+    preset = replace(UPSAMPLER if name == "upsampler" else BASE, **sizes)
+    shutil.copy(Path(__file__).with_name("states") / f"{name}.safetensors", tmp_path / "state.safetensors")
+    pipeline = trained(tmp_path, preset, pictures, tokenizer, 6, validate_every=1)
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [row["step"] for row in log] == [3, 4, 5, 6] and log[-1]["images"] == 18
+    assert np.allclose([row["loss"] for row in log[1:]], BEFORE[name][0], atol=2e-6)
+    assert np.allclose(pipeline.text_encoder.projection.bias.detach()[-5:], BEFORE[name][1], atol=2e-6)
+
+
+def test_an_average_of_a_network_of_before_is_turned(tokenizer, pictures, tmp_path):
+    pipeline = trained(tmp_path, BASE, pictures, tokenizer, 2)
+    tensors, notes = folded_weights.averages_in(tmp_path / "short-0000002.safetensors")
+    tensors["unet.conv_out.weight"], tensors["unet.conv_out.bias"] = (
+        -tensors[f"unet.conv_out.{kind}"] for kind in ("weight", "bias")
+    )
+    del notes["predicts"]
+    checkpoints.save_tensors(tmp_path / "before.safetensors", tensors, {"dermstudy": json.dumps(notes)})
+    again = folded_weights.pipeline_from(tmp_path / "before.safetensors", tokenizer)
+    assert torch.allclose(again.unet.conv_out.weight, pipeline.unet.conv_out.weight, atol=1e-5)
+    assert pipeline.unet.conv_out.weight.abs().max() > 1e-3 and again.pixels.scale == pipeline.pixels.scale
 
 
 def made(preset: folded.FoldedPreset, tokenizer, kind: str = "dpm-solver"):
@@ -151,24 +211,22 @@ def test_the_schedule_is_even_in_the_logarithm_and_its_velocity_is_the_target_wi
     velocity = schedule.get_velocity(clean, noise, times)
     sigma = sigmas[times]
     noisy = clean + sigma.view(-1, 1, 1, 1) * noise
-    assert torch.allclose(velocity, -folded.training_target(clean, noisy, sigma), atol=2e-3)
+    wide = sigma.view(-1, 1, 1, 1)  # equation 7 of Karras et al. with unit data variance
+    assert torch.allclose(velocity, -(clean - noisy / (1 + wide**2)) / (wide / (1 + wide**2).sqrt()), atol=2e-3)
 
 
-def test_timesteps_are_drawn_log_normal(tokenizer):
+def test_noise_is_log_normal_and_a_share_of_it_high(tokenizer):
     pipeline = made(UPSAMPLER, tokenizer)
-    drawn = pipeline.pixels.draw_timesteps(20_000, pipeline.scheduler, torch.Generator().manual_seed(0))
-    logarithms = folded.sigmas_of(pipeline.scheduler, drawn).log()
-    assert logarithms.mean() == pytest.approx(UPSAMPLER.noise_mean, abs=0.05)
-    assert logarithms.std() == pytest.approx(UPSAMPLER.noise_spread, abs=0.05)
 
-
-def test_a_share_of_a_training_draws_high_noise_of_its_own():
     def drawn(**settings):
-        recipe = long_training.Recipe("tiny-base", 1, batch=20_000, **settings)
-        return np.log(long_training.noise_levels(recipe, BASE, np.random.default_rng(0)))
+        config = finetune.TrainingConfig(1, batch=20_000, **settings)
+        sigma, told = batches.noise_levels(pipeline, config, np.random.default_rng(0))
+        assert torch.equal(told, folded.time_of(sigma))
+        return sigma.log().numpy()
 
     alone, both = drawn(), drawn(high_share=0.25, high_mean=9.0, high_spread=0.5)
-    assert alone.mean() == pytest.approx(BASE.noise_mean, abs=0.05)
+    assert alone.mean() == pytest.approx(UPSAMPLER.noise_mean, abs=0.05)
+    assert alone.std() == pytest.approx(UPSAMPLER.noise_spread, abs=0.05)
     assert (both > 7).mean() == pytest.approx(0.25, abs=0.02) and both[both > 7].std() == pytest.approx(0.5, abs=0.05)
     assert np.array_equal(both[both < 7], alone[both < 7])
 
@@ -180,19 +238,10 @@ def test_a_saved_pipeline_opens_as_it_was(tokenizer, tmp_path):
     after.scheduler = schedules.sampler_from(schedules.sampler_from(after.scheduler, "ancestral"), "dpm-solver")
     after.set_progress_bar_config(disable=True)
     settings = {"num_inference_steps": 5, "guidance_scale": 2.0, "guidance_interval": (0.2, 5.0)}
-    assert after.side == 16 and identity(after) == identity(before)
+    assert after.side == 16 and glide.identity(after) == glide.identity(before)
     assert np.array_equal(before(CAPTIONS, **settings), after(CAPTIONS, **settings))
     after.pixels.mean.add_(0.01)
-    assert identity(after) != identity(before)
-
-
-def test_an_image_depends_on_its_own_seed_alone(tokenizer):
-    pipeline = made(BASE, tokenizer)
-    settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "guidance_interval": (0.2, 5.0)}
-    both = pipeline(CAPTIONS, seeds=[3, 4], **settings)
-    alone = pipeline(CAPTIONS[1:], seeds=[4], **settings)
-    assert both.shape == (2, 16, 16, 3) and both.dtype == np.uint8
-    assert np.abs(both[1].astype(int) - alone[0]).max() <= 1 and not np.array_equal(both[0], both[1])
+    assert glide.identity(after) != glide.identity(before)
 
 
 @pytest.mark.parametrize("solver", ["dpm-solver", "ancestral"])
@@ -240,7 +289,7 @@ def test_what_is_known_stays_and_the_rest_is_painted(tokenizer):
     assert np.abs(enlarged[:, 16:].astype(int) - large[:, 16:]).max() > 4
 
 
-def test_an_untrained_upsampler_adds_noise_of_the_residuals_spread(pictures, tokenizer):
+def test_an_untrained_upsampler_adds_noise_of_the_residuals_spread(tokenizer):
     """Its prediction, zero, is right for normal data of unit variance, and such data the solver draws."""
     pipeline = glide.build(UPSAMPLER, tokenizer)
     pipeline.scheduler = schedules.sampler_from(pipeline.scheduler, "dpm-solver")
@@ -255,25 +304,24 @@ def test_an_untrained_upsampler_adds_noise_of_the_residuals_spread(pictures, tok
 
 @pytest.mark.parametrize("preset", [BASE, UPSAMPLER])
 def test_folded_models_are_fine_tuned_like_any_other(preset, pictures, tokenizer, tmp_path):
-    images = pictures.large.numpy() if preset.low_side else pictures.large[:, ::2, ::2].contiguous().numpy()
-    low = {"low_side": 8} if preset.low_side else {}
+    data = of(preset, pictures) | {"captions": CAPTIONS * 3}
     config = finetune.TrainingConfig(4, 2, 1e-3, augment=True, validate_every=2, caption_dropout=0.1)
     config = replace(config, crop=16, noise_augmentation=0.05) if preset.low_side else config
-    captions = CAPTIONS * 3
     whole, cut = glide.build(preset, tokenizer), glide.build(preset, tokenizer)
     before = whole.unet.conv_out.weight.clone()
-    held_out = images[:2], captions[:2]
-    log = finetune.train(whole, images, captions, config, tmp_path / "whole", held_out, **low)
-    finetune.train(cut, images, captions, replace(config, steps=2), tmp_path / "cut", held_out, **low)
+    held_out = (data["images"][:2], CAPTIONS) + ((data["small"][:2],) if preset.low_side else ())
+    log = finetune.train(whole, config=config, folder=tmp_path / "whole", validation=held_out, **data)
+    finetune.train(cut, config=replace(config, steps=2), folder=tmp_path / "cut", validation=held_out, **data)
     cut = glide.build(preset, tokenizer)
-    finetune.train(cut, images, captions, config, tmp_path / "cut", held_out, **low)
+    finetune.train(cut, config=config, folder=tmp_path / "cut", validation=held_out, **data)
     one, other = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "cut"))
     assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
-    assert not any(torch.equal(value, before) for key, value in one.items() if key.startswith("weight."))
+    assert not torch.equal(one["weight.unet.conv_out.weight"], before)
     assert log["validation_loss"].between(0.3, 3).all()
     if preset.low_side:
+        data["small"] = data["small"][:, ::2, ::2]
         with pytest.raises(InputError, match="side of 8, not 4"):
-            finetune.train(whole, images, captions, config, tmp_path / "other", low_side=4)
+            finetune.train(whole, config=config, folder=tmp_path / "other", **data)
 
 
 def test_what_a_caption_tells_is_nothing_to_an_untrained_model(cohort, tokenizer):
@@ -286,8 +334,8 @@ def test_what_a_caption_tells_is_nothing_to_an_untrained_model(cohort, tokenizer
 
 
 def test_entities_are_drawn_as_asked():
-    entities = pd.Series(["nv"] * 90 + ["df"] * 10)
-    shares = {balance: long_training.draw_weights(entities, balance)[90:].sum() for balance in (0.0, 0.5, 1.0)}
+    entities = ["nv"] * 90 + ["df"] * 10
+    shares = {balance: batches.draw_weights(entities, balance)[90:].sum() for balance in (0.0, 0.5, 1.0)}
     assert shares == pytest.approx({0.0: 0.1, 0.5: 0.25, 1.0: 0.5})
 
 
@@ -314,24 +362,19 @@ def test_a_taught_encoder_tells_its_captions_apart(tokenizer):
     assert (after.mean(dim=0) - before.mean(dim=0)).norm() < 0.2 * taught_text.SPREAD
 
 
-def test_averaged_weights_become_a_pipeline_that_predicts_the_same(pictures, tokenizer, tmp_path):
-    recipe = long_training.Recipe("tiny-upsampler", 3, batch=2, warmup_steps=1, crop=16)
-    long_training.run(tmp_path / "run", recipe, pictures, tokenizer)
-    pipeline = folded_weights.pipeline_from(tmp_path / "run" / "short-0000003.safetensors", tokenizer)
-    scale = long_training.scale_of(pictures, UPSAMPLER)
-    pictures = long_training.padded(pictures)
-    model = long_training.Run(
-        tmp_path / "other", recipe, tokenizer, scale, tmp_path / "run" / "short-0000003.safetensors"
-    )
-    data = long_training.make_step(pictures, recipe, UPSAMPLER, scale, 0)
-    noisy = data.clean + data.sigma.view(-1, 1, 1, 1) * data.noise
-    ids, mask = architecture.tokenize(tokenizer, ["melanoma"] * 2, 8)
-    with torch.inference_mode():
-        expected = model.model.eval()(noisy, data.sigma, ids, mask, data.condition)
-        entered = torch.cat([noisy / (1 + data.sigma.view(-1, 1, 1, 1) ** 2).sqrt(), data.condition], 1)
-        said = losses.Denoiser(pipeline.unet, pipeline.text_encoder)(entered, folded.time_of(data.sigma), ids, mask)
-    assert torch.allclose(said, -expected, atol=1e-5) and expected.abs().max() > 1e-3
-    assert torch.allclose(pipeline.pixels.mix, torch.tensor(scale["mix"]))
+def test_averaged_weights_become_a_pipeline_and_its_start(pictures, tokenizer, tmp_path):
+    made = trained(tmp_path / "run", UPSAMPLER, pictures, tokenizer, 3)
+    again = folded_weights.pipeline_from(tmp_path / "run" / "short-0000003.safetensors", tokenizer)
+    assert again.pixels.scale == made.pixels.scale
+    folded_weights.save_half(again, tmp_path / "upsampler")
+    for start in (tmp_path / "run" / "short-0000003.safetensors", tmp_path / "upsampler"):
+        begun = glide.build(UPSAMPLER, tokenizer, seed=9)
+        folded_weights.begin_with(start, begun)
+        for one in (again, begun):
+            found = zip(one.unet.parameters(), made.unet.parameters(), strict=True)
+            assert all(torch.allclose(left, right, atol=1e-3) for left, right in found)
+    with pytest.raises(InputError, match="at 64 pixels: it cannot start this one"):
+        folded_weights.begin_with(tmp_path / "upsampler", glide.build(replace(UPSAMPLER, side=64), tokenizer))
 
 
 def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
@@ -350,23 +393,6 @@ def test_maintainers_commands_say_what_to_mend(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_gpu_that_is_not_there_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    given = ["mini-base", str(tmp_path / "run"), "--data", "x", "--split", "x", "--steps", "1", "--device", "cuda"]
-    assert long_training.main(given) == 2 and not (tmp_path / "run").exists()
-    assert (
-        capsys.readouterr().err
-        == "dermstudy: torch sees no GPU here: leave --device out, or install a build of torch for CUDA\n"
-    )
-
-
-@pytest.mark.parametrize("preset", ["tiny-base", "tiny-upsampler"])
-def test_the_speed_of_a_training_step_stands_beside_its_products(preset, tokenizer, tmp_path):
-    row = mini_speed.training_step(preset, tokenizer, tmp_path, repeats=1)
-    assert row["products_alone"] > 0 and row["share"] == row["products_alone"] / row["seconds"] and row["gflops"] > 0
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_long_training_sees_the_lesions_that_it_is_asked_for(cohort, phantom_folder, tmp_path):
     frame = cohort.frame.copy()
     lesions = sorted(frame["lesion_id"].unique())
@@ -377,7 +403,7 @@ def test_a_long_training_sees_the_lesions_that_it_is_asked_for(cohort, phantom_f
     given = str(phantom_folder), str(tmp_path / "split.csv")
 
     def seen(*rest) -> set[str]:
-        return set(long_training.training_cohort(*given, *rest).frame["image_id"])
+        return set(commands.training_cohort(*given, *rest).frame["image_id"])
 
     train = set(frame.loc[frame["split"] == "train", "image_id"])
     assert seen() == seen("train") == train and 0 < len(train) < len(frame)
@@ -385,7 +411,7 @@ def test_a_long_training_sees_the_lesions_that_it_is_asked_for(cohort, phantom_f
     assert seen("all") == set(frame["image_id"])
     assert seen("train", ["mel"]) == train - set(frame.loc[frame["dx"] == "mel", "image_id"])
     with pytest.raises(InputError, match="no entity 'mole'"):
-        long_training.training_cohort(*given, "train", ["mole"])
+        commands.training_cohort(*given, "train", ["mole"])
 
 
 def test_guidance_leads_away_from_the_guide(tokenizer, tmp_path):
@@ -400,10 +426,10 @@ def test_guidance_leads_away_from_the_guide(tokenizer, tmp_path):
     assert torch.allclose(painted(pipeline, 2.0), alone, atol=1e-5)  # away from itself is nowhere
     with torch.no_grad():
         worse.unet.conv_out.weight.mul_(0.5)
-    before = identity(pipeline)
+    before = glide.identity(pipeline)
     folded_weights.guided(pipeline, worse)
     led = painted(pipeline, 2.0)
-    assert identity(pipeline) != before and torch.equal(painted(pipeline, 1.0), alone)
+    assert glide.identity(pipeline) != before and torch.equal(painted(pipeline, 1.0), alone)
     assert not torch.allclose(led, alone, atol=1e-3) and not torch.allclose(led, classifier_free, atol=1e-3)
     away = painted(pipeline, 2.0, negative_prompt="nevus")
     assert not torch.allclose(away, led, atol=1e-3)
@@ -418,9 +444,7 @@ def test_guidance_leads_away_from_the_guide(tokenizer, tmp_path):
 
 
 def test_an_average_becomes_the_guide_of_a_pipeline(pictures, tokenizer, tmp_path):
-    pictures = replace(pictures, small=pictures.large[:, ::2, ::2].contiguous(), large=None)
-    recipe = long_training.Recipe("tiny-base", 2, batch=2, warmup_steps=1)
-    long_training.run(tmp_path / "run", recipe, pictures, tokenizer)
+    trained(tmp_path / "run", BASE, pictures, tokenizer, 2)
     (tmp_path / "run" / "inputs.json").write_text(json.dumps({"data_hash": "d", "split": "s", "commit": "c"}))
     folder, average = tmp_path / "weights" / "base", tmp_path / "run" / "short-0000002.safetensors"
     folded_weights.save_half(made(BASE, tokenizer), folder)
@@ -438,3 +462,16 @@ def test_an_average_becomes_the_guide_of_a_pipeline(pictures, tokenizer, tmp_pat
     known = weights.lineage(tmp_path / "twin")
     assert known["guide"] == weights.lineage(tmp_path / "weights")["guide"] and set(known) == {"base", "guide"}
     assert glide.load(other).guide_unet is not None and glide.load(other, with_guide=False).guide_unet is None
+
+
+def test_packed_averages_are_nearly_the_same_and_half_as_large(pictures, tokenizer, tmp_path):
+    trained(tmp_path, UPSAMPLER, pictures, tokenizer, 2)
+    average, small = tmp_path / "short-0000002.safetensors", tmp_path / "small.safetensors"
+    assert folded_weights.main([str(average), str(small)]) == 0
+    (before, notes), (after, same) = map(folded_weights.averages_in, (average, small))
+    assert notes == same and before.keys() == after.keys()
+    for name, value in before.items():
+        assert (value - after[name]).abs().max() <= value.abs().max() / 250, name
+    assert small.stat().st_size < 0.7 * average.stat().st_size
+    text = "text_encoder.transformer.layers.0.linear1.weight"
+    assert torch.equal(folded_weights.pipeline_from(small, tokenizer).text_encoder.state_dict()[text[13:]], after[text])

@@ -1,56 +1,34 @@
-from dataclasses import replace
+"""The linear probe: scikit-learn's regression, a basis that sees no label and no held-out row, other people's images."""
 
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from sklearn.linear_model import LogisticRegression
+from small_trial import images_of
 
-from dermstudy.classification import feature_sets as sets
+from dermstudy import workspace
 from dermstudy.classification import frozen_features as frozen
+from dermstudy.classification import measures, predictions, protocol, trial
+from dermstudy.classification import training_sets as sets
+from dermstudy.classification.encoding import Settings, View
+from dermstudy.classification.frozen_features import Probe
+from dermstudy.classification.predictions import joined
+from dermstudy.classification.recipes import allowed_sets, make_training_set
+from dermstudy.data import dataset, external
+from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
+from dermstudy_commands.phantom import cohort as phantom
 
 WIDTH = 12
-
-
-def test_a_cut_trial_goes_on_and_a_finished_set_is_known_by_all_that_makes_it(trial, tmp_path, capsys):
-    names = ["all originals", "30 % subset"]
-
-    def fitted() -> list[str]:
-        return [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-
-    whole, penalties = frozen.run_trial(trial, names, [0, 1])
-    frozen.run_trial(trial, names[:1], [0, 1], keeps=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1 and fitted() == [*names, names[0]]
-    again, table = frozen.run_trial(trial, names, [0, 1], keeps=tmp_path)
-    assert fitted() == names[1:] and again.images.equals(whole.images) and again.runs.equals(whole.runs)
-    np.testing.assert_allclose(again.log_probabilities, whole.log_probabilities, atol=0.01)
-    pd.testing.assert_frame_equal(table, penalties)
-    moved = {pool: values + 0.5 for pool, values in trial.encoded.features.items()}
-    elsewhere = replace(trial, encoded=replace(trial.encoded, features=moved))
-    for changed, seeds in ((replace(trial, components=7), [0, 1]), (trial, [0, 2]), (elsewhere, [0, 1])):
-        frozen.run_trial(changed, names[:1], seeds, keeps=tmp_path)
-        assert fitted() == names[:1]
-
-
-def test_another_generator_refits_no_set_that_does_not_learn_from_it(trial, tmp_path, capsys):
-    names = [name for name in sets.TRAINING_SETS if sets.TRAINING_SETS[name].pool in ("", sets.ORIGINALS, sets.WHOLE)]
-    names = [name for name in names if not sets.TRAINING_SETS[name].augmented][:4] + ["synthetic only"]
-    frozen.run_trial(trial, names, [0], keeps=tmp_path)
-    capsys.readouterr()
-    pool = trial.encoded.features[sets.WHOLE]
-
-    def with_pools(**features: np.ndarray) -> frozen.Trial:
-        return replace(trial, encoded=replace(trial.encoded, features=trial.encoded.features | features))
-
-    more = replace(
-        with_pools(**{sets.SECOND: pool}), synthetic={**trial.synthetic, sets.SECOND: trial.synthetic[sets.WHOLE]}
-    )
-    frozen.run_trial(more, names, [0], keeps=tmp_path)
-    assert capsys.readouterr().out == ""
-    frozen.run_trial(with_pools(**{sets.WHOLE: pool + 0.1}), names, [0], keeps=tmp_path)
-    refitted = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()}
-    assert refitted == {name for name in names if sets.TRAINING_SETS[name].pool == sets.WHOLE} != set(names)
+SETTINGS = Settings((View(64),), ("pixels",), 6)
 
 
 def drawn(n: int, seed: int = 0, spread: float = 1.5, places: np.ndarray | None = None):
@@ -62,31 +40,51 @@ def drawn(n: int, seed: int = 0, spread: float = 1.5, places: np.ndarray | None 
     return (spread * centres[places] + random.normal(size=(len(places), WIDTH))).astype(np.float32), places
 
 
+@dataclass(frozen=True)
+class Plain:
+    """Settings of features without views or depths."""
+
+    components: int = 8
+    blocks = None
+
+
+class Given(Probe):
+    """A probe whose features are given, not encoded. features: by pool [n, WIDTH]."""
+
+    def __init__(self, images, features, draws=1):
+        super().__init__(images, Plain(), "", draws, (1e-3, 1e-2, 1e-1))
+        self.given = features
+
+    def features(self, pool, draw=0):
+        values = self.given[pool]
+        return values + np.random.default_rng(3).normal(size=values.shape) if draw else values
+
+
 @pytest.fixture(scope="module")
-def trial() -> frozen.Trial:
-    random = np.random.default_rng(3)
-    values, places = drawn(700, 1)
+def probe() -> Given:
     lesions = np.arange(700) // 2
+    _, places = drawn(700, 1)
     places = places[lesions * 2]  # both images of a lesion show the same entity
     values, _ = drawn(700, 1, places=places)
     split = np.array(["train", "train", "train", "validation", "test"])[lesions % 5]
-    originals = pd.DataFrame(
-        {
-            "image_id": [f"image_{i}" for i in range(700)],
-            "dx": np.array(CODES)[places],
-            "group": [f"lesion_{i}" for i in lesions],
-            "split": split,
-            "subset": (split == "train") & (lesions % 3 == 0),
-        }
-    )
-    train = originals[split == "train"]
-    made = pd.concat([train, train]).reset_index(drop=True)
+    frame = pd.DataFrame({
+        "image_id": [f"image_{i}" for i in range(700)], "dx": np.array(CODES)[places],
+        "group": [f"lesion_{i}" for i in lesions], "split": split, "subset": (split == "train") & (lesions % 3 == 0),
+    })  # fmt: skip
+    made = pd.concat([frame[split == "train"]] * 2)
+    extra = [made[made["dx"] == code].sample(90, replace=True, random_state=0) for code in CODES]
+    made = pd.concat([made, *extra], ignore_index=True)
     made = made.assign(source_image_id=made["image_id"], image_id=[f"made_{i}" for i in range(len(made))])
-    extra = pd.concat([made[made["dx"] == code].sample(90, replace=True, random_state=0) for code in CODES])
-    made = pd.concat([made, extra.assign(image_id=[f"more_{i}" for i in range(len(extra))])], ignore_index=True)
     fake, _ = drawn(len(made), 2, places=pd.Index(CODES).get_indexer(made["dx"]))
-    encoded = frozen.Encoded({sets.ORIGINALS: values, sets.WHOLE: fake}, [values + random.normal(size=values.shape)])
-    return frozen.Trial(originals, encoded, {sets.WHOLE: made}, components=8, penalties=(1e-3, 1e-2, 1e-1))
+    images = sets.Images(Cohort("o", None, frame, "o"), {sets.WHOLE: Cohort("s", None, made, "s")})
+    return Given(images, {sets.ORIGINALS: values, sets.WHOLE: fake})
+
+
+def run(probe: Probe, name: str, seed: int | None = 0):
+    return probe.fit(make_training_set(name, probe.images), seed)
+
+
+# The head and its basis
 
 
 def test_the_head_is_scikit_learns_logistic_regression():
@@ -99,7 +97,7 @@ def test_the_head_is_scikit_learns_logistic_regression():
     np.testing.assert_allclose(np.exp(head.log_probabilities(inputs)), other.predict_proba(inputs), atol=2e-3)
 
 
-def test_a_weight_is_a_repetition():
+def test_a_weight_is_a_repetition_and_an_entity_without_one_is_hardly_answered():
     inputs, places = drawn(120)
     times = np.random.default_rng(6).integers(0, 4, 120)
     copied = np.repeat(np.arange(120), times)
@@ -107,6 +105,9 @@ def test_a_weight_is_a_repetition():
     second = frozen.fit_head(inputs[copied], places[copied], np.full(len(copied), 1 / len(copied)), 0.01)
     np.testing.assert_allclose(first.log_probabilities(inputs), second.log_probabilities(inputs), atol=0.01)
     np.testing.assert_allclose(first.prior, np.bincount(places[copied], minlength=7) / len(copied), atol=1e-5)
+    there = (places != 6).astype(float)
+    head = frozen.fit_head(inputs, places, there / there.sum(), 0.01)
+    assert np.exp(head.log_probabilities(inputs))[:, 6].max() < 0.01 and head.prior[6] < 1e-5
 
 
 def test_adjusted_logits_leave_the_prior_out():
@@ -122,18 +123,10 @@ def test_adjusted_logits_leave_the_prior_out():
     np.testing.assert_allclose(adjusted.prior, np.full(7, 1 / 7))
 
 
-def test_an_entity_without_a_row_is_hardly_answered():
-    inputs, places = drawn(300)
-    there = (places != 6).astype(float)
-    head = frozen.fit_head(inputs, places, there / there.sum(), 0.01)
-    assert np.exp(head.log_probabilities(inputs))[:, 6].max() < 0.01 and head.prior[6] < 1e-5
-
-
 def test_the_basis_gives_every_block_the_same_variance():
     random = np.random.default_rng(7)
     features = random.normal(size=(200, 10)) * np.array([1.0] * 8 + [100.0] * 2)
-    blocks = np.array([0] * 8 + [1] * 2)
-    basis = frozen.fit_basis(features, 10, blocks)
+    basis = frozen.fit_basis(features, 10, np.array([0] * 8 + [1] * 2))
     values = (frozen.signed_root(features) - basis.mean) / basis.spread
     assert values[:, :8].var(axis=0).sum() == pytest.approx(values[:, 8:].var(axis=0).sum(), rel=1e-3)
     inputs = basis.inputs(features, block=64)
@@ -142,87 +135,119 @@ def test_the_basis_gives_every_block_the_same_variance():
     np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-4)
 
 
-def test_no_test_row_and_no_label_enters_the_basis_or_a_choice(trial):
+# The probe on training sets
+
+
+def test_no_test_row_and_no_label_enters_the_basis_or_a_choice(probe):
     """Other features and labels of test lesions change their own predictions, and nothing of the validation lesions'."""
-    before, table = frozen.run_trial(trial, ["all originals"], [0])
-    test = (trial.originals["split"] == "test").to_numpy()
-    values = trial.encoded.features[sets.ORIGINALS].copy()
+    before, table = run(probe, protocol.ORIGINALS)
+    frame = probe.images.originals.frame
+    test = (frame["split"] == "test").to_numpy()
+    values = probe.given[sets.ORIGINALS].copy()
     values[test] = values[test][::-1] * 5
-    frame = trial.originals.assign(dx=np.where(test, "nv", trial.originals["dx"]))
-    changed = replace(trial, originals=frame, encoded=frozen.Encoded({sets.ORIGINALS: values}))
-    after, other = frozen.run_trial(changed, ["all originals"], [0])
+    cohort = replace(probe.images.originals, frame=frame.assign(dx=np.where(test, "nv", frame["dx"])))
+    changed = Given(replace(probe.images, originals=cohort), probe.given | {sets.ORIGINALS: values})
+    after, other = run(changed, protocol.ORIGINALS)
     pd.testing.assert_frame_equal(table, other)
     for split, same in (("validation", True), ("test", False)):
-        first, second = (run.select(split=split).log_probabilities for run in (before, after))
-        assert np.array_equal(first, second) is same
+        assert np.array_equal(*(own.select(split).log_probabilities for own in (before, after))) is same
 
 
-def test_every_training_set_runs_with_its_prior_and_chosen_penalty(trial):
-    names = [name for name, own in sets.TRAINING_SETS.items() if own.pool not in (sets.SECOND, sets.OWN)]
-    predictions, table = frozen.run_trial(trial, names, [0, 1])
-    assert list(predictions.runs["training_set"].unique()) == names and len(predictions.runs) == 2 * len(names)
-    np.testing.assert_allclose(np.exp(predictions.log_probabilities).sum(axis=2), 1, atol=1e-5)
-    assert set(predictions.images["split"]) == {"validation", "test"}
-    chosen = table[table["chosen"]]
-    assert list(chosen["training_set"]) == names
-    for name, own in table.groupby("training_set"):
-        assert own.loc[own["chosen"], "balanced_log_loss"].item() == own["balanced_log_loss"].min(), name
-    for place, run in predictions.runs.iterrows():
-        own = sets.make_feature_set(run["training_set"], trial.originals, trial.synthetic)
-        expected = own.prior(own.weights(run["seed"]))
-        np.testing.assert_allclose(predictions.priors[place], expected, atol=1e-5, err_msg=run["training_set"])
-    scores = frozen.score_runs(predictions, "test").groupby("training_set")["macro_auc"].mean()
-    assert scores["all originals"] > 0.9 and scores["all originals"] >= scores["30 % subset"]
-    again, _ = frozen.run_trial(trial, names[:2], [0, 1])
-    assert np.array_equal(again.log_probabilities, predictions.select(training_set=names[:2]).log_probabilities)
-
-
-def test_natural_repetition_changes_nothing_but_the_reader(trial):
-    """A full-batch head sees every original twice as it sees it once: what synthetic images add is not their number."""
-    once, _ = frozen.run_trial(trial, ["all originals"], [4])
-    twice, _ = frozen.run_trial(trial, ["all originals + repeated originals, dose 1"], [4])
-    np.testing.assert_allclose(once.log_probabilities, twice.log_probabilities, atol=1e-3)
-
-
-def test_stronger_augmentation_needs_its_views(trial):
-    bare = replace(trial, encoded=frozen.Encoded(trial.encoded.features))
-    with pytest.raises(InputError, match="needs the augmented views"):
-        frozen.run_trial(bare, ["stronger augmentation"], [0])
-    plain, _ = frozen.run_trial(trial, ["all originals"], [0])
-    stronger, _ = frozen.run_trial(trial, ["stronger augmentation"], [0])
-    assert not np.allclose(plain.log_probabilities, stronger.log_probabilities, atol=1e-2)
-    np.testing.assert_allclose(plain.priors, stronger.priors, atol=1e-6)
-
-
-def test_other_peoples_images_are_predicted_and_scored_over_what_is_there(trial):
-    values, places = drawn(90, 8, places=np.arange(90) % 3)
-    frame = pd.DataFrame({"image_id": [f"own_{i}" for i in range(90)], "dx": np.array(CODES)[places]})
-    frame["group"] = frame["image_id"]
-    features = {**trial.encoded.features, frozen.EXTERNAL: values}
-    own = replace(trial, encoded=frozen.Encoded(features), external=frame)
-    predictions, _ = frozen.run_trial(own, ["all originals"], [0, 1])
-    scores = frozen.score_runs(predictions, frozen.EXTERNAL)
-    assert (scores["images"] == 90).all() and (scores["macro_auc"] > 0.9).all()
-    assert scores["absent"][0] == "benign keratosis, basal cell carcinoma, dermatofibroma, vascular lesion"
-    without, _ = frozen.run_trial(trial, ["all originals"], [0, 1])
-    for split in ("validation", "test"):
-        first, second = (run.select(split=split).log_probabilities for run in (predictions, without))
-        assert np.array_equal(first, second)
-    with pytest.raises(InputError, match="a score needs two entities"):
-        frozen.score_runs(without, frozen.EXTERNAL)
-
-
-def test_scores_by_hand():
-    from dermstudy.classification.predictions import Predictions
-
-    frame = pd.DataFrame(
-        {"image_id": list("abcd"), "group": list("abcd"), "dx": ["mel", "mel", "nv", "nv"], "split": "test"}
+def test_every_training_set_runs_with_its_prior_and_chosen_penalty(probe):
+    chosen, _ = allowed_sets(protocol.TRAINING_SETS[protocol.FROZEN], probe.images, 1)
+    assert len(chosen) == len(protocol.TRAINING_SETS[protocol.FROZEN]) - 2  # of generators that are not there
+    runs = []
+    for name, own in chosen.items():
+        for seed in (0, 1):
+            found, table = probe.fit(own, seed)
+            adjusted = own.composition.loss == sets.LOGIT_ADJUSTMENT
+            expected = np.full(7, 1 / 7) if adjusted else own.prior(own.weights(seed))
+            np.testing.assert_allclose(found.priors[0], expected, atol=1e-5, err_msg=name)
+            runs.append(found)
+        assert table.loc[table["chosen"], "balanced_log_loss"].tolist() == [table["balanced_log_loss"].min()]
+    whole = joined(runs)
+    np.testing.assert_allclose(np.exp(whole.log_probabilities).sum(axis=2), 1, atol=1e-5)
+    areas = measures.of_runs(measures.macro_area, whole.select("test"))
+    scores = pd.Series(areas).groupby(whole.runs["training_set"]).mean()
+    assert scores[protocol.ORIGINALS] > 0.9 and scores[protocol.ORIGINALS] >= scores[protocol.SUBSET]
+    once, twice, stronger = (
+        whole.select(training_set=name, seed=0).log_probabilities
+        for name in (protocol.ORIGINALS, protocol.REPEATED, protocol.STRONGER)
     )
-    p = np.full((1, 4, 7), 1e-9)
-    p[0, :, :2] = [[0.8, 0.2], [0.4, 0.6], [0.5, 0.5], [0.1, 0.9]]
-    runs = pd.DataFrame({"network": ["n"], "training_set": ["t"], "seed": [0]})
-    own = Predictions(frame, runs, np.full((1, 7), 1 / 7), np.log(p).astype(np.float32))
-    assert frozen.macro_auc(own)[0] == pytest.approx(0.75)
-    assert frozen.balanced_accuracy(own)[0] == pytest.approx((0.5 + 0.5) / 2)
-    losses = -np.log([0.8, 0.4, 0.5, 0.9])
-    assert frozen.balanced_log_loss(own)[0] == pytest.approx(losses.mean(), rel=1e-4)
+    np.testing.assert_allclose(once, twice, atol=1e-3)  # seen at once: what synthetic images add is not their number
+    assert not np.allclose(once, stronger, atol=1e-2)
+    with pytest.raises(InputError, match="needs the augmented views"):
+        run(Given(probe.images, probe.given, 0), protocol.STRONGER)
+
+
+@pytest.mark.slow
+def test_a_probe_encodes_each_pool_once(cohort, tmp_path):
+    images = images_of(cohort, 3)
+    probe = Probe(images, SETTINGS, tmp_path, 1)
+    chosen, _ = allowed_sets([protocol.ORIGINALS, protocol.ONCE, protocol.STRONGER], images, 1)
+    probe.prepare(list(chosen.values()))
+    plain, copied, _ = (probe.fit(own, 0)[0].log_probabilities for own in chosen.values())
+    np.testing.assert_allclose(plain, copied, atol=0.05)  # images that are the originals teach nothing more
+    assert len(list(tmp_path.glob("*.npy"))) == 3  # originals, the generator's, and a draw of the training originals
+    train = (images.originals.frame["split"] == "train").to_numpy()
+    draw = probe.features(sets.ORIGINALS, 1)
+    assert (draw[train] != 0).any() and (draw[~train] == 0).all()
+
+
+# Other people's images
+
+
+@pytest.fixture(scope="module")
+def folder(cohort, tmp_path_factory):
+    """Melanomas, nevi and one dermatofibroma of another phantom, and one image that the cohort holds too."""
+    root = tmp_path_factory.mktemp("others")
+    other = dataset.load_folder(phantom.write_cohort(root / "phantom", 56, 11, 128, "balanced", 4))
+    frame = other.frame
+    lesion = frame.loc[frame["dx"] == "df", "lesion_id"].iloc[0]
+    kept = pd.concat([frame[frame["dx"].isin(["mel", "nv"])], frame[frame["lesion_id"] == lesion]])
+    rows = []
+    (root / "own").mkdir()
+    for source, own in ((other.root, kept), (cohort.root, cohort.frame.iloc[[0]])):
+        for row in own.itertuples():
+            name = f"OTHER_{len(rows):04d}"
+            shutil.copy(source / row.file, (root / "own" / name).with_suffix((source / row.file).suffix))
+            rows.append((name, row.dx, row.lesion_id))
+    pd.DataFrame(rows, columns=["image_id", "dx", "lesion_id"]).to_csv(root / "own" / "metadata.csv", index=False)
+    return root / "own"
+
+
+@pytest.mark.slow
+def test_the_trial_is_asked_on_a_folder_without_rare_entities(cohort, folder, tmp_path, capsys):
+    """Through the notebook's own cell; an image that the cohort holds is refused."""
+    with pytest.raises(InputError, match=r"by the same file: OTHER_\d+ \("):
+        external.load_external(folder, cohort, tmp_path / "features")
+    pd.read_csv(folder / "metadata.csv")[:-1].to_csv(folder / "metadata.csv", index=False)
+    others = external.load_external(folder, cohort, tmp_path / "features")
+    images = replace(images_of(cohort, 3), external=others)
+    probe = Probe(images, SETTINGS, tmp_path, penalties=(1e-2,))
+    names = (protocol.ONCE, protocol.REPEATED, protocol.ORIGINALS, protocol.SUBSET)
+    found = joined(run(probe, name, seed)[0] for name in names for seed in (0, 1))
+    asked, _ = trial.answerable(found)
+    capsys.readouterr()
+    cells = {cell.id: cell.source for cell in nbformat.read(ROOT / "notebooks" / "07_ablation.ipynb", 4).cells}
+    space = {
+        "EXTERNAL": str(folder), "RESAMPLES": 20, "SEED": 0, "images": images, "found": found, "asked": asked,
+        "seeds": trial.planned({protocol.FROZEN: 2, protocol.TUNED: 0, protocol.KERAS: 0}, small=True),
+        "ws": workspace.open_workspace(tmp_path / "results"), "trial": trial, "predictions": predictions,
+    }  # fmt: skip
+    exec(compile(cells["80ae3794"], "07_ablation", "exec"), space)
+    said = capsys.readouterr().out
+    for line in (
+        "an interval needs two lesions: dermatofibroma", "none of its entities is left: rare entities alone",
+        "no image shows it: actinic keratosis, benign keratosis, basal cell carcinoma, vascular",
+    ):  # fmt: skip
+        assert f"left out, for {line}" in said
+    written = pd.read_csv(tmp_path / "results" / "tables" / "trial_external.csv")
+    assert written["comparison"].iloc[0] == "synthetic against repeated originals" and written["low"].notna().all()
+    assert "rare entities alone" not in set(written["comparison"])
+
+
+def test_predictions_that_were_never_asked_about_such_images_say_so(probe):
+    found, _ = run(probe, protocol.ORIGINALS)
+    with pytest.raises(InputError, match="no run was asked about an external image: train with EXTERNAL, without"):
+        trial.elsewhere(found, protocol.COMPARISONS, "external")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dermstudy.diffusion import architecture, convert, glide, schedules, sides
+from dermstudy.diffusion import architecture, convert, glide, guidance, schedules
 from dermstudy.files import InputError
+from dermstudy.published import paper
 
 CAPTIONS = ["melanoma", "basal cell carcinoma on the back", "a dermatoscopic image of dermatofibroma"]
 
@@ -55,7 +56,7 @@ def test_text_encoder_replaces_padding_and_pools_the_last_position(base):
 
 def test_full_size_presets_have_upstreams_parameter_counts():
     """385 M and 398 M with GPT-2's 50,257 tokens, counted without allocating them."""
-    for name, millions in (("openai-base", 385), ("openai-upsampler", 398)):
+    for name, millions in (("openai-base", paper.RELEASED_PARAMETERS // 1_000_000), ("openai-upsampler", 398)):
         with torch.device("meta"):
             preset = architecture.PRESETS[name]
             modules = architecture.unet_from(preset), architecture.text_encoder_from(preset, 50_257)
@@ -208,13 +209,13 @@ def test_a_base_model_at_another_side(tokenizer, tmp_path, capsys):
     assert again("melanoma", num_inference_steps="2").shape == (1, 128, 128, 3)
     back = convert.preset_of(again)
     assert back.side == 128 and back.attention_sides == (16,)
-    sides.at_side(again, 128)
+    guidance.at_side(again, 128)
     assert not capsys.readouterr().out  # its own side: nothing to say
 
 
 def test_trained_weights_at_another_side_say_so(base, capsys):
     before = {name: value.clone() for name, value in base.unet.state_dict().items()}
-    sides.at_side(base, 128)
+    guidance.at_side(base, 128)
     said = capsys.readouterr().out
     assert "128 x 128" in said and "trained at 64 x 64" in said and said.count("\n") == 1
     assert base("melanoma", num_inference_steps="2").shape == (1, 128, 128, 3)
@@ -224,7 +225,7 @@ def test_trained_weights_at_another_side_say_so(base, capsys):
 @pytest.mark.parametrize("side", [0, -64, 4, 100, 128.0])
 def test_sides_that_the_levels_do_not_divide_are_refused(base, tokenizer, side):
     message = rf"a side of {side}: the 4 levels of this U-Net need a multiple of 8, such as \d+"
-    for act in (lambda: sides.at_side(base, side), lambda: glide.build("tiny-base", tokenizer, side=side)):
+    for act in (lambda: guidance.at_side(base, side), lambda: glide.build("tiny-base", tokenizer, side=side)):
         with pytest.raises(InputError, match=message):
             act()
     assert base.unet.config.sample_size == 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -70,7 +71,7 @@ def test_a_fresh_process_paints_the_same_images(model, tmp_path):
     with torch.no_grad():
         adapted.text_encoder.token_embedding.added.add_(0.5)
     path = inversion.save(inversion.learned(adapted), "<melanoma>", tmp_path / "melanoma.safetensors")
-    assert path.stat().st_size < inversion.LARGEST and set(load_file(path)) == {"<melanoma>"}
+    assert set(load_file(path)) == {"<melanoma>"}
     settings = {"guidance_scale": 3.0, "num_inference_steps": "4", "seeds": [5]}
     here = adapted("a dermatoscopic image of <melanoma> <melanoma>_1", **settings)
     code = (
@@ -89,7 +90,7 @@ def test_every_vector_reaches_the_model(model, tmp_path):
     known = len(model.tokenizer)
     assert ids[0].tolist() == list(range(known, known + 32)) and mask.all()
     path = inversion.save(inversion.learned(adapted), "<a>", tmp_path / "a.safetensors")
-    loaded = inversion.copied(model)
+    loaded = copy.deepcopy(model)
     said = inversion.load(loaded, path)
     again = architecture.tokenize(loaded.tokenizer, [said], 32)[0]
     assert torch.equal(again, ids)
@@ -121,7 +122,6 @@ def test_more_vectors_than_a_caption_holds_are_refused_before_any_training(model
     ("token", "start", "vectors", "message"),
     [
         ("<a>", "melanoma", 0, "0 vectors an entity: give 1 to 32"),
-        ("<a>", "melanoma", 65, "65 vectors an entity"),
         ("<a>", "", 2, "the words to start from are empty"),
         ("Melanoma", "melanoma", 2, "is no token name"),
     ],
@@ -136,18 +136,18 @@ def test_files_that_do_not_fit(model, tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="is no file of learned vectors"):
         inversion.load(model, path)
-    save_file({"<a>": torch.zeros(2, 7)}, path)
-    with pytest.raises(InputError, match="it was learned for another model"):
-        inversion.load(model, path)
-    save_file({"<a>": torch.zeros(2, 32), "<b>": torch.zeros(2, 32)}, path)
-    with pytest.raises(InputError, match="it should hold one token's vectors"):
-        inversion.load(model, path)
+    for tensors, message in (
+        ({"<a>": torch.zeros(2, 7)}, "it was learned for another model"),
+        ({"<a>": torch.zeros(2, 32), "<b>": torch.zeros(2, 32)}, "it should hold one token's vectors"),
+        ({"<a>": torch.full((1, 32), torch.inf)}, "a.safetensors: <a> holds numbers that are not finite"),
+    ):
+        save_file(tensors, path)
+        with pytest.raises(InputError, match=message):
+            inversion.load(model, path)
     inversion.save(torch.zeros(2, 32), "<a>", path)
     assert inversion.load(model, path) == "<a> <a>_1"
     with pytest.raises(InputError, match="the model knows <a> already"):
         inversion.load(model, path)
-    with pytest.raises(InputError, match="MB of learned vectors"):
-        inversion.save(torch.zeros(64, 8192), "<a>", path)
 
 
 def test_training_tokens_needs_some(model, tmp_path):

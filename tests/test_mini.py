@@ -10,8 +10,8 @@ from conftest import ROOT
 
 from dermstudy.diffusion import architecture, glide, schedules, weights
 from dermstudy.evaluation import cascade
-from dermstudy.maintenance import samplers
-from dermstudy.runner import profiles
+from dermstudy_commands.maintenance import samplers
+from dermstudy_commands.runner import profiles
 
 MINI = ROOT / "weights" / "glide-mini"
 
@@ -37,7 +37,7 @@ def test_guidance_goes_by_the_lowest_kid_and_steps_by_the_fewest_that_are_as_goo
         kid += {8: 20, 12: 1, 20: 0}[setting.base_steps] + {4: 20, 6: 1, 10: 0}[setting.upsampler_steps]
         return {**vars(setting), "n": 70, "kid": kid, "low": kid - 1, "high": kid + 1, "precision": 0.5, "recall": 0.1}
 
-    monkeypatch.setattr(samplers, "_measure", lambda *_: measure)
+    monkeypatch.setattr(samplers, "measures", lambda *_: measure)
     table = samplers.compare(None, None, None, None, None, None)
     assert table.groupby("comparison")["chosen"].sum().tolist() == [1, 1, 1, 1]
     assert samplers.sampling_of(table) == {
@@ -62,7 +62,7 @@ def test_more_images_may_overrule_what_few_chose(monkeypatch):
 
     def chosen(*many):
         ways = iter([measured(2.4, 1), measured(*many)])
-        monkeypatch.setattr(samplers, "_measure", lambda *_: next(ways))
+        monkeypatch.setattr(samplers, "measures", lambda *_: next(ways))
         return samplers.sampling_of(samplers.compare(None, None, None, None, None, None))
 
     assert chosen(2.4, 0)["GUIDANCE_SCALE"] == 2.0 and chosen(3.0, 0)["GUIDANCE_SCALE"] == 3.0
@@ -80,14 +80,14 @@ def test_settings_are_measured_on_kept_images(cohort, tokenizer, tmp_path):
         return images.reshape(len(images), -1)[:, ::4001].astype(float)
 
     setting = replace(samplers.START, base_steps=2, upsampler_steps=2)
-    measured = samplers._measure(*models, few, tmp_path, encode)(setting)
+    measured = samplers.measures(*models, few, tmp_path, encode)(setting)
     assert measured["n"] == len(few.enlarged) and measured["low"] <= measured["high"]
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(kept) == 2 and samplers._measure(*models, few, tmp_path, encode)(setting) == measured
+    assert len(kept) == 2 and samplers.measures(*models, few, tmp_path, encode)(setting) == measured
     assert kept == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with torch.no_grad():
         models[1].unet.conv_out.weight.add_(0.1)
-    assert samplers._measure(*models, few, tmp_path, encode)(setting)["kid"] != measured["kid"]
+    assert samplers.measures(*models, few, tmp_path, encode)(setting)["kid"] != measured["kid"]
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -10,7 +10,7 @@ import pytest
 from test_cascade import cohort, features  # noqa: F401
 
 from dermstudy.evaluation import cascade
-from dermstudy.maintenance import noise_levels
+from dermstudy_commands.maintenance import noise_levels
 
 SCHEDULE = SimpleNamespace(alphas_cumprod=1 / (1 + (10 ** (4 * np.linspace(0, 1, 100) - 2)) ** 2))
 
@@ -84,8 +84,3 @@ def test_what_a_base_hears_is_kept_by_sitting(cohort, monkeypatch):  # noqa: F81
     again = noise_levels.gain_rows(None, cohort, 2, table)
     assert again.equals(table) and table["sitting"].tolist() == [1] * 4 + [2] * 4
     assert table["gain"].tolist() == [0.01 * level for level in noise_levels.GAIN_LEVELS] * 2
-
-
-def test_weights_without_sittings_are_refused(tmp_path, capsys):
-    assert noise_levels.main(["--data", str(tmp_path), "--weights", str(tmp_path)]) == 2
-    assert "sittings.csv is missing" in capsys.readouterr().err

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 
-from dermstudy.published import paper
+from dermstudy import entities
+from dermstudy.diffusion import architecture, finetune, glide, schedules
+from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.readers import analysis
-from dermstudy.runner import profiles, study
+from dermstudy_commands.runner import profiles, study
 
 STEMS = [notebook.stem for notebook in profiles.notebooks()]
+METHODS = tuple(stem for stem in STEMS if stem != "00_dataset")  # whose method stands in cells tagged so
 MEASURED = {"seconds", "peak_megabytes"}  # of the machine, not of the study
 
 
@@ -24,96 +33,144 @@ def code_cells(stem: str) -> dict[int, str]:
     return {place: cell.source for place, cell in enumerate(cells) if cell.cell_type == "code"}
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_a_notebook_holds_at_most_150_lines_of_code(stem):
-    assert sum(code.count("\n") + 1 for code in code_cells(stem).values()) <= 150
+def method_cells(stem: str) -> list[str]:
+    """The code of the cells tagged `method`."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4).cells
+    return [cell.source for cell in cells if "method" in cell.metadata.get("tags", [])]
 
 
-def names_of(code: str) -> tuple[set[str], set[str]]:
-    """The names that a cell reads before it binds them, and those that it binds; inner names of comprehensions aside."""
-    read, bound = set(), set()
-
-    def visit(node: ast.AST, inner: frozenset = frozenset()) -> None:
-        if isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Store):
-                bound.add(node.id)
-            elif node.id not in bound | inner:
-                read.add(node.id)
-            return
-        if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
-            targets = [name for part in node.generators for name in ast.walk(part.target) if isinstance(name, ast.Name)]
-            inner = inner | {name.id for name in targets}
-            values = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-            parts = [*values, *(p for g in node.generators for p in (g.iter, *g.ifs))]
-        elif isinstance(node, ast.Lambda):
-            inner, parts = inner | {argument.arg for argument in node.args.args}, [node.body]
-        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            visit(ast.Name(node.target.id, ast.Load()), inner)
-            parts = [node.value, node.target]
-        elif isinstance(node, ast.Assign):
-            parts = [node.value, *node.targets]
-        elif isinstance(node, ast.For):
-            parts = [node.iter, node.target, *node.body, *node.orelse]
-        else:
-            parts = ast.iter_child_nodes(node)
-        for part in parts:
-            visit(part, inner)
-
-    visit(ast.parse(code))
-    return read, bound
-
-
-@pytest.mark.parametrize("stem", STEMS)
-def test_no_later_cell_rebinds_what_an_earlier_cell_reads(stem):
-    """Otherwise the earlier cell, run once more, computes from the later cell's value."""
-    names = {place: names_of(code) for place, code in code_cells(stem).items()}
-    rebound = [
-        f"cell [{reader}] reads {name}, which cell [{later}] binds anew"
-        for reader, (read, _) in names.items()
-        for later, (_, bound) in names.items()
-        if later > reader
-        for name in sorted(read & bound)
+@pytest.mark.parametrize("stem", METHODS)
+def test_a_method_stands_beside_its_formula_and_is_asserted(stem):
+    cells = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4).cells
+    places = [place for place, cell in enumerate(cells) if "method" in cell.metadata.get("tags", [])]
+    told = [
+        cell.source for cell in cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
     ]
-    assert not rebound
-
-
-def loops_and_values(code: str) -> tuple[set[str], set[str]]:
-    """The names that a cell's loops bind, and those that its assignments bind."""
-    loops, values = set(), set()
-    for node in ast.walk(ast.parse(code)):
-        targets = [node.target] if isinstance(node, ast.For) else getattr(node, "targets", [])
-        own = {name.id for part in targets for name in ast.walk(part) if isinstance(name, ast.Name)}
-        (loops if isinstance(node, ast.For) else values).update(own)
-    return loops, values
+    assert places and all(code.count("\n") < 30 for code in told)
+    for place in places:
+        code, words = cells[place].source, cells[place - 1].source
+        assert re.search(r"^\s*assert |\bassert_(allclose|close)\(", code, re.M)
+        assert cells[place - 1].cell_type == "markdown" and "$$" in words and "](../dermstudy/" in words
+        assert "https://arxiv.org/abs/" in words or "https://doi.org/" in words
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_no_loop_takes_the_name_of_another_cells_value(stem):
-    """Otherwise the loop's last item stands where that value is expected; `ax` is every figure's own."""
-    names = {place: loops_and_values(code) for place, code in code_cells(stem).items()}
-    shadowed = [
-        f"the loop in cell [{place}] binds {name}, a value of cell [{other}]"
-        for place, (loops, _) in names.items()
-        for other, (_, values) in names.items()
-        if other != place
-        for name in sorted(loops & values - {"ax"})
-    ]
-    assert not shadowed
+def test_a_notebook_defines_only_its_method(stem):
+    methods = method_cells(stem)
+    rest = [code for code in code_cells(stem).values() if code not in methods]
+    kinds = ast.FunctionDef | ast.ClassDef
+    assert not [node for code in rest for node in ast.walk(ast.parse(code)) if isinstance(node, kinds)]
+    stored = {name.id for code in methods for name in names_in(code) if isinstance(name.ctx, ast.Store)}
+    read = {name.id for code in rest for name in names_in(code) if isinstance(name.ctx, ast.Load)}
+    bound = {name.id for code in rest for name in names_in(code) if isinstance(name.ctx, ast.Store)}
+    assert not stored & (read - bound), "the notebook runs without it"
 
 
-def test_a_name_that_is_bound_anew_is_seen():
-    assert names_of("a = [b for b in c]\nd += a\nfor e in a:\n    print(e)") == ({"c", "d", "print"}, {"a", "d", "e"})
+def names_in(code: str) -> list[ast.Name]:
+    """Every name in a cell's code."""
+    return [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
+
+
+@pytest.mark.parametrize("stem", METHODS)
+def test_links_to_the_checkout_lead_somewhere(stem):
+    targets = re.findall(r"\]\((?!https:)([^)#]+)", prose(stem))
+    assert targets and [name for name in targets if not (ROOT / "notebooks" / name).exists()] == []
+
+
+# Method cells, run on small networks
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return architecture.train_tokenizer(list(entities.PROMPTS))
+
+
+def method_run(stem: str, **names) -> dict:
+    """The names after the notebook's method cells ran with `names`."""
+    names |= {
+        "glide": glide,
+        "finetune": finetune,
+        "architecture": architecture,
+        "deepcopy": deepcopy,
+        "pd": pd,
+        "SEED": 0,
+    }
+    for code in method_cells(stem):
+        exec(compile(code, stem, "exec"), names)
+    return names
+
+
+def network_of(preset, prediction: str, tokenizer):
+    """An untrained pipeline whose last convolution is not at zero: its answer depends on what it sees."""
+    pipeline = glide.build(preset, tokenizer, prediction, 1)
+    torch.nn.init.normal_(pipeline.unet.conv_out.weight, std=0.05, generator=torch.Generator().manual_seed(1))
+    return pipeline
+
+
+FOLDED = replace(FOLDED_PRESETS["mini-base"], widths=(32, 32), attention_levels=(1,), text_layers=1)
+PAINTERS = [("tiny-base", "epsilon"), ("tiny-base", "v_prediction"), (FOLDED, "v_prediction")]
+
+
+@pytest.mark.parametrize("preset, prediction", PAINTERS)
+def test_one_training_step_by_hand_is_the_helpers(preset, prediction, tokenizer):
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    names = method_run(
+        "01_finetune", model=network_of(preset, prediction, tokenizer), side=64, images=images,
+        captions=list(entities.PROMPTS[:6]), LEARNING_RATE=1e-3, WEIGHT_DECAY=0.01, CAPTION_DROPOUT=0.3,
+    )  # fmt: skip
+    assert torch.equal(names["by_hand"], names["helped"]) and not torch.equal(names["by_hand"], names["before"])
+
+
+class Four:
+    """A cohort of four images."""
+
+    def images(self, side: int) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 256, (4, side, side, 3), np.uint8)
+
+
+@pytest.mark.parametrize("preset, noise", [("tiny-upsampler", 0.0), ("mini-upsampler", 0.05)])
+def test_what_the_upsampler_diffuses_by_hand_is_the_helpers(preset, noise, tokenizer):
+    model = network_of(preset, "v_prediction", tokenizer)
+    if model.pixels:
+        mix = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0)))[0]
+        model.pixels.mix, model.pixels.unmix = mix, mix.T.contiguous()
+    names = method_run("02_upsample", model=model, side=256, held_out=Four(), LOW_SIDE=64, NOISE_AUGMENTATION=noise)
+    assert names["data"].shape == ((4, 12, 128, 128) if model.pixels else (4, 3, 256, 256))
+
+
+@pytest.mark.parametrize(
+    "sampler, scale, interval", [("dpm-solver", 3.0, (0.0, math.inf)), ("ancestral", 1.5, (0.1, 3.0))]
+)
+@pytest.mark.parametrize("preset, prediction", PAINTERS)
+def test_an_image_painted_by_hand_is_the_pipelines(preset, prediction, sampler, scale, interval, tokenizer):
+    base = network_of(preset, prediction, tokenizer)
+    if sampler == "dpm-solver" and preset is FOLDED:
+        guide = network_of(FOLDED, prediction, tokenizer)
+        torch.nn.init.normal_(guide.unet.conv_in.weight, std=0.1, generator=torch.Generator().manual_seed(2))
+        base.register_modules(guide_unet=guide.unet, guide_text_encoder=guide.text_encoder)
+    base.scheduler = before = schedules.sampler_from(base.scheduler, sampler)
+    names = method_run(
+        "03_sample", base=base, SAMPLER=sampler, GUIDANCE_SCALE=scale, interval=interval, CAPTION="melanoma",
+        PRECISION="fp32",
+    )  # fmt: skip
+    assert names["theirs"].std() > 1 and base.scheduler is before
+
+
+def test_the_parts_that_train_are_named_by_hand_as_by_the_helper(tokenizer):
+    model = network_of(FOLDED, "v_prediction", tokenizer)
+    names = method_run("09_which_parts", model=model, PARTS=["text", "unet", "all", "lora"], LORA_RANK=2, STEPS=1)
+    counts = names["counts"]
+    assert counts["all"]["numbers"] == counts["unet"]["numbers"] + counts["text"]["numbers"] > counts["lora"]["numbers"]
 
 
 def test_supplementary_figures_are_named_as_the_paper_numbers_them():
     """The network's matrix of entities is S1, the dermatologist's is S2, and AI against original has no number."""
-    assert paper.SUPPLEMENTARY_FIGURES == {"S1": "network", "S2": "dermatologist"}
-    place = {"network": "06_cnn_classifier", "dermatologist": "05_dermatologist_study"}
-    rows = {line.split(" | ")[0][2:]: line for line in (ROOT / "README.md").read_text().splitlines() if "| 0" in line}
-    for number, reader in paper.SUPPLEMENTARY_FIGURES.items():
+    page = (ROOT / "README.md").read_text()
+    rows = {line[3 : line.index("]")]: line for line in page.splitlines() if line.startswith("- [0")}
+    for number, place in {"S1": "06_cnn_classifier", "S2": "05_dermatologist_study"}.items():
         for stem in STEMS:
             named = prose(stem), rows[stem]
-            assert all((number in text) == (stem == place[reader]) for text in named), (number, stem)
+            assert all((number in text) == (stem == place) for text in named), (number, stem)
     headings = [line for line in prose("05_dermatologist_study").splitlines() if line.startswith("#")]
     assert "## Which entity? (Figure S2, Table 2)" in headings and "## AI or original?" in headings
     assert "(Figure S2)" in analysis.entity_confusion.__doc__ and "Figure S" not in analysis.source_confusion.__doc__
@@ -162,9 +219,3 @@ def test_every_cell_run_twice_leaves_the_same_tables(stem, smoke, doubled, monke
         pd.testing.assert_frame_equal(
             twice.drop(columns=measured), once.drop(columns=measured), check_exact=True, obj=name
         )
-
-
-@pytest.mark.walk
-def test_every_table_of_a_run_was_compared(smoke, doubled):
-    once, twice = ({path.name for path in (root / "tables").glob("*.csv")} for root in (smoke, doubled / "results"))
-    assert once == twice

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from dermstudy.files import InputError
-from dermstudy.runner import order, profiles
 from dermstudy.workspace import project_root
+from dermstudy_commands.runner import order, profiles
 
 WAITS = {
     "00_a": "",
@@ -81,15 +80,10 @@ def test_after_a_failure_none_begins_and_the_other_ends(written):
     assert "02_c" in watched.ended and "04_e" not in watched.ended
 
 
-def test_no_jobs_are_refused(written):
-    with pytest.raises(InputError, match="--jobs 0: give 1 or more"):
-        order.run_in_order(written, Watched(), jobs=0)
-
-
 def test_what_a_notebook_is_said_to_have_made_is_what_its_cells_write():
     manifest = json.loads((project_root() / "results" / "demo" / "manifest.json").read_text())
     for notebook in profiles.notebooks():
-        spelled = order.claims(notebook)
+        spelled = order.names_in(notebook)
         for kind in ("tables", "figures"):
             named = {name for name, one in manifest[kind].items() if one["notebook"] == notebook.stem}
             assert named <= spelled[kind], notebook.stem

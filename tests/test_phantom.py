@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 
 from dermstudy.data import dataset
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
-from dermstudy.phantom import cohort as phantom
+from dermstudy_commands.phantom import cohort as phantom
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
@@ -48,52 +43,6 @@ def test_views_of_a_lesion_are_nearer_than_other_lesions():
         others = np.mean([np.linalg.norm(views[i][0] - views[j][1]) for i in range(6) for j in range(6) if i != j])
         nearer.append(own < others)
     assert sum(nearer) >= 6
-
-
-@pytest.mark.slow
-def test_structure_tells_the_entities_apart_and_mean_colour_does_not():
-    """A small network against mean colour, both on a lesion split of 1,400 images (200 an entity), seed 0."""
-    import torch
-    from torch import nn
-
-    table = phantom.plan(1400, 0, "balanced", 20)
-    tasks = [(row.dx, row.lesion_seed, row.view, 64) for row in table.itertuples()]
-    with ProcessPoolExecutor(2) as pool:
-        images = np.stack(list(pool.map(phantom.draw, *zip(*tasks, strict=True), chunksize=50)))
-    labels = np.array([CODES.index(code) for code in table["dx"]])
-    lesions = np.random.default_rng(0).permutation(np.sort(table["lesion_id"].unique()))
-    test = table["lesion_id"].isin(lesions[: round(0.3 * len(lesions))]).to_numpy()
-    colour = images.reshape(len(images), -1, 3).mean(axis=1)
-    by_colour = max(
-        f1_score(labels[test], model.fit(colour[~test], labels[~test]).predict(colour[test]), average="macro")
-        for model in (LogisticRegression(max_iter=2000), RandomForestClassifier(200, random_state=0))
-    )
-    torch.manual_seed(0)
-    layers, width = [], 3
-    for channels in (24, 48, 96):
-        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(2)]
-        width = channels
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 7))
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    target, train = torch.from_numpy(labels), torch.from_numpy(np.flatnonzero(~test))
-    epochs, batch = 8, 32
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * (len(train) // batch + 1))
-    for _ in range(epochs):
-        for rows in train[torch.randperm(len(train))].split(batch):
-            entered = pixels[rows].flip(-1) if torch.rand(()) < 0.5 else pixels[rows]
-            loss = nn.functional.cross_entropy(model(entered), target[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
-    with torch.inference_mode():
-        answers = model(pixels[torch.from_numpy(np.flatnonzero(test))]).argmax(1).numpy()
-    by_structure = f1_score(labels[test], answers, average="macro")
-    print(f"macro F1 on test lesions: small network {by_structure:.2f}, mean colour {by_colour:.2f}")
-    assert by_structure > 0.8
-    assert by_colour < 0.6
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def made(seeds=(0, 1), images=12) -> predictions.Predictions:
 
 def test_a_file_gives_back_what_was_saved(tmp_path):
     before = made()
-    after = predictions.load(predictions.save(before, tmp_path / "predictions.npz"))
+    after = predictions.load_predictions(predictions.save_predictions(before, tmp_path / "predictions.npz"))
     pd.testing.assert_frame_equal(after.images, before.images)
     pd.testing.assert_frame_equal(after.runs, before.runs)
     np.testing.assert_allclose(after.log_probabilities, before.log_probabilities, rtol=1e-3)
@@ -58,7 +58,7 @@ def test_runs_are_joined_once_each():
 
 def test_other_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no predictions"):
-        predictions.load(tmp_path / "none.npz")
+        predictions.load_predictions(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(InputError, match="no file of predictions"):
-        predictions.load(tmp_path / "text.npz")
+        predictions.load_predictions(tmp_path / "text.npz")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +68,27 @@ def test_an_interrupted_run_goes_on(cohort, models, tmp_path, monkeypatch, capsy
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_dataset_is_there_until_the_next_one_is(cohort, models, tmp_path, monkeypatch):
+    """A death at the rename leaves the old one to be found, not nothing."""
+    originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True).head(2)
+    folder = make(models, originals, tmp_path / "synthetic", made_with="one")
+    before = sorted(path.name for path in folder.iterdir())
+    rename, replace = Path.rename, os.replace
+
+    def dying(source, target):
+        if Path(target) == folder and Path(source).name != ".synthetic.replaced":
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    monkeypatch.setattr(Path, "rename", lambda own, target: dying(own, target) and rename)
+    with pytest.raises(KeyboardInterrupt):
+        make(models, originals, folder, made_with="two")
+    monkeypatch.undo()
+    files.restore(folder)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_a_finished_dataset_is_kept_until_a_setting_changes(cohort, models, tmp_path, capsys):
     originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True).head(2)
     folder = make(models, originals, tmp_path / "synthetic", made_with="one")
@@ -101,26 +124,6 @@ def test_a_finished_dataset_is_known_by_all_that_makes_it(cohort, models, tmp_pa
     assert "are there" not in capsys.readouterr().out
 
 
-def test_the_hash_of_code_sees_code_alone():
-    def plain(value):
-        return value + 1
-
-    first = files.code_hash(plain)
-
-    def plain(value):
-        """Words."""
-        # and more
-        return (value  +
-                1)  # fmt: skip
-
-    assert files.code_hash(plain) == first
-
-    def plain(value):
-        return value + 2
-
-    assert files.code_hash(plain) != first and files.code_hash(files) != first
-
-
 def test_rare_entities_lend_their_captions_again(cohort, models, tmp_path):
     few = cohort.frame.groupby("dx").head(2)
     originals = sample.choose_originals(few, 21, seed=0, equal=True, repeat=True)
@@ -153,3 +156,49 @@ def test_too_many_or_uneven(cohort, count, equal, message):
     with pytest.raises(InputError, match=message):
         sample.choose_originals(cohort.frame, count, 0, equal)
     assert len(sample.choose_originals(cohort.frame, 0, 0)) == 140
+
+
+LONG = "a dermatoscopic image of a lesion on the back of a person, brown and round, with a network and "
+
+
+def test_what_was_read_of_a_caption_is_said_and_recorded(cohort, models, tmp_path, capsys):
+    """Two captions that differ after the cut are named; the text beside an image is what was read, the whole one is kept."""
+    base, _ = models
+    originals = sample.choose_originals(cohort.frame, 7, seed=0, equal=True).head(3)
+    captions = [LONG + "melanoma", LONG + "dermatofibroma", "melanoma"]
+    synthetic = dataset.open_synthetic(make(models, originals.assign(caption=captions), tmp_path / "synthetic"))
+    told = capsys.readouterr().err
+    read = synthetic.frame["caption"].tolist()
+    length = base.text_encoder.config.length
+    assert (
+        read[0] == read[1] == base.tokenizer.decode(base.tokenizer(LONG)["input_ids"][:length]).strip()
+        and read[2] == "melanoma"
+    )
+    assert synthetic.frame["caption_whole"].tolist() == captions
+    assert [(synthetic.root / f"{name}.txt").read_text() for name in synthetic.frame["image_id"]] == [
+        f"{r}\n" for r in read
+    ]
+    count = len(base.tokenizer(captions[0])["input_ids"])
+    assert told.count(f'caption of {count} tokens: the model reads {length}; read: "{read[0]}"') == 1
+    assert told.count("differ only after what is read: one seed gives the same picture") == 1
+    base(LONG + "melanoma", num_inference_steps=2)
+    assert "caption of" not in capsys.readouterr().err  # once a caption
+    blended = {"negative_prompt": LONG + "no hair", "blend": (LONG + "nevi", 0.5)}
+    base("melanoma", num_inference_steps=2, **blended)
+    told = capsys.readouterr().err
+    assert told.count("caption of") == 2 and f'"{LONG}nevi" and "{LONG}no hair" differ only' in told
+
+
+def test_what_was_read_ends_with_a_whole_character():
+    """Tokens are bytes: a cut inside a character leaves it out."""
+    tokenizer = architecture.train_tokenizer(["melanoma"])
+    assert [architecture.read_part(tokenizer, "Melanoma 日本", length) for length in (1, 2, 4, 5, 8, 9)] == [
+        "melanoma", "melanoma", "melanoma", "melanoma 日", "Melanoma 日本", "Melanoma 日本",
+    ]  # fmt: skip
+
+
+def test_a_thousand_long_captions_take_a_few_lines(capsys):
+    tokenizer = architecture.train_tokenizer(["melanoma"])
+    architecture.tokenize(tokenizer, [f"{number} melanoma" + " on the back" * 9 for number in range(1000)], 16)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == architecture.TOLD + 1 and "997 more captions have more than 16 tokens" in lines[-1]

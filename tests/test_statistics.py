@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from dermstudy import intervals
+from dermstudy.data import splits
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.readers import kit, statistics
@@ -149,3 +150,24 @@ def test_readers_and_cases_widens_with_disagreeing_readers(answers):
     # With one reader it is the plain bootstrap of a proportion: close to the normal interval.
     half = 1.96 * np.sqrt(alone["share"] * (1 - alone["share"]) / 140)
     assert alone["high"] - alone["low"] == pytest.approx(2 * half, rel=0.15)
+
+
+def test_a_group_without_rows_has_no_share_and_no_interval(recwarn):
+    """n = 0, and NaN for whatever is of nothing: no ZeroDivisionError, and no resampling that never ends."""
+    found = intervals.wilson(0, 0)
+    assert (found["right"], found["of"]) == (0, 0)
+    assert all(np.isnan(found[name]) for name in ("share", "low", "high"))
+    some = pd.DataFrame({"group": ["a", "b"], "dx": ["mel", "nv"], "answer": "nv", **dict.fromkeys(CODES, 1 / 7)})
+    none = some[:0]
+
+    def right(rows: pd.DataFrame) -> float:
+        return float((rows["dx"] == rows["answer"]).mean())
+
+    assert np.isnan(intervals.quantiles([])).all() and np.isnan(intervals.mean_interval([])["mean"])
+    assert np.isnan(intervals.clustered_bootstrap([none], right)).all()
+    for sides in (([some], [none]), ([none], [some]), ([none], [none])):
+        change = intervals.paired_difference(*sides, right, repeats=5, seed=0)
+        assert all(np.isnan(value) for value in change.values())
+    leak = splits.sister_leak(some.assign(lesion_id=["1", "2"], image_id=["a", "b"], part="test"), "part")
+    assert leak.loc["df", ["test_images", "leaked"]].tolist() == [0, 0] and np.isnan(leak.loc["df", "share"])
+    assert leak.loc["all", "share"] == 0 and not recwarn.list

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import mlcroissant
@@ -13,14 +16,14 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dermstudy import cli
 from dermstudy.data import dataset
-from dermstudy.diffusion import croissant, synthetic_set, weights
+from dermstudy.diffusion import weights
 from dermstudy.entities import CODES
 from dermstudy.files import InputError, sha256_file
+from dermstudy_commands import cli, synthetic_set, weights_card
 
 MINI = ROOT / "weights" / "glide-mini"
-DESCRIBED = weights.Weights("small 0123456789", "cc-by-nc-4.0", ("**Not for diagnosis.** At all.",))
+DESCRIBED = weights_card.Weights("small 0123456789", "cc-by-nc-4.0", ("**Not for diagnosis.** At all.",))
 
 
 def painted(captions, seeds):
@@ -58,10 +61,22 @@ def test_the_set_is_whole_and_our_loader_reads_it(generator, tmp_path):
     assert "CC-BY-NC-4.0" in readme and [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_nobody_takes_it_for_originals(generator, tmp_path):
-    folder = synthetic_set.write(generator, tmp_path / "set", per_entity=1)
-    with pytest.raises(InputError, match="no metadata"):
-        dataset.load_folder(folder)
+def test_a_set_says_what_was_read_of_its_captions(tmp_path, generator):
+    cut = synthetic_set.Generator(DESCRIBED, painted, lambda captions: [caption[:5] for caption in captions])
+    folder = synthetic_set.write(cut, tmp_path / "cut", per_entity=1)
+    whole = files(synthetic_set.write(generator, tmp_path / "whole", per_entity=1))
+    table = pd.read_csv(folder / synthetic_set.TABLE, keep_default_na=False)
+    notes = json.loads((folder / synthetic_set.CROISSANT).read_text())
+    assert "images/caption_whole" in {field["@id"] for field in notes["recordSet"][0]["field"]}
+    for row in table.itertuples():
+        assert row.caption == row.caption_whole[:5] != row.caption_whole
+        assert (folder / row.file).with_suffix(".txt").read_text() == row.caption + "\n"
+        with Image.open(folder / row.file) as image, Image.open(tmp_path / "whole" / row.file) as other:
+            assert (image.text["caption"], image.text["caption_whole"]) == (row.caption, row.caption_whole)
+            assert "caption_whole" not in other.text and other.text["caption"] == row.caption_whole
+            assert np.array_equal(np.asarray(image), np.asarray(other))  # painted from the whole text
+    assert "caption_whole" in (folder / "README.md").read_text() and whole["metadata.csv"]
+    assert "caption_whole" not in (tmp_path / "whole" / synthetic_set.TABLE).read_text()
 
 
 def test_the_same_seed_gives_the_same_files(generator, tmp_path):
@@ -93,7 +108,7 @@ def test_an_interrupted_run_goes_on_with_whole_batches(generator, tmp_path, monk
         synthetic_set.write(synthetic_set.Generator(DESCRIBED, dying), tmp_path / "cut", 3)
     (part,) = tmp_path.glob(".cut.*")
     next(part.rglob("*.png")).unlink()  # a batch that lost an image is painted as a whole
-    (part / "images" / ".half.png.abc").mkdir()  # what a kill leaves of a file that was being written
+    (part / "images" / ".half.png.saving").mkdir()  # what a kill leaves of a file that was being written
     assert not (tmp_path / "cut").exists()
     capsys.readouterr()
     again = []
@@ -105,6 +120,49 @@ def test_an_interrupted_run_goes_on_with_whole_batches(generator, tmp_path, monk
     folder = synthetic_set.write(synthetic_set.Generator(DESCRIBED, counting), tmp_path / "cut", 3)
     assert files(folder) == whole and len(again) == 14 - 3 + 1 and not list(tmp_path.glob(".cut.*"))
     assert "21 of 21 images" in capsys.readouterr().out
+
+
+KILLED = """
+import os, sys
+import test_synthetic_set as own
+from dermstudy_commands import synthetic_set
+
+to_csv = own.pd.DataFrame.to_csv
+
+def die(frame, path, **options):
+    to_csv(frame, path, **options)
+    os._exit(9)
+
+own.pd.DataFrame.to_csv = die
+synthetic_set.write(synthetic_set.Generator(own.DESCRIBED, own.painted), sys.argv[1], 1)
+"""
+
+
+def test_a_run_killed_while_it_wrote_the_table_ships_no_stray(generator, tmp_path):
+    whole = files(synthetic_set.write(generator, tmp_path / "whole", 1))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "cut")]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    folder = synthetic_set.write(generator, tmp_path / "cut", 1)
+    assert files(folder) == whole and not [path for path in folder.rglob("*") if path.name.startswith(".")]
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut"}
+
+
+def test_two_runs_do_not_write_one_set(generator, tmp_path):
+    """The second is refused while the first paints, whatever it asks for, and takes nothing from it."""
+    refused = []
+
+    def beside(captions, seeds):
+        for wanted in (1, 2):
+            with pytest.raises(InputError, match="another process is writing .*set: wait for it") as caught:
+                synthetic_set.write(generator, tmp_path / "set", wanted)
+            refused.append(caught.value)
+        return painted(captions, seeds)
+
+    folder = synthetic_set.write(synthetic_set.Generator(DESCRIBED, beside), tmp_path / "set", 1)
+    assert len(refused) == 14 and len(list((folder / "images").glob("*.png"))) == 7
+    assert files(folder) == files(synthetic_set.write(generator, tmp_path / "alone", 1))
 
 
 def test_a_finished_set_is_kept_and_nothing_else_is_written_over(generator, tmp_path, capsys):
@@ -157,43 +215,18 @@ def test_mlcroissant_reads_every_record_with_its_image(generator, tmp_path, capl
     assert not [line for line in caplog.messages if "not standard" in line]
 
 
-def test_a_broken_description_is_seen_by_mlcroissant(generator, tmp_path):
-    folder = synthetic_set.write(generator, tmp_path / "set", per_entity=1)
-    path = folder / synthetic_set.CROISSANT
-    notes = json.loads(path.read_text())
-    notes["recordSet"][0]["field"][0]["source"]["fileObject"]["@id"] = "no such file"
-    path.write_text(json.dumps(notes))
-    with pytest.raises(mlcroissant.ValidationError):
-        mlcroissant.Dataset(path)
-
-
-def test_the_description_names_every_column_once():
-    frame = synthetic_set.planned(1, 0, "g")
-    assert list(frame.columns) == [column.name for column in synthetic_set.COLUMNS]
-    assert len(set(croissant.OWN_TERMS)) == len(croissant.OWN_TERMS)
-
-
 def test_weights_say_what_they_are(tmp_path):
-    described = weights.describe(MINI)
+    described = weights_card.describe(MINI)
     assert re.fullmatch("glide-mini [0-9a-f]{10}", described.name)
-    assert described.name == weights.name_of(MINI) and described.licence == "cc-by-nc-4.0"
+    assert described.name == weights_card.name_of(MINI) and described.licence == "cc-by-nc-4.0"
     assert any(text.startswith("**Not for diagnosis") for text in described.warnings)
-    assert described.sampling == weights.lineage(MINI)["sampling"] and set(described.sampling) == set(weights.SAMPLING)
+    assert described.sampling == weights.lineage(MINI)["sampling"] and set(described.sampling) == set(
+        weights_card.SAMPLING
+    )
     with pytest.raises(InputError, match="no weights in"):
-        weights.describe(tmp_path)
+        weights_card.describe(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert weights.describe(tmp_path).licence == "" and weights.describe(tmp_path).warnings == ()
+    assert weights_card.describe(tmp_path).licence == "" and weights_card.describe(tmp_path).warnings == ()
     (tmp_path / "lineage.json").write_text("[]")
-    with pytest.raises(InputError, match="cannot be read"):
-        weights.describe(tmp_path)
-
-
-@pytest.mark.slow
-def test_glide_mini_paints_a_set(tmp_path, capsys):
-    assert cli.main(["synthesize", str(tmp_path / "set"), "--per-entity", "1", "--seed", "3"]) == 0
-    assert capsys.readouterr().out.count("of 7 images") == 7
-    cohort = dataset.open_synthetic(tmp_path / "set")
-    images = cohort.images(256).astype(float)
-    red, green, blue = images.mean(axis=(1, 2)).T
-    assert len(images) == 7 and (red > green).all() and (red > blue).all()
-    assert "Not for diagnosis" in (tmp_path / "set" / "README.md").read_text()
+    with pytest.raises(InputError, match="lineage.json: input should be an object"):
+        weights_card.describe(tmp_path)

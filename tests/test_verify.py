@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dermstudy import cli
-from dermstudy.files import InputError
+from dermstudy import processor
 from dermstudy.processor import instruction_set
-from dermstudy.runner import study, verify
+from dermstudy_commands import cli
+from dermstudy_commands.runner import profiles, study, verify
 
 TABLE = "name,value,note\nfirst,100,a\nsecond,1.5,b\nthird,,c\n"
 
@@ -44,12 +44,6 @@ def test_equal_results_are_equal_exactly(tmp_path):
     assert compared.line() == (
         f"tables equal 2 of 2, figures equal by their pixels 1 of 1; exactly, on {instruction_set()}"
     )
-
-
-def test_results_kept_before_plots_were_pdf_too_are_equal_still(tmp_path):
-    one, two = results(tmp_path / "one"), results(tmp_path / "two")
-    (two / "figures" / "montage.pdf").write_bytes(b"%PDF")
-    assert verify.compare(one, two).equal and verify.compare(two, one).equal
 
 
 def test_a_difference_is_named_by_its_first_place(tmp_path):
@@ -104,6 +98,26 @@ def test_figures_are_compared_by_their_pixels(tmp_path):
     assert verify.figure_difference(paths[0], paths[3], 0) == "5 x 4 against 5 x 3 pixels"
 
 
+def test_results_made_under_a_cap_are_proven_under_it_and_exactly(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processor.Path, "read_text", lambda self, **options: "flags : avx2 avx512f amx_bf16\n")
+    name, caps, ran = processor.CAP, {processor.CAP: "AVX2"}, []
+    monkeypatch.delenv(name, raising=False)
+    with profiles.surroundings(caps):
+        expected = results(tmp_path / "one")
+    monkeypatch.undo()
+    notes = json.loads((expected / "manifest.json").read_text()) | {"environment": caps}
+    (expected / "manifest.json").write_text(json.dumps(notes))
+
+    def run(profile, data, folder, to, jobs, environment):
+        ran.append(environment)
+        return results(Path(folder), cohort=TABLE.replace("1.5,b", "1.5001,b"))
+
+    monkeypatch.setattr(study, "run", run)
+    assert cli.main(["verify", str(expected)]) == 1 and ran == [caps]
+    assert "1.5 against 1.5001), " in (line := capsys.readouterr().out) and "exactly, on AVX2" in line
+    assert name not in os.environ
+
+
 def test_what_is_missing_or_new_differs_and_what_did_not_run_is_left_out(tmp_path):
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     (one / "tables" / "mini_steps.csv").write_text("steps\n1\n")  # a maintainer's, which no notebook makes
@@ -120,112 +134,17 @@ def test_what_is_missing_or_new_differs_and_what_did_not_run_is_left_out(tmp_pat
 def test_verify_runs_the_profile_elsewhere_and_says_what_it_found(tmp_path, monkeypatch, capsys):
     expected, ran = results(tmp_path / "results"), []
 
-    def run(profile, data, folder, to, jobs):
-        ran.append((profile, data, to, Path(folder), jobs))
+    def run(profile, data, folder, to, jobs, environment):
+        ran.append((profile, data, to, Path(folder), jobs, environment))
         return results(Path(folder), cohort=TABLE if len(ran) == 1 else TABLE.replace("a", "b"))
 
     monkeypatch.setattr(study, "run", run)
     assert cli.main(["verify", str(expected)]) == 0
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and "tables equal 2 of 2" in line
-    assert "made by older code: 00, 01 (--at-commit runs theirs)" in line
+    assert "made by older code: 00, 01" in line
     assert cli.main(["verify", str(expected), "--jobs", "2"]) == 1
     assert [one[4] for one in ran] == [1, 2]
-    assert ran[0][:3] == ("smoke", None, "01") and not ran[0][3].exists()
+    assert ran[0][:3] == ("smoke", None, "01") and not ran[0][3].exists() and ran[0][5] == {}
     assert cli.main(["verify", str(tmp_path / "nowhere")]) == 2
     assert "is no manifest of a run" in capsys.readouterr().err
-
-
-def test_a_run_can_be_compared_with_what_was_there_before(tmp_path, monkeypatch, capsys):
-    folder = results(tmp_path / "results")
-
-    def run(*_) -> Path:
-        (folder / "tables" / "loss.csv").write_text("step,loss\n1,0.6\n")
-        return folder
-
-    monkeypatch.setattr(study, "run", run)
-    monkeypatch.setattr(verify, "_git", lambda *_: subprocess.CompletedProcess([], 1))
-    assert cli.main(["run", "smoke", "--results", str(folder), "--verify"]) == 1
-    assert "loss: row 1, column loss, 0.5 against 0.6" in capsys.readouterr().out
-    assert cli.main(["run", "smoke", "--results", str(folder), "--verify"]) == 0
-    assert cli.main(["run", "smoke", "--results", str(tmp_path / "empty"), "--verify"]) == 2
-    assert "nothing to verify against" in capsys.readouterr().err
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch) -> Path:
-    """A repository of two commits, whose command line writes the table that its code says; and its first results."""
-    root = tmp_path / "checkout"
-    code = (
-        "import sys\nfrom pathlib import Path\n\ndef main():\n"
-        "    folder = Path(sys.argv[sys.argv.index('--results') + 1])\n"
-        "    for name in ('tables', 'figures'):\n        (folder / name).mkdir(parents=True, exist_ok=True)\n"
-        "    (folder / 'manifest.json').write_text(open('manifest.json').read())\n"
-        "    (folder / 'tables' / 'cohort.csv').write_text('value\\nONE\\n')\n"
-    )
-    (root / "trial").mkdir(parents=True)
-    (root / "pyproject.toml").write_text(
-        '[project]\nname = "trial"\n[project.scripts]\ndermstudy = "trial.line:main"\n'
-    )
-    notes = {"profile": "smoke", "notebooks": {"00_dataset": {"parameters": {}}}}
-    (root / "manifest.json").write_text(json.dumps(notes))
-    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    for text in (code, code.replace("ONE", "TWO")):
-        (root / "trial" / "line.py").write_text(text)
-        subprocess.run([*git, "add", "-A"], check=True)
-        subprocess.run([*git, "commit", "-qm", "a state"], check=True)
-    first = subprocess.run([*git, "rev-parse", "HEAD~1"], check=True, capture_output=True, text=True).stdout.strip()
-    folder = root / "results" / "smoke"
-    for name in ("tables", "figures"):
-        (folder / name).mkdir(parents=True)
-    (folder / "tables" / "cohort.csv").write_text("value\nONE\n")
-    notes["notebooks"]["00_dataset"]["commit"] = first
-    (folder / "manifest.json").write_text(json.dumps(notes | {"processor": instruction_set()}))
-    monkeypatch.setattr(verify, "project_root", lambda: root)
-    return folder
-
-
-def test_older_results_are_proven_at_their_commit(checkout):
-    compared, older = verify.rerun(checkout, at_commit=True)
-    assert compared.equal and compared.tables == 1 and older == []
-    listed = subprocess.run(["git", "-C", str(checkout), "worktree", "list"], capture_output=True, text=True).stdout
-    assert listed.count("\n") == 1
-    notes = json.loads((checkout / "manifest.json").read_text())
-    notes["notebooks"]["00_dataset"]["commit"] = "HEAD"
-    (checkout / "manifest.json").write_text(json.dumps(notes))
-    assert verify.rerun(checkout, at_commit=True)[0].other_tables == {"cohort": "row 1, column value, ONE against TWO"}
-
-
-@pytest.mark.parametrize(
-    ("commit", "message"),
-    [("0" * 40, "commit 000000000000 of 00_dataset is not in this clone"), ("abc+changes", "that no commit holds")],
-)
-def test_a_commit_that_is_not_at_hand_is_named(checkout, commit, message):
-    notes = json.loads((checkout / "manifest.json").read_text())
-    notes["notebooks"]["00_dataset"]["commit"] = commit
-    (checkout / "manifest.json").write_text(json.dumps(notes))
-    with pytest.raises(InputError, match=message.replace("+", r"\+")):
-        verify.rerun(checkout, at_commit=True)
-
-
-def test_committed_results_are_read_from_the_history(checkout):
-    root = checkout.parents[1]
-    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run([*git, "add", "-A"], check=True)
-    subprocess.run([*git, "commit", "-qm", "results"], check=True)
-    (checkout / "tables" / "cohort.csv").write_text("value\nmended\n")
-    for target, own_data in ((checkout, False), (checkout, True), (root / "elsewhere", False)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(verify, "shown", lambda path: str(Path(path).relative_to(root)))
-            with verify.committed("smoke", target, own_data) as folder:
-                assert (folder / "tables" / "cohort.csv").read_text() == "value\nONE\n"
-
-
-def test_a_sheet_kept_as_jpeg_is_compared_by_its_pixels(tmp_path):
-    one, two = results(tmp_path / "one"), results(tmp_path / "two")
-    for folder, value in ((one, 100), (two, 140)):
-        (folder / "figures" / "montage.png").unlink()
-        Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(folder / "figures" / "montage.jpg")
-    assert verify.compare(one, one).equal
-    assert verify.compare(one, two).other_figures == {"montage": "100.00% of the pixels"}

@@ -18,9 +18,7 @@ from transformers import AddedToken
 from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.checkpoints import save_tensors
 from dermstudy.files import InputError
-
-LARGEST = 1_000_000  # bytes of a file of learned vectors
-MOST = 64  # vectors an entity
+from dermstudy.weight_files import check_finite
 
 
 class AddedTokens(nn.Module):
@@ -38,7 +36,7 @@ class AddedTokens(nn.Module):
 
 def names(token: str, vectors: int) -> list[str]:
     """The tokens of an entity in the ecosystem's manner: "<melanoma>", "<melanoma>_1", …"""
-    return [token if place == 0 else f"{token}_{place}" for place in range(vectors)]
+    return [token, *(f"{token}_{number}" for number in range(1, vectors))]
 
 
 def phrase(token: str, vectors: int) -> str:
@@ -53,7 +51,7 @@ def extend(pipeline, token: str, start: str, vectors: int, seed: int = 0):
     TrainingConfig(trains="tokens"). InputError where they would not fit a caption, or the token is known.
     """
     check_fits(pipeline, vectors)
-    model = copied(pipeline)
+    model = copy.deepcopy(pipeline)
     ids, mask = tokenize(model.tokenizer, [start], model.text_encoder.config.length)
     words = ids[0][mask[0].bool()]
     if not len(words):
@@ -67,16 +65,10 @@ def extend(pipeline, token: str, start: str, vectors: int, seed: int = 0):
 
 
 def check_fits(pipeline, vectors: int) -> None:
-    """InputError where a caption of `pipeline` does not hold `vectors` tokens, or there are more than MOST."""
+    """InputError where a caption of `pipeline` does not hold `vectors` tokens."""
     length = pipeline.text_encoder.config.length
-    if not 1 <= vectors <= min(MOST, length):
-        bound = "the longest caption in tokens" if length <= MOST else "the most that are kept"
-        raise InputError(f"{vectors} vectors an entity: give 1 to {min(MOST, length)}, {bound}")
-
-
-def copied(pipeline):
-    """A model with weights of its own, equal to those of `pipeline`."""
-    return copy.deepcopy(pipeline)
+    if not 1 <= vectors <= length:
+        raise InputError(f"{vectors} vectors an entity: give 1 to {length}, the longest caption in tokens")
 
 
 def learned(model) -> torch.Tensor:
@@ -85,13 +77,7 @@ def learned(model) -> torch.Tensor:
 
 
 def save(vectors: torch.Tensor, token: str, path: str | Path) -> Path:
-    """Write learned vectors, [vectors, width], as safetensors: one tensor under the token's name.
-
-    InputError where the file would be larger than LARGEST.
-    """
-    size = vectors.numel() * vectors.element_size()
-    if size > LARGEST:
-        raise InputError(f"{size / 1e6:.1f} MB of learned vectors: keep them to {LARGEST / 1e6:g}")
+    """Write learned vectors, [vectors, width], as safetensors: one tensor under the token's name."""
     save_tensors(Path(path), {token: vectors.float()})
     return Path(path)
 
@@ -105,20 +91,17 @@ def read(path: str | Path) -> tuple[str, torch.Tensor]:
         raise InputError(f"{path} is no file of learned vectors: it should be safetensors with one token") from error
     if len(tensors) != 1 or next(iter(tensors.values())).ndim != 2:
         raise InputError(f"{path} holds {', '.join(tensors) or 'nothing'}: it should hold one token's vectors")
+    check_finite(tensors, path)
     return next(iter(tensors.items()))
 
 
 def load(pipeline, path: str | Path) -> str:
-    """Give `pipeline` the learned tokens in `path` and return the phrase that a caption uses for them.
-
-    InputError where the file is none of learned vectors, does not fit the model, or names a token that it knows.
-    """
+    """Give `pipeline` the learned tokens in `path`; returns and refuses as `give`, and a file that holds none."""
     token, vectors = read(path)
-    known = pipeline.text_encoder.token_embedding.weight
-    if vectors.shape[1] != known.shape[1] or len(vectors) > pipeline.text_encoder.config.length:
+    width = pipeline.text_encoder.token_embedding.weight.shape[1]
+    if vectors.shape[1] != width:
         raise InputError(
-            f"{path} holds {len(vectors)} vectors of width {vectors.shape[1]}; this model takes up to "
-            f"{pipeline.text_encoder.config.length} of width {known.shape[1]}: it was learned for another model"
+            f"{path} holds vectors of width {vectors.shape[1]}, not {width}: it was learned for another model"
         )
     return give(pipeline, token, vectors)
 
@@ -129,13 +112,11 @@ def give(pipeline, token: str, vectors: torch.Tensor) -> str:
     InputError where a caption does not hold them, or the model knows the token.
     """
     check_fits(pipeline, len(vectors))
-    known = pipeline.text_encoder.token_embedding.weight
+    encoder = pipeline.text_encoder
     _add(pipeline, token, len(vectors))
-    table = nn.Embedding(len(known) + len(vectors), known.shape[1], device=known.device, dtype=known.dtype)
-    with torch.no_grad():
-        table.weight.copy_(torch.cat([known, vectors.to(known)]))
-    pipeline.text_encoder.token_embedding = table.requires_grad_(False)
-    pipeline.text_encoder.register_to_config(vocabulary=len(table.weight))
+    known = encoder.token_embedding.weight
+    encoder.token_embedding = nn.Embedding.from_pretrained(torch.cat([known, vectors.to(known)]))
+    encoder.register_to_config(vocabulary=len(encoder.token_embedding.weight))
     return phrase(token, len(vectors))
 
 

@@ -1,42 +1,35 @@
 """Ways to adapt GLIDE to entities that it has not seen, judged alike: what they paint, what they cost, what they weigh.
 
-Sources: de Wilde et al. (arXiv 2303.13430) for learned tokens, interpolation and inpainting, and for the question whether
-a classifier gains; Chambon et al. (arXiv 2210.04133) for which parts of a model to train.
+Sources: de Wilde et al. (arXiv 2303.13430) for learned tokens, interpolation and inpainting; Chambon et al.
+(arXiv 2210.04133) for which parts of a model to train.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import copy
 import math
-import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file
 
 from dermstudy.adaptation import inversion
-from dermstudy.data.dataset import Cohort
+from dermstudy.data.dataset import Cohort, in_turn
 from dermstudy.diffusion import finetune, schedules
-from dermstudy.diffusion.checkpoints import read_notes
 from dermstudy.entities import NAMES, by_code
 from dermstudy.evaluation import encoders, metrics, quality, reference_classifier
 from dermstudy.evaluation.features import Features
-from dermstudy.files import InputError, sha256_text, write_text
+from dermstudy.files import InputError
 from dermstudy.intervals import quantiles, wilson
 
-EntityFeatures = Mapping[str, np.ndarray]  # entity code -> [n, 2048]
 BASELINE = "unadapted"
 BATCH = 16  # images painted at once: more are slower an image on a processor
-MEASURES = ("seconds", "peak_megabytes")  # costs that no two runs share: noted beside the tables, not in them
 RECORDS, FEWEST_STEPS = 10, 3  # records of a training after its start, and the steps whose mean loss is worth recording
+PART_NAMES = {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}
 
 
 @dataclass
@@ -46,7 +39,8 @@ class Trial:
     name: str
     model: object
     captions: Mapping[str, str]
-    costs: dict = field(default_factory=dict)  # steps, seconds, trained_numbers, megabytes, peak_megabytes
+    costs: dict = field(default_factory=lambda: {"steps": 0, "trained_numbers": 0, "megabytes": 0.0})
+    seconds: float = 0.0  # of training
     log: pd.DataFrame | None = None  # step, loss, validation_loss, held_out; entity where each was taught alone
 
 
@@ -58,46 +52,31 @@ class Sampling:
     guidance_scale: float
     steps: int | str
     seed: int = 0
-    sampler: str = "dpm-solver"
 
-    def of(self, model, count: int) -> dict:
-        """The arguments for `count` images of `model`, which is given the sampler."""
-        model.scheduler = schedules.sampler_from(model.scheduler, self.sampler)
+    def arguments(self, model) -> dict:
+        """The settings of a call of `model`, which is given the sampler."""
+        model.scheduler = schedules.sampler_from(model.scheduler, "dpm-solver")
         model.set_progress_bar_config(disable=True)
-        seeds = [self.seed + place for place in range(count)]
-        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.steps, "seeds": seeds}
+        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.steps}
+
+    def seeds(self, count: int) -> list[int]:
+        """The seeds of the first `count` images."""
+        return [self.seed + number for number in range(count)]
 
 
-def training_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int) -> Cohort:
-    """`count` training images of each entity in `codes`, of as many lesions as it has; InputError where it has fewer."""
-    chosen = []
-    for place, code in enumerate(codes):
-        own = cohort.select(split="train", dx=code).frame
-        if len(own) < count:
-            raise InputError(f"{NAMES[code]} has {len(own)} training images, {count} are asked for: lower IMAGES")
-        chosen += _of_many_lesions(own, count, [seed, place])
-    return cohort.select(image_id=chosen)
+def few_images(cohort: Cohort, split: str, codes: Sequence[str], count: int, seed: int) -> Cohort:
+    """`count` images of each entity in `codes` from a split, of as many lesions as possible.
 
-
-def held_out_images(cohort: Cohort, codes: Sequence[str], count: int, seed: int) -> Cohort:
-    """Up to `count` images of validation lesions of each entity in `codes`, of as many lesions as it has.
-
-    InputError where an entity has none.
+    InputError where an entity has none, or fewer than `count` for training.
     """
     chosen = []
-    for place, code in enumerate(codes):
-        own = cohort.select(split="validation", dx=code).frame
-        if not len(own):
-            raise InputError(f"{NAMES[code]} has no validation image by which its training could be judged")
-        chosen += _of_many_lesions(own, count, [seed, place])
+    for number, code in enumerate(codes):
+        rows = cohort.select(split=split, dx=code).frame
+        if len(rows) < (count if split == "train" else 1):
+            raise InputError(f"{NAMES[code]} has {len(rows)} images for {split}, {count} are asked for: lower IMAGES")
+        shuffled = rows.sample(frac=1, random_state=np.random.default_rng([seed, number]))
+        chosen += list(in_turn(shuffled)["image_id"].head(count))
     return cohort.select(image_id=chosen)
-
-
-def _of_many_lesions(own: pd.DataFrame, count: int, seed: list[int]) -> list[str]:
-    """The names of up to `count` images: one of each lesion, in a drawn order, before a second of any."""
-    shuffled = own.sample(frac=1, random_state=np.random.default_rng(seed))
-    order = shuffled.groupby("group").cumcount().sort_values(kind="stable").index
-    return list(own.loc[order[:count], "image_id"])
 
 
 def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) -> list[tuple[int, int]]:
@@ -111,46 +90,36 @@ def inversion_settings(pipeline, vectors: Sequence[int], images: Sequence[int]) 
     return list(dict.fromkeys(pairs))
 
 
+def unadapted(pipeline, codes: Sequence[str], name: str = BASELINE) -> Trial:
+    """The model as it came, asked for each entity by its plain name."""
+    return Trial(name, pipeline, {code: by_code(code).prompt for code in codes})
+
+
 def learn_tokens(
-    pipeline,
-    cohort: Cohort,
-    held_out: Cohort,
-    vectors: int,
-    config: finetune.TrainingConfig,
-    folder: Path,
-    seed: int = 0,
+    pipeline, cohort: Cohort, held_out: Cohort, vectors: int, config: finetune.TrainingConfig, folder: Path
 ) -> Trial:
-    """One trial in which each entity of `cohort` becomes `vectors` learned tokens; the files are folder/<code>.safetensors.
+    """One trial in which each entity of `cohort` becomes `vectors` learned tokens, kept as folder/CODE.safetensors.
 
     held_out: images of the same entities, whose loss is recorded while it learns.
     """
-    model, captions, seconds, size, numbers, most = pipeline, {}, 0.0, 0, 0, 0.0
     codes, logs = list(cohort.frame["dx"].unique()), []
     name = f"{vectors} vector{'s' * (vectors > 1)}, {len(cohort) // len(codes)} images"
+    costs = {"steps": config.steps, "trained_numbers": 0, "megabytes": 0.0}
+    trial = Trial(name, copy.deepcopy(pipeline), {}, costs)
     for code in codes:
-        token, said = f"<{code}>", inversion.phrase(f"<{code}>", vectors)
-        adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, seed)
-        own, judge = (part.select(dx=code).images(adapted.side) for part in (cohort, held_out))
-        log, peak = _train(
-            adapted,
-            own,
-            [said] * len(own),
-            (judge, [said] * len(judge)),
-            config,
-            folder / code,
-            f"{name}, {NAMES[code]}",
-        )
-        logs.append(log.assign(entity=code))
-        seconds, most = seconds + log["seconds"].iloc[-1], max(most, peak)
-        numbers += finetune.trained_count(adapted, config.trains)
+        token, caption = f"<{code}>", inversion.phrase(f"<{code}>", vectors)
+        adapted = inversion.extend(pipeline, token, "a dermatoscopic image", vectors, config.seed)
+        learn, judge = (part.select(dx=code).images(adapted.side) for part in (cohort, held_out))
+        data = (learn, [caption] * len(learn)), (judge, [caption] * len(judge))
+        log, seconds = _train(adapted, *data, config, folder / code, f"{name}, {NAMES[code]}")
         path = inversion.save(inversion.learned(adapted), token, folder / f"{code}.safetensors")
-        size += path.stat().st_size
-        if model is pipeline:
-            model = inversion.copied(pipeline)
-        captions[code] = inversion.load(model, path)
-    costs = {"steps": config.steps, "seconds": seconds, "trained_numbers": numbers, "megabytes": size / 1e6}
-    costs["peak_megabytes"] = most
-    return Trial(name, model, captions, costs, pd.concat(logs, ignore_index=True))
+        logs.append(log.assign(entity=code))
+        trial.seconds += seconds
+        costs["trained_numbers"] += finetune.trained_count(adapted, config.trains)
+        costs["megabytes"] += path.stat().st_size / 1e6
+        trial.captions[code] = inversion.load(trial.model, path)
+    trial.log = pd.concat(logs, ignore_index=True)
+    return trial
 
 
 def train_part(pipeline, cohort: Cohort, held_out: Cohort, config: finetune.TrainingConfig, folder: Path) -> Trial:
@@ -158,187 +127,131 @@ def train_part(pipeline, cohort: Cohort, held_out: Cohort, config: finetune.Trai
 
     held_out: captioned images of the same entities, whose loss is recorded while it learns.
     """
-    model = inversion.copied(pipeline)
-    name = {"text": "text encoder", "unet": "U-Net", "all": "both", "lora": "LoRA"}[config.trains]
-    judge = held_out.images(model.side), held_out.frame["caption"].tolist()
-    images, captions = cohort.images(model.side), cohort.frame["caption"].tolist()
-    log, peak = _train(model, images, captions, judge, config, folder, name, entities=cohort.frame["dx"].tolist())
+    model, name = copy.deepcopy(pipeline), PART_NAMES[config.trains]
+    data = [(part.images(model.side), part.frame["caption"].tolist()) for part in (cohort, held_out)]
+    log, seconds = _train(model, *data, config, folder, name, cohort.frame["dx"].tolist())
     numbers = finetune.trained_count(model, config.trains)
-    costs = {"steps": config.steps, "seconds": log["seconds"].iloc[-1], "trained_numbers": numbers}
-    costs |= {"megabytes": numbers * 4 / 1e6, "peak_megabytes": peak}
-    return Trial(name, model, cohort.frame.groupby("dx")["caption"].first().to_dict(), costs, log)
+    costs = {"steps": config.steps, "trained_numbers": numbers, "megabytes": numbers * 4 / 1e6}
+    return Trial(name, model, cohort.frame.groupby("dx")["caption"].first().to_dict(), costs, seconds, log)
 
 
-def _train(
-    model, images, captions, held_out, config: finetune.TrainingConfig, folder: Path, name: str, **more
-) -> tuple[pd.DataFrame, float]:
-    """Train to the last step; the log, and the megabytes that it took at most, kept beside the state for when that is read.
-
-    held_out: images and captions. The lines of finetune.train go to progress.txt in its folder; one is printed when done.
-    """
+def _train(model, training, held_out, config, folder: Path, name: str, entities=None) -> tuple[pd.DataFrame, float]:
+    """Train to the last step: the log and the seconds. training, held_out: images and captions."""
     config = replace(config, validate_every=max(FEWEST_STEPS, math.ceil(config.steps / RECORDS)))
     folder = folder / f"training_{len(held_out[0])}_held_out"  # a state knows nothing of what its log was judged by
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "peak_megabytes.txt"
-    with _peak_memory() as peak, (folder / "progress.txt").open("w", buffering=1) as stream, redirect_stdout(stream):
-        log = finetune.train(model, images, captions, config, folder, held_out, **more)
-    token = sha256_text(f"{config} {read_notes(folder)['origin']}")[:16]
-    kept = record.read_text(encoding="utf-8").split() if record.is_file() else []
-    most = max(peak[0], float(kept[1]) if kept[:1] == [token] else 0.0)
-    write_text(record, f"{token} {most:.1f}\n")
-    _take_last_step(model, folder, config.trains)
+    with (folder / "progress.txt").open("w", buffering=1) as stream, redirect_stdout(stream):
+        # The weights of the lowest held-out loss would let ways to train differ in their steps.
+        log = finetune.train(model, *training, config, folder, held_out, entities=entities, keep="last")
     first, last = log["validation_loss"].iloc[[0, -1]]
-    print(
-        f"{name}: loss on held-out lesions {first:.4f} before training, {last:.4f} after {config.steps} steps",
-        flush=True,
-    )
-    return log[["step", "loss", "validation_loss", "seconds"]].assign(held_out=len(held_out[0])), most
-
-
-def _take_last_step(model, folder: Path, trains: str) -> None:
-    """Put the weights of a training's last step into `model`, from the state in `folder`.
-
-    finetune.train leaves those of the lowest held-out loss: then ways to train would be compared after unequal steps.
-    """
-    modules = {"unet": model.unet, "text": model.text_encoder, "tokens": model.text_encoder.token_embedding}
-    names = {"all": ("unet", "text"), "lora": ("unet",)}.get(trains, (trains,))
-    moved = [(key, value) for name in names for key, value in modules[name].named_parameters()]
-    moved = [value for key, value in moved if trains != "lora" or "lora_" in key]
-    tensors = load_file(folder / "state.safetensors")
-    with torch.no_grad():
-        for place, value in enumerate(moved):
-            value.copy_(tensors[f"weight.{place}"])
-
-
-@contextmanager
-def _peak_memory() -> Iterator[list[float]]:
-    """Yields a list whose one number becomes the megabytes by which this process grew at most while open (Linux)."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else memory that an earlier part has freed hides what this one takes
-
-    def resident() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
-
-    before, peak, done = resident(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], resident() - before)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-
-
-def unadapted(pipeline, codes: Sequence[str]) -> Trial:
-    """The model as it came, asked for each entity by its plain name."""
-    costs = {"steps": 0, "seconds": 0.0, "trained_numbers": 0, "megabytes": 0.0, "peak_megabytes": 0.0}
-    return Trial(BASELINE, pipeline, {code: by_code(code).prompt for code in codes}, costs)
+    print(f"{name}: held-out loss {first:.4f} before training, {last:.4f} after {config.steps} steps", flush=True)
+    return log[["step", "loss", "validation_loss"]].assign(held_out=len(held_out[0])), float(log["seconds"].iloc[-1])
 
 
 def painted(trial: Trial, sampling: Sampling, **more) -> dict[str, np.ndarray]:
     """Images of each entity, uint8 [count, side, side, 3]; the same seeds in every trial. Prints a line when done."""
-    started, settings = time.monotonic(), sampling.of(trial.model, sampling.count) | more
-    seeds = settings.pop("seeds")
+    started, settings = time.monotonic(), sampling.arguments(trial.model) | more
+    seeds = sampling.seeds(sampling.count)
     batches = [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
     images = {
-        code: np.concatenate([trial.model([said] * len(own), seeds=own, **settings) for own in batches])
-        for code, said in trial.captions.items()
+        code: np.concatenate([trial.model([caption] * len(part), seeds=part, **settings) for part in batches])
+        for code, caption in trial.captions.items()
     }
-    count = sampling.count * len(images)
-    print(f"{trial.name}: {count} images painted, {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"{trial.name}: {sampling.count * len(images)} images painted, {time.monotonic() - started:.0f} s", flush=True
+    )
     return images
 
 
-def features(images: Mapping[str, np.ndarray]) -> EntityFeatures:
-    """FID-Inception features of each entity's images. Prints a line when done."""
-    started = time.monotonic()
-    seen = {code: encoders.fid_inception_features(pixels) for code, pixels in images.items()}
-    count = sum(len(own) for own in seen.values())
-    print(f"features of {count} images, {time.monotonic() - started:.0f} s", flush=True)
-    return seen
+def repainted(
+    trial: Trial, code: str, images: np.ndarray, sampling: Sampling, radius: float = 0.3
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """A lesion of `code` painted into a disc in the middle of each image, and what that changed.
+
+    images: uint8 [n, side, side, 3] at the model's side. Returns the images and one row each: mean absolute change
+    inside and outside the disc (levels of 256).
+    """
+    side = images.shape[1]
+    axis = (np.arange(side) + 0.5) / side - 0.5
+    inside = np.hypot(*np.meshgrid(axis, axis)) < radius
+    settings = {"seeds": sampling.seeds(len(images)), "inpaint_image": images, "inpaint_keep": ~inside}
+    result = trial.model([trial.captions[code]] * len(images), **sampling.arguments(trial.model), **settings)
+    change = np.abs(result.astype(int) - images).mean(axis=3)
+    return result, pd.DataFrame({"inside": change[:, inside].mean(axis=1), "outside": change[:, ~inside].mean(axis=1)})
 
 
 def judged(
+    trials: Sequence[Trial],
     images: Mapping[str, Mapping[str, np.ndarray]],
-    seen: Mapping[str, EntityFeatures],
-    real: Mapping[str, np.ndarray],
-    known: EntityFeatures,
-    lesions: Mapping[str, Sequence[str]],
+    test: Cohort,
     reference_folder: Path,
+    repeats: int,
     seed: int,
-) -> pd.DataFrame:
-    """One row a trial and entity: KID to real images of test lesions, and how many the reference classifier names rightly.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the trials painted against real test images: a row a trial and entity, and a row a trial.
 
-    images: by trial and entity; seen: their features; real: real test images, uint8 by entity; known: their features;
-    lesions: the lesion of each of these. Columns trial, entity, n, kid (x 1,000), floor (the KID between halves of the
-    real lesions, the mean over ten ways of halving drawn from `seed`), named (images named rightly), and, of the real
-    images, real_n and real_named: what that network does at best. InputError where an entity has one lesion only.
+    images: by trial and entity, as `painted` gives them; test: real images. The first table has columns trial, entity,
+    n, kid (x 1,000, to real images), floor (between halves of the real lesions), named (images that the reference
+    classifier names rightly), and real_n, real_named, the same of the real images. The second is `overview`.
+    InputError where an entity has one lesion only.
     """
+    codes = list(next(iter(images.values())))
+    real = {code: test.select(dx=code) for code in codes}
+    side = next(iter(images.values()))[codes[0]].shape[1]
+    pixels = {code: part.images(side) for code, part in real.items()}
+
+    def encoded(by_entity: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {code: encoders.fid_inception_features(part) for code, part in by_entity.items()}
+
+    def named(part: np.ndarray, code: str) -> int:
+        return int((reference_classifier.named(reference_folder, part) == code).sum())
+
+    known, seen = encoded(pixels), {name: encoded(by_entity) for name, by_entity in images.items()}
+    floors, of_real = {}, {}
+    for code in codes:
+        lesions = Features(known[code], real[code].frame["group"].to_numpy(), np.full(len(real[code]), code))
+        floors[code] = float(
+            quality.kid_matrix({code: lesions}, seed).loc[code, code]
+        )  # the mean of ten ways of halving
+        of_real[code] = {"real_n": len(real[code]), "real_named": named(pixels[code], code)}
     rows = []
-    floors = {code: _floor(code, own, lesions[code], seed) for code, own in known.items()}
-    right = {code: int((reference_classifier.named(reference_folder, own) == code).sum()) for code, own in real.items()}
     for name, by_entity in images.items():
-        for code, own in by_entity.items():
-            rows.append({
-                "trial": name, "entity": code, "n": len(own),
-                "kid": metrics.kid(seen[name][code], known[code]),
-                "floor": floors[code],
-                "named": int((reference_classifier.named(reference_folder, own) == code).sum()),
-                "real_n": len(real[code]), "real_named": right[code],
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+        for code, part in by_entity.items():
+            counts = {"n": len(part), "kid": metrics.kid(seen[name][code], known[code]), "floor": floors[code]}
+            rows.append({"trial": name, "entity": code} | counts | {"named": named(part, code)} | of_real[code])
+    table = pd.DataFrame(rows)
+    return table, overview(table, gains(seen, known, repeats, seed), trials)
 
 
-def _floor(code: str, real: np.ndarray, lesions: Sequence[str], seed: int) -> float:
-    own = Features(real, np.asarray(lesions), np.full(len(real), code))
-    return float(quality.kid_matrix({code: own}, seed).loc[code, code])
-
-
-def gains(seen: Mapping[str, EntityFeatures], known: EntityFeatures, repeats: int, seed: int) -> pd.DataFrame:
-    """KID of BASELINE less that of each trial, the mean over entities: columns gain, low, high; index the trials.
+def gains(
+    seen: Mapping[str, Mapping[str, np.ndarray]], known: Mapping[str, np.ndarray], repeats: int, seed: int
+) -> pd.DataFrame:
+    """KID of BASELINE less that of each trial, the mean over entities: columns gain, gain_low, gain_high, a row a trial.
 
     The interval is the middle 95 % of `repeats` draws of half of the painted and half of the real images, the same halves
     for both sides of a difference: half of all, drawn without replacement, scatters about as all do.
     """
     random, draws = np.random.default_rng(seed), {name: [] for name in seen}
     for _ in range(repeats):
-        places = {code: random.permutation(len(real)) for code, real in known.items()}
+        orders = {code: random.permutation(len(real)) for code, real in known.items()}
         chosen = {code: random.permutation(len(own)) for code, own in seen[BASELINE].items()}
-        size = {code: max(2, min(len(places[code]), len(chosen[code])) // 2) for code in known}
-        for name, by_entity in seen.items():
-            kids = [
-                metrics.kid(by_entity[code][chosen[code][: size[code]]], known[code][places[code][: size[code]]])
-                for code in known
+        size = {code: max(2, min(len(orders[code]), len(chosen[code])) // 2) for code in known}
+        for name, own in seen.items():
+            pairs = [
+                (own[code][chosen[code][: size[code]]], real[orders[code][: size[code]]])
+                for code, real in known.items()
             ]
-            draws[name].append(float(np.mean(kids)))
-    table = {}
-    for name, values in draws.items():
-        difference = np.asarray(draws[BASELINE]) - values
-        low, high = quantiles(difference)
-        table[name] = {"gain": difference.mean(), "low": low, "high": high}
-    return pd.DataFrame(table).T.rename_axis("trial")
+            draws[name].append(np.mean([metrics.kid(*pair) for pair in pairs]))
+    differences = {name: np.asarray(draws[BASELINE]) - values for name, values in draws.items()}
+    rows = {name: [values.mean(), *quantiles(values)] for name, values in differences.items()}
+    return pd.DataFrame.from_dict(rows, "index", columns=["gain", "gain_low", "gain_high"]).rename_axis("trial")
 
 
 def overview(table: pd.DataFrame, gained: pd.DataFrame, trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row a trial: KID, its gain over BASELINE with interval, share named rightly with Wilson's, costs but MEASURES."""
+    """One row a trial: KID, its gain over BASELINE with interval, share named rightly with Wilson's, costs."""
     by_trial = table.groupby("trial", sort=False)
     means, sums = by_trial[["kid", "floor"]].mean(), by_trial[["named", "n"]].sum()
     shares = pd.DataFrame({name: wilson(int(row["named"]), int(row["n"])) for name, row in sums.iterrows()}).T
     shares = shares[["share", "low", "high"]].set_axis(["fidelity", "fidelity_low", "fidelity_high"], axis=1)
-    costs = (
-        pd.DataFrame({trial.name: trial.costs for trial in trials})
-        .T.infer_objects()
-        .drop(columns=list(MEASURES), errors="ignore")
-    )
-    gained = gained.rename(columns={"low": "gain_low", "high": "gain_high"})
+    costs = pd.DataFrame({trial.name: trial.costs for trial in trials}).T.infer_objects()
     return means.join(gained).join(shares).join(costs)
-
-
-def measures(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
-    """Seconds of training and the megabytes that it took at most, by trial and measure, to a tenth."""
-    return {trial.name: {name: round(float(trial.costs[name]), 1) for name in MEASURES} for trial in trials}

@@ -5,7 +5,7 @@ Sources: Tan and Le (arXiv 1905.11946) for the network; torchvision for the stro
 
 from __future__ import annotations
 
-import fcntl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +17,10 @@ from PIL import Image
 
 from dermstudy import pretrained
 from dermstudy.data.dataset import THREADS, Cohort, read_image
-from dermstudy.files import InputError, atomic_path, code_hash, sha256_text
+from dermstudy.files import InputError, atomic_path, locked, sha256_text
+from dermstudy.source import code_hash
 
+DRAWN_ALONE = threading.Lock()  # torch's generator is that of all threads
 PART = 512  # images a file while a view is being encoded: what a cut costs at most
 
 
@@ -70,7 +72,7 @@ def encode(cohort: Cohort, cache_folder: str | Path, view: View, batch: int = 16
     A run that was cut goes on from its last part. Prints a line every ten seconds. InputError for a missing or broken
     image and for an empty cohort.
     """
-    name = f"{view.name}-{_identity(cohort, view, pretrained.depth_features)}.npy"
+    name = f"{view.name}-{_identity(cohort, view)}.npy"
     return np.load(_kept(cohort, Path(cache_folder) / name, view, encoded_now, batch), allow_pickle=False)
 
 
@@ -80,7 +82,7 @@ def encode_early(cohort: Cohort, cache_folder: str | Path, view: View, batch: in
     Kept, resumed and refused as by `encode`; a file to be mapped, since a thousand images of 224 pixels take 44 MB.
     """
     early = pretrained.early_activations
-    name = f"early{pretrained.TUNED_FROM}-{view.name}-{_identity(cohort, view, early)}.npy"
+    name = f"early{pretrained.TUNED_FROM}-{view.name}-{_identity(cohort, view)}.npy"
     path = Path(cache_folder) / name
     return _kept(cohort, path, view, lambda own, view, ids: early(pixels(own, view, ids)), batch)
 
@@ -89,16 +91,11 @@ def _kept(cohort: Cohort, whole: Path, view: View, compute: Callable, batch: int
     """The file `whole` of what `compute` says of every image of `cohort`, made in parts where it is not there."""
     if not len(cohort):
         raise InputError(f"no image of {cohort.name} to encode: the selection is empty")
-    folder = whole.parent
     if whole.is_file():
         return whole
-    folder.mkdir(parents=True, exist_ok=True)
-    place = whole.with_suffix(".lock")
-    with open(place, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another task may be making the same file, of the same parts
+    with locked(whole.with_suffix(".lock")):  # another task may be making the same file, of the same parts
         if not whole.is_file():
             _in_parts(cohort, whole, view, compute, batch)
-        place.unlink(missing_ok=True)
     return whole
 
 
@@ -166,14 +163,14 @@ def _augmented(picture: Image.Image, seed: int) -> Image.Image:
         v2.RandomResizedCrop(picture.width, scale=(0.35, 1.0), ratio=(0.8, 1.25), antialias=True),
         v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.03),
     ])  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with DRAWN_ALONE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return transform(picture)
 
 
-def _identity(cohort: Cohort, view: View, *code: object) -> str:
-    """A hash of weights, the `code` that computes, view, and images; its first 16 letters name a file."""
-    hashed = code_hash(*code, pretrained._activations, pretrained._folded, looked_at, _augmented, read_image)
+def _identity(cohort: Cohort, view: View) -> str:
+    """A hash of weights, code, view, and images; its first 16 letters name a file."""
+    hashed = code_hash(__name__)
     named = sha256_text(" ".join(cohort.frame["image_id"]))
     return sha256_text(f"{pretrained.WEIGHTS_SHA256} {hashed} {view} {cohort.data_hash} {named}")[:16]
 

@@ -1,4 +1,4 @@
-"""The trial in figures: each comparison's interval beside its margin and its verdict, doses, learning curves."""
+"""The trial in figures: each comparison's interval beside its margin and what was found, doses, learning curves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from dermstudy.classification import protocol
+from dermstudy.classification import effects, protocol
 from dermstudy.classification.scores import interval_words
 from dermstudy.figures import WIDTH, intervals
 
@@ -29,45 +30,50 @@ HEADS = {
 }
 
 
-# Where the columns begin, as shares of the figure's width.
-HEAD, LABEL, SEEDS, AXIS, NUMBERS, P, VERDICT = 0.0, 0.012, 0.375, (0.40, 0.612), 0.618, 0.832, 0.901
-
-
 def forest_plot(table: pd.DataFrame) -> Figure:
-    """Differences with their 95 % intervals, a row a comparison under the head of its role, for print.
+    """Differences with their 95 % intervals, a row a comparison, under the head of its role where it has one, for print.
 
-    table: as trial.trial_table gives it. The margin is shaded, the verdict stands at the right. Intervals that leave the
-    axis end in an arrow; a comparison without numbers has its verdict only, and one without a seed was not run.
+    table: as trial.trial_table or trial.described_table gives it. A margin is shaded, and what was found stands at the
+    right. Intervals that leave the axis end in an arrow; a comparison without numbers is not resolved, and one without a
+    seed was not run.
     """
+    tested = "role" in table
     lines: list[tuple[str, pd.Series | None]] = []
-    for role, head in HEADS.items():
-        own = table[table["role"] == role]
-        if len(own):
-            lines += [(head, None), *((row["comparison"], row) for _, row in own.iterrows())]
-    height = 0.225 * len(lines) + 0.87
+    for head, own in table.groupby(table["role"].map(HEADS), sort=False) if tested else [("", table)]:
+        lines += [(head, None)] * bool(head)
+        lines += [(_label(row, tested), row) for _, row in own.iterrows()]
+    height = (0.225 if tested else 0.3) * len(lines) + 1.0
+    # Where the columns stand, as shares of the figure's width.
+    left, right, seeds = (0.40, 0.612, 0.375) if tested else (0.52, 0.80, 0.485)
     figure, ax = plt.subplots(figsize=(WIDTH, height))
-    figure.subplots_adjust(left=AXIS[0], right=AXIS[1], top=1 - 0.25 / height, bottom=0.62 / height)
+    figure.subplots_adjust(left=left, right=right, top=1 - 0.38 / height, bottom=0.62 / height)
     ax.set(xlim=_ends(table), ylim=(len(lines) - 0.4, -0.6), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.tick_params(labelsize=7)
     ax.axvline(0, color="#444444", lw=0.8, zorder=1)
-    where = blended_transform_factory(figure.transFigure, ax.transData)
-    style = {"transform": where, "va": "center", "fontsize": 7}
+    style = {"transform": blended_transform_factory(figure.transFigure, ax.transData), "va": "center", "fontsize": 7}
     for y, (label, row) in enumerate(lines):
         if row is None:
-            ax.text(HEAD, y + 0.08, label, fontweight="bold", **style)
+            ax.text(0.0, y + 0.08, label, fontweight="bold", **style)
             continue
-        ax.fill_betweenx([y - 0.5, y + 0.5], -row["margin"], row["margin"], color="#E4E4E4", lw=0, zorder=0)
-        _interval(ax, y, row)
-        verdict = {"color": COLOURS[row["verdict"]], "fontweight": "bold"}
-        words = ((LABEL, label), (SEEDS, f"{row['seeds']:.0f}"), (NUMBERS, _numbers(row)), (P, _p(row)))
-        for x, text in words:
-            ax.text(x, y, text, ha="center" if x == SEEDS else "left", **style)
-        ax.text(VERDICT, y, row["verdict"] if row["seeds"] else "not run", **verdict, **style)
-    heads = ((SEEDS, "seeds"), (NUMBERS, "difference (95 % interval)"), (P, "p"), (VERDICT, "verdict"))
-    for x, text in heads:
-        ax.text(x, -0.75, text, style="italic", ha="center" if x == SEEDS else "left", **style)
-    ax.set_xlabel(f"difference of AUC (shaded: within the margin)\n{_lesions(table)}", fontsize=7)
+        colour = COLOURS[row["verdict"]] if tested else "#332288"
+        _interval(ax, y, row, colour)
+        ax.text(0.012, y, label, **style)
+        ax.text(seeds, y, f"{row['seeds']:.0f}", ha="center", **style)
+        ax.text(right + 0.006, y, _numbers(row), **style)
+        if tested:
+            ax.fill_betweenx([y - 0.5, y + 0.5], -row["margin"], row["margin"], color="#E4E4E4", lw=0, zorder=0)
+            p = "" if np.isnan(row["p_holm"]) else protocol.p_words(row["p_holm"]).removeprefix("= ").replace(" ", "")
+            ax.text(0.832, y, p, **style)
+            found = effects.FOUND[row["verdict"]] if row["seeds"] else "not run"
+            ax.text(0.901, y, found, color=colour, fontweight="bold", **style)
+    heads = [(seeds, "seeds", "center"), (right + 0.006, "difference (95 % interval)", "left")]
+    for x, text, side in heads + [(0.832, "p", "left"), (0.901, "found", "left")] * tested:
+        ax.text(x, -0.75, text, style="italic", ha=side, **style)
+    for x, text, side in ((-0.04, "← worse", "right"), (0.04, "better →", "left")):
+        zero = blended_transform_factory(ax.transData, ax.transAxes)
+        ax.text(x * ax.get_xlim()[1], 1.0, text, transform=zero, ha=side, va="bottom", fontsize=7, color="#444444")
+    ax.set_xlabel(f"difference of AUC{' (shaded: within the margin)' * tested}\n{_lesions(table)}", fontsize=7)
     return figure
 
 
@@ -76,34 +82,12 @@ def short(name: str) -> str:
     return name.replace("all originals + ", "+ ").replace(", dose 1", "").replace(" against ", "\nagainst ")
 
 
-def described_plot(table: pd.DataFrame) -> Figure:
-    """Described differences with their intervals, and both in numbers beside each row.
-
-    table: as trial.described_table gives it. An interval that is far wider than the differences is cut at the axis, where
-    an arrow stands for the rest; a row without numbers has none.
-    """
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.62, 0.6 + 0.34 * len(table)))
-    labels = table["comparison"].map(short) + np.where(
-        table["network"] == protocol.FROZEN, "", " (" + table["network"] + ")"
-    )
-    intervals(ax, table.assign(label=labels), "label", "difference")
-    ax.set_ylim(-0.5, len(table) - 0.5)
-    left, right = _close_ends(table.dropna(subset=["difference"]))
-    ax.set(
-        xlabel=f"difference of AUC, 95 % t interval\nover {_lesions(table)} and seeds",
-        xlim=(left, right),
-        yticks=range(len(table)),
-        yticklabels=labels[::-1],
-    )
-    beside = blended_transform_factory(ax.transAxes, ax.transData)
-    for place, (_, row) in enumerate(table[::-1].iterrows()):
-        ax.text(1.03, place, _numbers(row), transform=beside, va="center", fontsize=7)
-        for end, marker, beyond in ((left, "<", row["low"] < left), (right, ">", row["high"] > right)):
-            if beyond:
-                ax.plot(end, place, marker, color="#88CCEE", ms=5, clip_on=False)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    ax.tick_params(labelsize=7)
-    return figure
+def _label(row: pd.Series, tested: bool) -> str:
+    name = effects.printed(row["comparison"])
+    if tested:
+        return name
+    shown = row["network"] == protocol.FROZEN or name.startswith(row["network"])
+    return short(name) + f" ({row['network']})" * (not shown)
 
 
 def _lesions(table: pd.DataFrame) -> str:
@@ -115,45 +99,59 @@ def _lesions(table: pd.DataFrame) -> str:
     return f"n = {few:,} test lesions" if few == most else f"n = {few:,} to {most:,} lesions"
 
 
-def _close_ends(table: pd.DataFrame) -> tuple[float, float]:
-    """An axis that holds every difference, and intervals as far as its longer side: those of few seeds would leave no room."""
-    if table.empty:
-        return -1.0, 1.0
-    widths = (table["high"] - table["low"]).to_numpy()
-    apart = widths > 1e-6  # not of sets that one network answers alike
-    close = table[widths <= 4 * np.median(widths[apart])] if apart.any() else table
-    furthest = 1.3 * table["difference"].abs().max() + 0.02
-    ends = np.clip([close["low"].min(), close["high"].max()], -2 * furthest, 2 * furthest)
-    reach = max(*abs(ends), table["difference"].abs().max())
-    low = min(table["difference"].min(), table["low"].clip(-reach, reach).min())
-    high = max(table["difference"].max(), table["high"].clip(-reach, reach).max())
-    room = 0.05 * (high - low) or 0.01
-    return float(low - room), float(high + room)
+def _ends(table: pd.DataFrame) -> tuple[float, float]:
+    """The axis: the margin and all but unusually far intervals fit."""
+    margin = float(table["margin"].max()) if "margin" in table else 0.0
+    low, high = table["low"].dropna(), table["high"].dropna()
+    apart = [end for end in np.abs([*low, *high]) if end > 1e-6]  # some sets are answered alike
+    most = (3.2 if margin else 4.5) * max(margin, float(np.median(apart)) if apart else 0.0)
+    most = min(most, 2.6 * np.nan_to_num(table["difference"].abs().max()) + 0.03)
+    least = 1.25 * margin or 0.1 * most or 0.01
+    left, right = (max(side.max() if len(side) else 0.0, least) for side in (-low, high))
+    return -1.06 * min(left, most or left), 1.06 * min(right, most or right)
+
+
+def _interval(ax, y: int, row: pd.Series, colour: str) -> None:
+    if np.isnan(row["difference"]):
+        return
+    left, right = ax.get_xlim()
+    left, right = left + 0.015 * (right - left), right - 0.015 * (right - left)
+    ax.plot(np.clip([row["low"], row["high"]], left, right), [y, y], color=colour, lw=1.5, solid_capstyle="butt")
+    for end, marker, beyond in ((left, "<", row["low"] < left), (right, ">", row["high"] > right)):
+        if beyond:
+            ax.plot(end, y, marker, color=colour, ms=4)
+    if left <= row["difference"] <= right:
+        ax.plot(row["difference"], y, "s", color=colour, ms=4.5 if row.get("role") == protocol.PRIMARY else 3)
+
+
+def _numbers(row: pd.Series) -> str:
+    if np.isnan(row["difference"]):
+        return "too few seeds" if row["seeds"] else ""
+    return f"{protocol.signed(row['difference'])} ({protocol.bound(row['low'])}, {protocol.bound(row['high'])})"
+
+
+def _seeds(counts: pd.Series) -> str:
+    return f"{counts.max()} seeds" if counts.max() > 1 else "1 seed"
 
 
 def dose_plot(measured: pd.DataFrame) -> Figure:
-    """Macro AUC of the head on frozen features by dose of synthetic images: a light dot a seed, a dark one their mean.
+    """Macro AUC of the linear probe by dose of synthetic images: a light dot a seed, a dark one their mean.
 
     measured: as secondary.run_table gives it. A red line marks the 30 % subset, where it ran.
     """
-    own = measured[(measured["network"] == protocol.FROZEN) & (measured["measure"] == protocol.MACRO_AUC)]
-    own = own.dropna(subset="value")  # runs that failed
-    values = own.groupby("training_set")["value"].apply(list)
-    doses = {name: dose for name, dose in protocol.DOSES.items() if name in values}
+    own = measured[(measured["model"] == protocol.FROZEN) & (measured["metric"] == protocol.MACRO_AUC)]
+    own = own.dropna(subset="value").assign(dose=lambda rows: rows["training_set"].map(protocol.DOSES))
+    means = own.groupby("dose")["value"].mean()
     figure, ax = plt.subplots(figsize=(WIDTH * 0.6, 2.4))
-    for name, dose in doses.items():
-        ax.plot([dose] * len(values[name]), values[name], ".", color="#88CCEE", ms=4)
-        ax.plot(dose, np.mean(values[name]), "o", color="#332288")
-    if protocol.SUBSET in values:
-        few = np.mean(values[protocol.SUBSET])
+    ax.plot(own["dose"], own["value"], ".", color="#88CCEE", ms=4)
+    ax.plot(means.index, means, "o", color="#332288")
+    few = own.loc[own["training_set"] == protocol.SUBSET, "value"].mean()
+    if np.isfinite(few):
         ax.axhline(few, color="#CC6677", lw=1)
-        ax.annotate("30 % of the originals", (max(doses.values()), few), ha="right", va="bottom", color="#CC6677")
+        ax.annotate("30 % of the originals", (means.index.max(), few), ha="right", va="bottom", color="#CC6677")
     each = _seeds(own.groupby("training_set")["seed"].nunique())
-    ax.set(
-        xlabel=f"synthetic images for each original\n{each} each; the axis is cut",
-        ylabel="macro AUC",
-        xticks=list(doses.values()),
-    )
+    label = f"synthetic images for each original\n{each} each; the axis is cut"
+    ax.set(xlabel=label, ylabel="macro AUC", xticks=list(means.index))
     return figure
 
 
@@ -163,14 +161,12 @@ def headline_plot(summary: pd.DataFrame, each: pd.DataFrame, headlines: tuple[st
     summary: as scores.summary gives it; each: the runs behind it, as scores.every_run gives them.
     """
     figure, axes = plt.subplots(1, len(headlines), sharex=True, sharey=True, figsize=(WIDTH, 2.8))
-    runs = each.rename(columns={"value": "mean"})
+    labelled = [
+        table.assign(label=table["training_set"].map(short) + ", " + table["protocol"])
+        for table in (summary, each.rename(columns={"value": "mean"}))
+    ]
     for ax, metric in zip(axes, headlines, strict=True):
-        own, seeds = (
-            table[table["metric"] == metric].assign(
-                label=lambda rows: rows["training_set"].map(short) + ", " + rows["protocol"]
-            )
-            for table in (summary, runs)
-        )
+        own, seeds = (table[table["metric"] == metric] for table in labelled)
         intervals(ax, own, "label", "mean", seeds)
         ax.set(title=metric, xlim=(0, 1))
     figure.supxlabel(f"share, {interval_words(each['seed'].nunique())}", fontsize=9, y=-0.04)
@@ -182,26 +178,23 @@ def headline_plot(summary: pd.DataFrame, each: pd.DataFrame, headlines: tuple[st
 def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
     """The change that each step of 06's ladder makes, a panel a measure, a colour a network, light dots its seeds.
 
-    table, each: as ladder.table and ladder.by_seed give them.
+    table, each: as scores.ladder_table and scores.changes_by_seed give them.
     """
     changes = table[table["difference"].notna()]
-    steps, networks = list(dict.fromkeys(changes["step"])), list(dict.fromkeys(changes["network"]))
-    measures = list(dict.fromkeys(changes["measure"]))
+    steps, measures = list(dict.fromkeys(changes["step"])), list(dict.fromkeys(changes["measure"]))
     figure, axes = plt.subplots(1, len(measures), figsize=(WIDTH, 0.42 * len(steps) + 1.3), sharey=True)
     for ax, measure in zip(axes, measures, strict=True):
         ax.axvline(0, color="#BBBBBB", lw=1)
-        for place, (network, colour) in enumerate(zip(networks, ("#332288", "#117733"), strict=False)):
-            own = changes[changes["measure"].eq(measure) & changes["network"].eq(network)]
-            y = own["step"].map(steps.index) + 0.26 * (place - (len(networks) - 1) / 2)
-            lines = own["low"].notna()  # an entity of one lesion has none
-            ax.hlines(y[lines], own["low"][lines], own["high"][lines], color=colour, lw=2)
+        of_measure = changes[changes["measure"] == measure].groupby("network", sort=False)
+        for place, ((network, own), colour) in enumerate(zip(of_measure, ("#332288", "#117733"), strict=False)):
+            heights = {step: y + 0.26 * (place - (of_measure.ngroups - 1) / 2) for y, step in enumerate(steps)}
+            y = own["step"].map(heights)
+            ax.hlines(y, own["low"], own["high"], color=colour, lw=2)
             known = "small network" if network == protocol.KERAS else network
-            label = f"{known}, {_seeds(own['seeds'])}"
-            ax.plot(own["difference"], y, "o", ms=4.5, color=colour, label=label)
+            ax.plot(own["difference"], y, "o", ms=4.5, color=colour, label=f"{known}, {_seeds(own['seeds'])}")
             seeds = each[each["measure"].eq(measure) & each["network"].eq(network)]
             if seeds["seed"].nunique() > 1:
-                at = dict(zip(own["step"], y, strict=True))
-                below = seeds["step"].map(at) + 0.09  # beside the bar, which would hide them
+                below = seeds["step"].map(heights) + 0.09  # beside the bar, which would hide them
                 ax.plot(seeds["difference"], below, ".", ms=4, color=colour, alpha=0.5, mew=0)
         ax.set(xlabel=f"change of {measure}\n95 % t interval", yticks=range(len(steps)), ylim=(len(steps) - 0.5, -0.5))
     axes[0].set_yticklabels(steps)
@@ -209,10 +202,6 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=7)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     return figure
-
-
-def _seeds(counts: pd.Series) -> str:
-    return f"{counts.max()} seeds" if counts.max() > 1 else "1 seed"
 
 
 def stopping_curves(histories: Mapping[str, pd.DataFrame], seed: int) -> Figure:
@@ -233,61 +222,25 @@ def stopping_curves(histories: Mapping[str, pd.DataFrame], seed: int) -> Figure:
 
 
 def learning_curves(histories: pd.DataFrame) -> Figure:
-    """Training (light) and watched loss (dark) by epoch, a panel a training set, a line a seed; a dot where it was kept.
+    """Mean training and watched loss by epoch, a panel a training set; the band is the range over seeds.
 
     histories: network, protocol, training_set, seed, epoch, loss, validation_loss.
     """
-    groups = histories.groupby(["network", "protocol", "training_set"], sort=False)
-    rows = -(-len(groups) // 4)
-    size = (WIDTH, 0.3 + 1.65 * rows)
-    figure, axes = plt.subplots(rows, -(-len(groups) // rows), sharey=True, figsize=size, squeeze=False)
-    for ax in axes.flat[len(groups) :]:
-        ax.set_axis_off()
-    for ax, ((network, kind, name), own) in zip(axes.flat, groups, strict=False):
-        for _, curve in own.groupby("seed"):
-            ax.plot(curve["epoch"], curve["loss"], color="#88CCEE", lw=1)
-            ax.plot(curve["epoch"], curve["validation_loss"], color="#332288", lw=1)
-            kept = curve[curve["validation_loss"] == curve["validation_loss"].min()][:1]
-            ax.plot(kept["epoch"], kept["validation_loss"], "o", color="#332288", ms=3)
-        ax.set_title(f"{short(name)}\n{network}, {kind}", fontsize=7)
+    names = {"loss": "training", "validation_loss": "watched for stopping"}
+    drawn = histories.rename(columns=names).melt(
+        ["network", "protocol", "training_set", "epoch"],
+        list(names.values()),
+        var_name="loss",
+        value_name="cross-entropy",
+    )
+    drawn["panel"] = drawn["training_set"].map(short) + "\n" + drawn["network"] + ", " + drawn["protocol"]
+    grid = seaborn.relplot(
+        drawn, x="epoch", y="cross-entropy", hue="loss", col="panel", col_wrap=4, kind="line", errorbar=("pi", 100),
+        palette=["#88CCEE", "#332288"], height=1.8, aspect=1.0, facet_kws={"sharex": False},
+    )  # fmt: skip
+    grid.set_titles("{col_name}", fontsize=7).tick_params(labelsize=7)
+    for ax in grid.axes.flat:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        ax.tick_params(labelsize=7)
-    figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel("cross-entropy (light: training, dark: watched, dot: kept)", fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
-def _ends(table: pd.DataFrame) -> tuple[float, float]:
-    """The axis: the margin and all but unusually far intervals fit."""
-    margin = float(table["margin"].max())
-    low, high = table["low"].dropna(), table["high"].dropna()
-    ends = np.abs([*low, *high])
-    most = 3.2 * max([margin, *([np.median(ends)] if len(ends) else [])])
-    left = max([-low.min() if len(low) else 0.0, 1.25 * margin])
-    right = max([high.max() if len(high) else 0.0, 1.25 * margin])
-    return -1.06 * min(left, most), 1.06 * min(right, most)
-
-
-def _interval(ax, y: int, row: pd.Series) -> None:
-    if np.isnan(row["difference"]):
-        return
-    colour, (left, right) = COLOURS[row["verdict"]], ax.get_xlim()
-    left, right = left + 0.015 * (right - left), right - 0.015 * (right - left)
-    ax.plot(np.clip([row["low"], row["high"]], left, right), [y, y], color=colour, lw=1.5, solid_capstyle="butt")
-    if row["low"] < left:
-        ax.plot(left, y, "<", color=colour, ms=4)
-    if row["high"] > right:
-        ax.plot(right, y, ">", color=colour, ms=4)
-    if left <= row["difference"] <= right:
-        ax.plot(row["difference"], y, "s", color=colour, ms=4.5 if row["role"] == protocol.PRIMARY else 3)
-
-
-def _numbers(row: pd.Series) -> str:
-    if np.isnan(row["difference"]):
-        return "too few seeds" if row["seeds"] else ""
-    return f"{protocol.signed(row['difference'])} ({protocol.bound(row['low'])}, {protocol.bound(row['high'])})"
-
-
-def _p(row: pd.Series) -> str:
-    return "" if np.isnan(row["p_holm"]) else protocol.p_words(row["p_holm"]).removeprefix("= ").replace(" ", "")
+    seaborn.move_legend(grid, "lower right", title=None)
+    grid.figure.tight_layout()
+    return grid.figure

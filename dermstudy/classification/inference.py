@@ -17,7 +17,6 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import permutation_test, rankdata, t
 
-from dermstudy.classification.predictions import Predictions
 from dermstudy.classification.protocol import LEVEL
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
@@ -89,8 +88,8 @@ def lesions_of(images: pd.DataFrame) -> Lesions:
 
     InputError where an entity has a single lesion: nothing can be said of how much another one would differ.
     """
-    place, names = pd.factorize(images["group"])
-    member = sparse.csr_matrix((np.ones(len(images)), (np.arange(len(images)), place)), (len(images), len(names)))
+    place, _ = pd.factorize(images["group"])
+    member = sparse.csr_matrix((np.ones(len(place)), (np.arange(len(place)), place)))
     first = images["dx"].groupby(place).first()
     unknown = set(first) - set(CODES)
     if unknown:
@@ -102,11 +101,6 @@ def lesions_of(images: pd.DataFrame) -> Lesions:
                 f"{NAMES[code]} has one test lesion: an interval needs two of each entity; leave its images out or add some"
             )
     return Lesions(member, entity)
-
-
-def sound_runs(predictions: Predictions) -> np.ndarray:
-    """Which runs did not fail, bool [runs]: a run has failed where a probability is no number."""
-    return ~np.isnan(predictions.log_probabilities).any(axis=(1, 2))
 
 
 def areas(probabilities: np.ndarray, dx: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,28 +141,46 @@ def mean_area(
     return found[:, chosen].mean(axis=1), influence[:, :, chosen].mean(axis=2) @ lesions.member
 
 
-def estimate(contrast: Contrast) -> Estimate:
+def mean_recall(answers: np.ndarray, dx: Sequence[str], lesions: Lesions) -> tuple[np.ndarray, np.ndarray]:
+    """The mean recall [runs] of the entities that are there, and each lesion's influence [runs, lesions].
+
+    answers: places in CODES [runs, images].
+    """
+    dx = np.asarray(dx)
+    right, there = (np.array(CODES)[answers] == dx).astype(float), pd.unique(dx)
+    influence, recalls = np.zeros_like(right), []
+    for code in there:
+        own = dx == code
+        recalls.append(right[:, own].mean(axis=1))
+        influence[:, own] = (right[:, own] - recalls[-1][:, None]) / own.sum() / len(there)
+    return np.mean(recalls, axis=0), influence @ lesions.member
+
+
+def estimate(contrast: Contrast, one_seed: bool = False) -> Estimate:
     """The mean over seeds with a standard error that counts lesions, seeds and, once, their interaction.
 
-    Needs two seeds and two lesions a stratum. Seeds' and lesions' own parts are at least zero.
+    Needs two lesions a stratum and two seeds (InputError), save where `one_seed` lets the error count lesions alone. Seeds'
+    and lesions' own parts are at least zero.
     """
     values, n = contrast.values, len(contrast.values)
-    if n < 2:
+    if n < 2 and not one_seed:
         raise InputError(f"a comparison needs two seeds that ran in all its training sets, found {n}")
-    by_lesion, residual = [], []  # (variance of the mean, degrees of freedom) of each stratum
+    by_lesion, residual, by_seed = [], [], []  # (variance of the mean, degrees of freedom) of each stratum
     for own in contrast.strata:
         part, count = contrast.influence[:, own], len(own)
         by_lesion.append((count * part.mean(axis=0).var(ddof=1), count - 1))
-        rest = part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean()
-        freedom = (n - 1) * (count - 1)
-        residual.append((count * (rest**2).sum() / freedom / n, freedom))
-    by_seed = (values.var(ddof=1) / n, n - 1)
-    lesions, interaction = sum(v for v, _ in by_lesion), sum(v for v, _ in residual)
-    variance = interaction + max(0.0, lesions - interaction) + max(0.0, by_seed[0] - interaction)
-    spread = sum(v**2 / freedom for v, freedom in [*by_lesion, *residual, by_seed])
-    df = max(1.0, variance**2 / spread) if spread else float(n - 1)
+        if n > 1:
+            rest = part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean()
+            freedom = (n - 1) * (count - 1)
+            residual.append((count * (rest**2).sum() / freedom / n, freedom))
+    if n > 1:
+        by_seed.append((values.var(ddof=1) / n, n - 1))
+    lesions, interaction, seeds = (sum(v for v, _ in parts) for parts in (by_lesion, residual, by_seed))
+    variance = interaction + max(0.0, lesions - interaction) + max(0.0, seeds - interaction)
+    spread = sum(v**2 / freedom for v, freedom in [*by_lesion, *residual, *by_seed])
+    df = max(1.0, variance**2 / spread) if spread else float(max(1, n - 1))
     error = max(float(np.sqrt(variance)), SMALLEST)
-    return Estimate(float(values.mean()), error, df, float(lesions), float(by_seed[0]), float(interaction))
+    return Estimate(float(values.mean()), error, df, float(lesions), float(seeds), float(interaction))
 
 
 def lesion_weights(strata: list[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,9 @@ A reader without the images recomputes every table of 06 and 07 from such a file
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,19 +45,38 @@ class Predictions:
                 f"images say {shape}"
             )
 
-    def select(self, split: str | None = None, **chosen: object) -> Predictions:
-        """The runs whose columns have the values `chosen` (one or a list each), on the images of `split`."""
-        rows = np.ones(len(self.runs), bool)
+    @property
+    def sound(self) -> np.ndarray:
+        """Which runs did not fail, bool [runs]: a run has failed where a probability is no number."""
+        return ~np.isnan(self.log_probabilities).any(axis=(1, 2))
+
+    def select(self, split: str | Sequence[str] | None = None, **chosen: object) -> Predictions:
+        """The runs whose columns have the values `chosen` (one or a list each), on the images of `split` (one or a list)."""
+        rows, columns = np.ones(len(self.runs), bool), np.ones(len(self.images), bool)
         for column, value in chosen.items():
-            values = [value] if isinstance(value, (str, int)) else list(value)
-            rows &= self.runs[column].isin(values).to_numpy()
-        columns = np.ones(len(self.images), bool) if split is None else (self.images["split"] == split).to_numpy()
-        return Predictions(
-            self.images[columns].reset_index(drop=True),
-            self.runs[rows].reset_index(drop=True),
-            self.priors[rows],
-            self.log_probabilities[np.ix_(rows, columns)],
+            rows &= self.runs[column].isin(_listed(value)).to_numpy()
+        if split is not None:
+            columns = self.images["split"].isin(_listed(split)).to_numpy()
+        return self.part(rows, columns)
+
+    def part(self, runs: np.ndarray | None, images: np.ndarray | None = None) -> Predictions:
+        """The runs and images of the masks or places `runs` and `images` (None: all), in their order."""
+        runs, images = (
+            np.arange(count) if rows is None else np.flatnonzero(rows) if np.asarray(rows).dtype == bool else rows
+            for rows, count in ((runs, len(self.runs)), (images, len(self.images)))
         )
+        return Predictions(
+            self.images.iloc[images].reset_index(drop=True),
+            self.runs.iloc[runs].reset_index(drop=True),
+            self.priors[runs],
+            self.log_probabilities[np.ix_(runs, images)],
+        )
+
+    def frame(self, run: int) -> pd.DataFrame:
+        """One run's answers: the columns of `images`, answer (the likeliest entity's code), a probability an entity code."""
+        shares = pd.DataFrame(np.exp(self.log_probabilities[run]), columns=list(CODES))
+        answer = np.array(CODES)[self.log_probabilities[run].argmax(axis=1)]
+        return pd.concat([self.images.assign(answer=answer), shares], axis=1)
 
     def corrected(self, prior: np.ndarray | None = None) -> np.ndarray:
         """Probabilities [runs, images, 7] as if every run had learned from entities of shares `prior` [7] (even ones).
@@ -70,12 +91,6 @@ class Predictions:
         return scores / scores.sum(axis=2, keepdims=True)
 
 
-def to_predict(originals: pd.DataFrame, external: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The images that every run of the trial predicts: of validation and test lesions, then other people's (split EXTERNAL)."""
-    rows = originals[originals["split"] != "train"]
-    return (rows if external is None else pd.concat([rows, external.assign(split=EXTERNAL)])).reset_index(drop=True)
-
-
 def joined(parts: Iterable[Predictions]) -> Predictions:
     """Runs of several Predictions on the same images; InputError where the images differ or a run stands twice."""
     parts = list(parts)
@@ -87,15 +102,11 @@ def joined(parts: Iterable[Predictions]) -> Predictions:
     if runs.duplicated(list(RUN_COLUMNS)).any():
         twice = runs[runs.duplicated(list(RUN_COLUMNS))].iloc[0]
         raise InputError(f"the run {twice['network']}, {twice['training_set']}, seed {twice['seed']} stands twice")
-    return Predictions(
-        first,
-        runs,
-        np.concatenate([part.priors for part in parts]),
-        np.concatenate([part.log_probabilities for part in parts]),
-    )
+    stacked = (np.concatenate([getattr(part, name) for part in parts]) for name in ("priors", "log_probabilities"))
+    return Predictions(first, runs, *stacked)
 
 
-def save(predictions: Predictions, path: str | Path) -> Path:
+def save_predictions(predictions: Predictions, path: str | Path) -> Path:
     """Write one compressed file (.npz, log probabilities as float16), whole or not at all."""
     content = {
         "priors": predictions.priors,
@@ -111,8 +122,8 @@ def save(predictions: Predictions, path: str | Path) -> Path:
     return Path(path)
 
 
-def load(path: str | Path) -> Predictions:
-    """Read what `save` wrote; InputError where it is missing or something else."""
+def load_predictions(path: str | Path) -> Predictions:
+    """Read what `save_predictions` wrote; InputError where it is missing or something else."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if tuple(content["entities"]) != CODES:
@@ -122,8 +133,12 @@ def load(path: str | Path) -> Predictions:
             return Predictions(images, runs, content["priors"], content["log_probabilities"].astype(np.float32))
     except FileNotFoundError as error:
         raise InputError(f"no predictions at {path}: run what writes them first") from error
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is no file of predictions: {error}") from error
+
+
+def _listed(value: object) -> list:
+    return [value] if isinstance(value, (str, int)) else list(value)
 
 
 def _plain(column: pd.Series) -> np.ndarray:

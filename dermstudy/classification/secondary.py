@@ -1,7 +1,6 @@
 """The trial's secondary measures, described and not tested: of each run, and of the difference of two training sets.
 
-Every measure is written for many weightings of the test images at once, so that resampled lesions cost products of
-matrices. Sources: Saerens et al. 2002 (prior correction); Guo et al. (arXiv 1706.04599), equation 3 (calibration).
+Sources: docs/PROTOCOL.md for what is described; Saerens et al. (2002) for the correction of a prior.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from dermstudy.classification import described, protocol
-from dermstudy.classification.inference import lesion_weights, lesions_of, mean_area, seed_weights, sound_runs
+from dermstudy.classification import measures, protocol
+from dermstudy.classification.inference import lesion_weights, lesions_of, mean_area, seed_weights
 from dermstudy.classification.predictions import Predictions
-from dermstudy.entities import CODES
+from dermstudy.classification.scores import RUN_COLUMNS
 from dermstudy.files import InputError
 from dermstudy.intervals import quantiles
 
@@ -23,15 +22,21 @@ SENSITIVITY, CALIBRATION = "melanoma sensitivity at 90 % specificity", "expected
 ARGMAX = "balanced accuracy by argmax"
 ARTEFACT = "balanced accuracy by argmax, moved by the prior alone"
 REMAINDER = "balanced accuracy by argmax, without what the prior moved"
-MEASURES = (LOG_LOSS, CORRECTED, SENSITIVITY, CALIBRATION, ARGMAX)
+NATURAL, EVEN, RAW = "at the prior of the originals", "at an even prior", "as they come"  # the scores that are measured
+MEASURES = {
+    LOG_LOSS: (measures.log_loss, NATURAL),
+    CORRECTED: (measures.balanced_accuracy, EVEN),
+    SENSITIVITY: (measures.sensitivity, EVEN),
+    CALIBRATION: (measures.calibration_error, NATURAL),
+    ARGMAX: (measures.balanced_accuracy, RAW),
+}
 PRIOR = "the prior: the scores on originals moved to the shares that balanced synthetic images give"
 ACCESS = "access: all originals in place of 30 % of them"
 CHANCE = "seeds: standard error of the mean of three runs, dose 1 less originals"
-SPECIFICITY, BINS, LEAST = 0.9, 15, 1e-12
 
 
 def secondary_table(
-    predictions: Predictions, comparisons: Sequence[protocol.Comparison] = protocol.COMPARISONS + described.PAIRS,
+    predictions: Predictions, comparisons: Sequence[protocol.Comparison] = protocol.COMPARISONS + protocol.PAIRS,
     seeds: Mapping[str, int] = protocol.SEEDS, resamples: int = 500, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Each measure of both training sets of each comparison of two: comparison, network, seeds, measure, first, second,
@@ -82,13 +87,13 @@ def gain_table(
             for name in (protocol.ORIGINALS, protocol.SUBSET, protocol.ONCE)
         )
         reached = {place: drawn.measures(place)[ARGMAX] for place in (*own.values(), *subset.values(), *once.values())}
-        found = {ACCESS: [reached[own[n]] - reached[subset[n]] for n in own if n in subset]}
+        found = {PRIOR: [], ACCESS: [reached[own[n]] - reached[subset[n]] for n in own if n in subset]}
         if balanced.any():
             prior = predictions.priors[balanced].mean(axis=0)
             found[PRIOR] = [drawn.at_prior(place, prior) - reached[place] for place in own.values()]
-        for part in (PRIOR, ACCESS):
-            if len(found.get(part, ())) > 1:
-                rows.append((part, network, len(found[part]), *_mean_and_interval(np.array(found[part]), seed)))
+        for part, values in found.items():
+            if len(values) > 1:
+                rows.append((part, network, len(values), *_mean_and_interval(np.array(values), seed)))
         by_seed = [reached[once[n]][0] - reached[own[n]][0] for n in own if n in once]
         if len(by_seed) > 1:
             rows.append((CHANCE, network, len(by_seed), np.std(by_seed, ddof=1) / np.sqrt(3), np.nan, np.nan))
@@ -96,118 +101,49 @@ def gain_table(
 
 
 def run_table(predictions: Predictions, split: str = "test") -> pd.DataFrame:
-    """Every measure of every run: columns network, training_set, seed, measure, value. A failed run has NaN."""
+    """Every measure of every run: RUN_COLUMNS, as `scores.every_run` has them. A failed run has NaN."""
     rows = []
     for network in predictions.runs["network"].unique():
-        own = predictions.select(split=split, network=network)
-        lesions, even, natural = lesions_of(own.images), own.corrected(), _natural(own)
-        sound = sound_runs(own)
-        found = {}
+        drawn = _Drawn(predictions, network, (split,), 0, 0)
+        even, dx = drawn.scores[EVEN][drawn.sound], drawn.runs.images["dx"]
+        areas = {name: np.full(len(drawn.runs.runs), np.nan) for name in protocol.MEASURES}
         for name, entities in protocol.MEASURES.items():
-            found[name] = np.full(len(own.runs), np.nan)
-            found[name][sound] = mean_area(even[sound], own.images["dx"], lesions, entities)[0]
-        weights = np.ones((1, len(own.images)))
-        for place, run in own.runs.iterrows():
-            values = {name: found[name][place] for name in found} | dict.fromkeys(MEASURES, np.nan)
-            if sound[place]:
-                values |= _measures(own.log_probabilities[place], even[place], natural[place], own.images, weights)
-            for measure, value in values.items():
-                rows.append(
-                    {**run[["network", "training_set", "seed"]], "measure": measure, "value": np.ravel(value)[0]}
-                )
-    return pd.DataFrame(rows)
-
-
-def log_loss(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of -log of the true entity's probability, under each weighting: [weightings].
-
-    Here and below: probabilities [images, 7]; true: place in CODES [images]; weights [weightings, images].
-    """
-    loss = -np.log(np.maximum(probabilities[np.arange(len(true)), true], LEAST))
-    return weights @ loss / weights.sum(axis=1)
-
-
-def balanced_accuracy(scores: np.ndarray, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean recall, of the entities that are there, of the highest score."""
-    right = scores.argmax(axis=1) == true
-    recalls = [weights[:, true == c] @ right[true == c] / weights[:, true == c].sum(axis=1) for c in np.unique(true)]
-    return np.mean(recalls, axis=0)
-
-
-def sensitivity(score: np.ndarray, positive: np.ndarray, weights: np.ndarray, specificity: float = SPECIFICITY):
-    """The share of positives above the threshold: the lowest negative score with at least `specificity` of the negatives
-    at or under it.
-
-    score float, positive bool [images]. The threshold is read off the very images it is judged on, anew in each
-    resample: it describes the curve and is no threshold to use. NaN without positives or negatives.
-    """
-    if not positive.any() or positive.all():
-        return np.full(len(weights), np.nan)
-    order = np.argsort(score[~positive], kind="stable")
-    cumulative = weights[:, ~positive][:, order].cumsum(axis=1)
-    reached = cumulative >= specificity * cumulative[:, -1:] - 1e-9
-    threshold = score[~positive][order][reached.argmax(axis=1)]
-    above = score[positive][None, :] > threshold[:, None]
-    own = weights[:, positive]
-    return (own * above).sum(axis=1) / own.sum(axis=1)
-
-
-def calibration_error(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """|accuracy - confidence| of the likeliest answers over equal bins of confidence, by their weight."""
-    confidence = probabilities.max(axis=1)
-    gap = (probabilities.argmax(axis=1) == true) - confidence
-    own = np.minimum((confidence * bins).astype(int), bins - 1)
-    sums = [np.abs(weights[:, own == place] @ gap[own == place]) for place in np.unique(own)]
-    return np.sum(sums, axis=0) / weights.sum(axis=1)
-
-
-def _measures(
-    log_probabilities: np.ndarray, even: np.ndarray, natural: np.ndarray, images: pd.DataFrame, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """MEASURES of one run under each weighting."""
-    true, melanoma = _places(images), CODES.index("mel")
-    return {
-        LOG_LOSS: log_loss(natural, true, weights),
-        CORRECTED: balanced_accuracy(even, true, weights),
-        SENSITIVITY: sensitivity(even[:, melanoma], true == melanoma, weights),
-        CALIBRATION: calibration_error(natural, true, weights),
-        ARGMAX: balanced_accuracy(log_probabilities, true, weights),
-    }
+            areas[name][drawn.sound] = mean_area(even, dx, drawn.lesions, entities)[0]
+        for place, run in drawn.runs.runs.iterrows():
+            values = {name: area[place] for name, area in areas.items()} | dict.fromkeys(MEASURES, np.nan)
+            if drawn.sound[place]:
+                values |= {name: measured[0] for name, measured in drawn.measures(place).items()}
+            rows += [(network, run["training_set"], run["seed"], "audited", *pair) for pair in values.items()]
+    return pd.DataFrame(rows, columns=RUN_COLUMNS)
 
 
 class _Drawn:
     """The runs of a network on the images of some splits, with resampled lesions; each run's measures are taken once."""
 
     def __init__(self, predictions: Predictions, network: str, splits: Sequence[str], resamples: int, seed: int):
-        own = predictions.select(network=network)
-        kept = own.images["split"].isin(splits).to_numpy()
-        images = own.images[kept].reset_index(drop=True)
-        self.runs = Predictions(images, own.runs, own.priors, own.log_probabilities[:, kept])
-        self.even, self.natural, lesions = self.runs.corrected(), _natural(self.runs), lesions_of(images)
-        drawn = lesion_weights(lesions.strata(), resamples, seed)
-        self.weights = np.vstack([np.ones(len(lesions.entity)), drawn]) @ lesions.member.T
-        self.true, self.known = _places(images), {}
+        self.runs = predictions.select(splits, network=network)
+        self.sound, self.lesions = self.runs.sound, lesions_of(self.runs.images)
+        drawn = lesion_weights(self.lesions.strata(), resamples, seed)
+        self.weights = np.vstack([np.ones(len(self.lesions.entity)), drawn]) @ self.lesions.member.T
+        self.true, self.known = measures.places_of(self.runs.images["dx"]), {}
+        self.scores = {NATURAL: _natural(self.runs), EVEN: self.runs.corrected(), RAW: self.runs.log_probabilities}
 
     def places(self, training_set: str) -> pd.Series:
         """The place of each sound run on a training set, by seed."""
-        runs = self.runs.runs.assign(place=np.arange(len(self.runs.runs)))[sound_runs(self.runs)]
+        runs = self.runs.runs.assign(place=np.arange(len(self.runs.runs)))[self.sound]
         return runs[runs["training_set"] == training_set].set_index("seed")["place"]
 
     def measures(self, place: int) -> dict[str, np.ndarray]:
         """MEASURES of one run: of all images first, then of each resample."""
         if place not in self.known:
-            own = self.runs.log_probabilities[place], self.even[place], self.natural[place]
-            self.known[place] = _measures(*own, self.runs.images, self.weights)
+            asked = {name: (measure, self.scores[which][place]) for name, (measure, which) in MEASURES.items()}
+            self.known[place] = {name: measure(own, self.true, self.weights) for name, (measure, own) in asked.items()}
         return self.known[place]
-
-    def moved(self, place: int, other: int) -> np.ndarray:
-        """Balanced accuracy by argmax of a run whose scores are moved to another run's prior."""
-        return self.at_prior(place, self.runs.priors[other])
 
     def at_prior(self, place: int, prior: np.ndarray) -> np.ndarray:
         """Balanced accuracy by argmax of a run whose scores are moved to a prior [7]."""
         ratio = np.log(prior) - np.log(self.runs.priors[place])
-        return balanced_accuracy(self.runs.log_probabilities[place] + ratio, self.true, self.weights)
+        return measures.balanced_accuracy(self.runs.log_probabilities[place] + ratio, self.true, self.weights)
 
 
 def _differences(drawn: _Drawn, comparison: protocol.Comparison, planned: int, seed: int) -> list[dict]:
@@ -218,7 +154,7 @@ def _differences(drawn: _Drawn, comparison: protocol.Comparison, planned: int, s
     found: dict[str, list] = {}
     for number in both:
         own = [drawn.measures(first[number]), drawn.measures(second[number])]
-        moved = drawn.moved(second[number], first[number])
+        moved = drawn.at_prior(second[number], drawn.runs.priors[first[number]])
         pairs = {measure: (own[0][measure], own[1][measure]) for measure in MEASURES}
         pairs |= {ARTEFACT: (moved, own[1][ARGMAX]), REMAINDER: (own[0][ARGMAX], moved)}
         for measure, pair in pairs.items():
@@ -249,7 +185,3 @@ def _natural(predictions: Predictions) -> np.ndarray:
             f"the predictions hold no run on {protocol.ORIGINALS!r}: log loss and calibration are taken at its prior"
         )
     return predictions.corrected(predictions.priors[own].mean(axis=0))
-
-
-def _places(images: pd.DataFrame) -> np.ndarray:
-    return images["dx"].map({code: place for place, code in enumerate(CODES)}).to_numpy()

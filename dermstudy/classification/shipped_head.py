@@ -17,11 +17,13 @@ from dermstudy import pretrained
 from dermstudy.classification.encoding import Settings, View, encoded_now
 from dermstudy.classification.frozen_features import Basis, Head, signed_root
 from dermstudy.data.dataset import Cohort
+from dermstudy.data.image_files import find_images, require_plain_names, survey
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError, atomic_path
+from dermstudy.tables import write_csv
+from dermstudy.weight_files import DAMAGED, check_finite, check_shipped
 
 WEIGHTS = "weights/classifier/head.safetensors"
-PICTURES = (".jpg", ".jpeg", ".png")
 PRIORS = ("even", "ham10000")
 
 
@@ -49,6 +51,7 @@ class ShippedHead:
         if prior not in PRIORS:
             raise InputError(f"unknown prior {prior!r}: choose {' or '.join(PRIORS)}")
         log_p = self.log_probabilities(features) - (np.log(self.prior) if prior == PRIORS[0] else 0)
+        check_finite({"a probability": log_p}, "no answer", "the head is damaged, or was made for other features")
         scores = np.exp(log_p - log_p.max(axis=1, keepdims=True))
         return scores / scores.sum(axis=1, keepdims=True)
 
@@ -77,6 +80,7 @@ def load_head(path: str | Path) -> ShippedHead:
     """Read what `save_head` wrote; InputError where it is missing, something else, or of another network's features."""
     from safetensors import SafetensorError, safe_open
 
+    check_shipped(Path(path).parent)
     try:
         with safe_open(path, "numpy") as stream:
             notes = {key: json.loads(value) for key, value in (stream.metadata() or {}).items()}
@@ -89,8 +93,12 @@ def load_head(path: str | Path) -> ShippedHead:
         raise InputError(f"no head {path}: it is shipped in the repository's weights/classifier") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no head of this study: {' '.join(str(error).split())}") from error
-    if entities != CODES or tensors["weights"].shape != (size, len(CODES)):
+    shapes = {"weights": (size, len(CODES)), "bias": (len(CODES),), "prior": (len(CODES),)}
+    if entities != CODES or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
         raise InputError(f"{path} is a head for other entities or features: take it from this checkout")
+    check_finite(tensors, path)
+    if not (tensors["prior"] > 0).all():
+        raise InputError(f"{path}: its prior gives {NAMES[CODES[tensors['prior'].argmin()]]} no share; {DAMAGED}")
     return ShippedHead(settings, tensors["weights"], tensors["bias"], tensors["prior"], notes["lineage"])
 
 
@@ -98,8 +106,9 @@ def classify(folder: str | Path, out: str | Path, weights: str | Path, prior: st
     """Write and return the probabilities of every image under `folder`, at any depth.
 
     Columns image (its path in the folder), answer (the likeliest entity's name) and one a name, probabilities that add up
-    to 1. Prints a line every ten seconds. InputError where the folder is missing or holds no image, one cannot be decoded,
-    the head cannot be read or `out` is a folder; then nothing is written.
+    to 1. Prints a line every ten seconds, and lines on images that were converted and files that were left out. InputError
+    where the folder is missing or holds no image, the head cannot be read or `out` is a folder, and, by name, for the images
+    that cannot be read truly; then nothing is written.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -107,13 +116,13 @@ def classify(folder: str | Path, out: str | Path, weights: str | Path, prior: st
     if Path(out).is_dir():
         raise InputError(f"{out} is a folder: give the name of the table to write")
     head = load_head(weights)
-    files = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURES and not path.name.startswith(".")
-    )
+    found = find_images(folder)
+    files = found.images
     if not files:
-        raise InputError(f"no image in {folder}: it needs {', '.join(PICTURES)} files")
+        there = f" ({found.left_out()})" if found.others else ""
+        raise InputError(f"no image in {folder}{there}: it needs files such as .jpg, .png or .tif")
+    require_plain_names(files)
+    seen = survey(folder, files)
     cohort = Cohort(folder.name, folder, pd.DataFrame({"image_id": files, "file": files}), "")
     parts, told = [], time.monotonic()
     for start in range(0, len(files), 16):
@@ -128,5 +137,6 @@ def classify(folder: str | Path, out: str | Path, weights: str | Path, prior: st
     table.insert(0, "image", files)
     table.insert(1, "answer", [NAMES[CODES[place]] for place in probabilities.argmax(axis=1)])
     with atomic_path(out) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+        write_csv(table, temporary, index=False, float_format="%.6f")
+    print(*(f"{line}\n" for line in (seen.line(), found.left_out()) if line), sep="", end="")
     return table

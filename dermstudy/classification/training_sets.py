@@ -1,25 +1,34 @@
-"""What the Keras network is trained, stopped and tested on: the paper's three sets, the trial's, and the ladder between.
+"""A training set as rows of pools of images: what every network learns from, is stopped on and is asked about.
 
-Source: Shavlokhova et al., sections 2.4 and 3.4. The trial's sets are those of docs/PROTOCOL.md; the ladder is this
-study's own.
+A repetition is a number, never a copied row. `recipes` says what each set holds. Sources: Menon et al. (arXiv 2007.07314)
+for logit adjustment; Rubin (Annals of Statistics 9, 1981) for the bootstrap of lesions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from dermstudy.classification import feature_sets, protocol
+from dermstudy.classification import protocol
+from dermstudy.classification.measures import places_of
+from dermstudy.classification.predictions import EXTERNAL, IMAGE_COLUMNS
+from dermstudy.data import splits
 from dermstudy.data.dataset import Cohort
-from dermstudy.entities import CODES, NAMES
+from dermstudy.data.external import Labelled
+from dermstudy.entities import CODES
 from dermstudy.files import InputError
 
+ORIGINALS, WHOLE, SECOND, OWN = "originals", "generator", "second generator", "subset generator"  # pools of images
+SAW_ALL, PARTNER = "generator that saw all lesions", "its partner"  # as published, and the ladder's last step
+TRIAL_POOLS = (WHOLE, SECOND, OWN)
+EVERY, CAPTIONED = "all", "captioned"
+NATURAL, BALANCED, RARE_ONLY = "natural", "balanced", "rare only"  # the shares of what is added
+CLASS_WEIGHTS, LOGIT_ADJUSTMENT = "class weights", "logit adjustment"
 PROTOCOLS = ("as published", "audited")
 PUBLISHED = ("original", "synthetic", "combined")  # the three sets of Table 3
-IN_TRIAL = {"original": protocol.ORIGINALS, "synthetic": None, "combined": protocol.ONCE}  # their likes in the trial
 LADDER = (
     "as published",
     "tested on real images only",
@@ -27,158 +36,182 @@ LADDER = (
     "stopped on validation lesions",
     "generator without test lesions",
 )
+AS_PUBLISHED = {f"as published, {name}": name for name in PUBLISHED}
+STEPS = {f"ladder, {name}": name for name in LADDER}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How a training set is made of originals and a pool.
+
+    pool: where added images come from (ORIGINALS repeats originals; empty adds none). dose: how many are added for each
+    original, in which shares. originals: whether it holds them. subset: the nested part of the training lesions in place of
+    all. oversampled: every entity repeated up to the commonest. loss: "", CLASS_WEIGHTS or LOGIT_ADJUSTMENT. augmented: the
+    stronger augmentation.
+    """
+
+    pool: str = ""
+    dose: float = 1.0
+    shares: str = NATURAL
+    originals: bool = True
+    subset: bool = False
+    oversampled: bool = False
+    loss: str = ""
+    augmented: bool = False
+
+
+COMPOSITIONS = {
+    protocol.ORIGINALS: Composition(),
+    protocol.HALF: Composition(WHOLE, 0.5),
+    protocol.ONCE: Composition(WHOLE),
+    protocol.TWICE: Composition(WHOLE, 2.0),
+    protocol.BALANCED: Composition(WHOLE, shares=BALANCED),
+    protocol.RARE_ONLY: Composition(WHOLE, shares=RARE_ONLY),
+    protocol.SECOND: Composition(SECOND),
+    protocol.REPEATED: Composition(ORIGINALS),
+    protocol.REPEATED_BALANCED: Composition(ORIGINALS, shares=BALANCED),
+    protocol.OVERSAMPLING: Composition(oversampled=True),
+    protocol.CLASS_WEIGHTS: Composition(loss=CLASS_WEIGHTS),
+    protocol.LOGIT_ADJUSTMENT: Composition(loss=LOGIT_ADJUSTMENT),
+    protocol.STRONGER: Composition(augmented=True),
+    protocol.SYNTHETIC_ONLY: Composition(WHOLE, originals=False),
+    protocol.LONGER: Composition(),
+    protocol.SUBSET: Composition(subset=True),
+    protocol.SUBSET_OWN: Composition(OWN, subset=True),
+    protocol.SUBSET_BORROWED: Composition(WHOLE, subset=True),
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Every pool that training sets take rows from: originals (group, split, subset), a cohort a generator, other people's.
+
+    seed: which synthetic images and repetitions are taken and how the published split falls, never which lesions train;
+    test_fraction: of the published split.
+    """
+
+    originals: Cohort
+    synthetic: Mapping[str, Cohort]
+    external: Labelled | None = None
+    seed: int = 0
+    test_fraction: float = 0.2
+
+    @property
+    def pools(self) -> dict[str, Cohort]:
+        others = {} if self.external is None else {EXTERNAL: self.external.cohort}
+        return {ORIGINALS: self.originals, **self.synthetic, **others}
+
+    def rows(self, pool: str) -> pd.DataFrame:
+        """A pool's images as rows: pool, place (row of its frame), image_id, dx, group, split, source_image_id, repetitions.
+
+        split: "synthetic" of a generator's images, which have the group of the original that lent their caption.
+        """
+        frame, lesions = self.pools[pool].frame, self.originals.frame.set_index("image_id")["group"]
+        made = "source_image_id" in frame
+        return pd.DataFrame({
+            "pool": pool, "place": np.arange(len(frame)), "image_id": frame["image_id"], "dx": frame["dx"],
+            "group": frame["source_image_id"].map(lesions) if made else frame["group"],
+            "split": "synthetic" if made else EXTERNAL if pool == EXTERNAL else frame["split"],
+            "source_image_id": frame["source_image_id"] if made else "", "repetitions": 1.0,
+        })  # fmt: skip
+
+    def counts(self) -> pd.DataFrame:
+        """Images by entity code: training originals, each trial pool's synthetic images, validation and test originals."""
+        columns = {"training originals": self.originals.select(split="train")}
+        columns |= {f"synthetic, {pool}": self.synthetic[pool] for pool in TRIAL_POOLS if pool in self.synthetic}
+        columns |= {f"{split} originals": self.originals.select(split=split) for split in ("validation", "test")}
+        table = pd.DataFrame({name: cohort.frame["dx"].value_counts() for name, cohort in columns.items()})
+        return table.reindex(CODES).fillna(0).astype(int)
+
+    def taken_by(self, sets: Sequence[TrainingSet]) -> Images:
+        """These images without the synthetic ones that none of `sets` takes."""
+        train = pd.concat([chosen.train for chosen in sets])
+        kept = {pool: train.loc[train["pool"] == pool, "image_id"] for pool in self.synthetic}
+        return replace(self, synthetic={pool: self.synthetic[pool].select(image_id=ids) for pool, ids in kept.items()})
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The images of one training set under one protocol; `fit_until` watches validation loss for early stopping."""
+    """The rows of one training set under one protocol.
+
+    train: pool, place, image_id, dx, group, repetitions (how often a row is seen in an epoch, at least 1); watched: pool,
+    place and IMAGE_COLUMNS of what stopping and penalties are chosen on; tested: the same of what is asked at the end.
+    images_per_epoch: 0 for all of them, else how many an epoch of the Keras network has.
+    """
 
     protocol: str
     name: str
-    train: list[Cohort]
-    fit_until: list[Cohort]
-    test: list[Cohort]
-    changes: dict = field(default_factory=dict)  # what this set changes in the classifier's configuration
+    train: pd.DataFrame
+    watched: pd.DataFrame
+    tested: pd.DataFrame
+    composition: Composition = Composition()
+    images_per_epoch: int = 0
 
-    def rows(self, part: str) -> pd.DataFrame:
-        """The frame of "train", "fit_until" or "test", with `kind` original or synthetic and the lesion `group`."""
-        return pd.concat([cohort.frame.assign(kind=_kind(cohort)) for cohort in getattr(self, part)], ignore_index=True)
+    @property
+    def images(self) -> pd.DataFrame:
+        """IMAGE_COLUMNS of what is tested."""
+        return self.tested[list(IMAGE_COLUMNS)].reset_index(drop=True)
+
+    @property
+    def seen(self) -> pd.DataFrame:
+        """The rows of an epoch: `train`, each as often as its repetitions say."""
+        return self.train.loc[self.train.index.repeat(self.train["repetitions"].astype(int))].reset_index(drop=True)
+
+    def weights(self, seed: int | None = None) -> np.ndarray:
+        """Weight [rows of train] of each row in the loss, adding up to 1.
+
+        seed: training lesions are resampled within each entity by a Bayesian bootstrap, whole lesions with every image
+        made for them (None: as they are). The same seed weighs lesions alike in every training set of the same lesions, so
+        runs are paired.
+        """
+        weights = self.train["repetitions"].to_numpy(float)
+        if seed is not None:
+            weights = weights * self.train["group"].map(lesion_weights(self.train, seed)).to_numpy(float)
+        if self.composition.loss == CLASS_WEIGHTS:
+            weights = weights / self.prior(weights)[places_of(self.train["dx"])]
+        return weights / weights.sum()
+
+    def prior(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """The share [7] of each entity among the rows of `weights` (None: those of `weights()`)."""
+        weights = self.weights() if weights is None else weights
+        sums = np.bincount(places_of(self.train["dx"]), weights, minlength=len(CODES))
+        return sums / sums.sum()
 
 
-def published_set(
-    name: str, originals: Cohort, synthetic: Cohort, seed: int, test_fraction: float = 0.2
-) -> TrainingSet:
-    """One of PUBLISHED: its own images split at random within each entity, synthetic ones in the test set too.
+def gather(
+    originals: Cohort, synthetic: Mapping[str, Cohort | None], which: str = EVERY, seed: int = 0,
+    external: Labelled | None = None, test_fraction: float = 0.2,
+) -> Images:  # fmt: skip
+    """The trial's images. which: EVERY training original, or the CAPTIONED ones that lent a synthetic image its caption.
 
-    It is stopped on the test set, for the paper names no other. InputError for another name, and where an entity is absent
-    from either side.
+    The nested subset is the cohort's own column where it has one and all originals train; else it is drawn here. Pools
+    that are None are left out. InputError for another `which`, and where no original lent a caption.
     """
-    if name not in PUBLISHED:
-        raise InputError(f"unknown training set {name!r} as published: choose {', '.join(PUBLISHED)}")
-    synthetic = _grouped(synthetic, originals)
-    pool = {"original": [originals], "synthetic": [synthetic], "combined": [originals, synthetic]}[name]
-    return _checked(_split(name, pool, seed, test_fraction))
-
-
-def audited_set(
-    name: str, originals: Cohort, synthetic: Mapping[str, Cohort], seed: int = 0, external: Cohort | None = None
-) -> TrainingSet:
-    """One of protocol.TRAINING_SETS[KERAS]: the rows of `feature_sets`, a repetition a row, stopped on validation lesions.
-
-    Its test part is every image that the trial predicts: originals of validation and test lesions, then other people's.
-    originals: with group, split and subset; synthetic: a cohort a pool. "longer training" is all originals, as many an
-    epoch as dose 1 has. InputError as `make_feature_set`, and for a name that is not the network's.
-    """
-    if name not in protocol.TRAINING_SETS[protocol.KERAS]:
-        known = "; ".join(protocol.TRAINING_SETS[protocol.KERAS])
-        raise InputError(f"unknown training set {name!r} of the {protocol.KERAS}: choose {known}")
-    frames = {pool: cohort.frame for pool, cohort in synthetic.items()}
-    longer = name == protocol.LONGER
-    rows = feature_sets.make_feature_set(protocol.ORIGINALS if longer else name, originals.frame, frames, seed).rows
-    changes = {}
-    if longer:
-        changes["images_per_epoch"] = len(
-            feature_sets.make_feature_set(protocol.ONCE, originals.frame, frames, seed).rows
-        )
-    train = []
-    for pool, own in rows.groupby("pool", sort=False):
-        cohort = originals if pool == feature_sets.ORIGINALS else synthetic[pool]
-        places = np.repeat(own["place"].to_numpy(), own["repetitions"].to_numpy().astype(int))
-        groups = np.repeat(own["group"].to_numpy(), own["repetitions"].to_numpy().astype(int))
-        frame = cohort.frame.iloc[places].assign(group=groups).reset_index(drop=True)
-        train.append(replace(cohort, frame=frame))
-    tested = [originals.select(split=["validation", "test"])] + ([] if external is None else [external])
-    return TrainingSet(PROTOCOLS[1], name, train, [originals.select(split="validation")], tested, changes)
-
-
-def one_an_original(synthetic: Cohort, originals: Cohort, seed: int = 0) -> Cohort:
-    """The natural dose 1 of `synthetic`: an image for each training original, as protocol.ONCE takes them from the pool.
-
-    A pool that was made for the trial holds more, of rare entities above all. InputError as `make_feature_set`.
-    """
-    pools = {feature_sets.WHOLE: synthetic.frame}
-    rows = feature_sets.make_feature_set(protocol.ONCE, originals.frame, pools, seed).rows
-    places = np.sort(rows.loc[rows["pool"] == feature_sets.WHOLE, "place"])
-    return replace(synthetic, frame=synthetic.frame.iloc[places].reset_index(drop=True))
-
-
-def ladder(
-    originals: Cohort, published: Cohort, safe: Cohort | None, seed: int, test_fraction: float = 0.2
-) -> dict[str, TrainingSet]:
-    """The combined set from the published protocol to the audited one, a single change a step; names of LADDER.
-
-    published: synthetic images of a generator that saw all lesions, as many as `one_an_original` gives; safe: of its partner
-    that saw training lesions only, for the same captions (None leaves the last step out). Every step trains on as many
-    originals of each entity, those of the smaller of the two splits, and on the same synthetic images up to the last step.
-    The first three stop on their test set, whatever it is: the first step takes its synthetic images out, the second one
-    brings other lesions, and the third leaves it for validation lesions. InputError where `safe` lacks one of the captions.
-    """
-    pooled = published_set("combined", originals, published, seed, test_fraction)
-    published, safe = _grouped(published, originals), safe and _grouped(safe, originals)
-    sides = [pooled.train[0], originals.select(split="train")]
-    each = pd.concat([side.frame["dx"].value_counts() for side in sides], axis=1).min(axis=1)
-    own, apart = (_thinned(side, each, seed) for side in sides)
-    real, test = [pooled.test[0]], [originals.select(split="test")]
-    # The published split keeps a part of the synthetic images for its test; every step trains on that part's rest.
-    kept = pooled.train[1].frame["image_id"]
-    first = replace(pooled, protocol="ladder", name=LADDER[0], train=[own, pooled.train[1]])
-    second = replace(first, name=LADDER[1], fit_until=real, test=real)
-    third = TrainingSet("ladder", LADDER[2], [apart, published.select(image_id=kept)], test, test)
-    stopped = replace(third, name=LADDER[3], fit_until=[originals.select(split="validation")])
-    steps = {step.name: step for step in (first, second, third, stopped)}
-    if safe is not None:
-        other = safe.select(image_id=kept)  # a caption may have been lent more than once
-        if len(other.frame) < len(kept):
+    if which not in (EVERY, CAPTIONED):
+        raise InputError(f"ORIGINALS is {which!r}: give {EVERY!r}, or {CAPTIONED!r} for a small run")
+    pools = {pool: cohort for pool, cohort in synthetic.items() if cohort is not None}
+    frame = originals.frame
+    if which == CAPTIONED:
+        lent = frame["image_id"].isin(pools[WHOLE].frame["source_image_id"])
+        frame = frame[lent | (frame["split"] != "train")].reset_index(drop=True)
+        if not (frame["split"] == "train").any():
             raise InputError(
-                f"the partner's generator lacks {len(kept) - len(other.frame)} of the {len(kept)} images of the ladder: "
-                "make its images for the same captions"
+                "no training original lent a synthetic image its caption: pair with training lesions in 03"
             )
-        steps[LADDER[4]] = replace(stopped, name=LADDER[4], train=[apart, other])
-    return {name: _checked(chosen) for name, chosen in steps.items()}
+    if which == CAPTIONED or "subset" not in frame:
+        frame = frame.assign(subset=splits.nested_subset(frame, seed))
+    return Images(replace(originals, frame=frame), pools, external, seed, test_fraction)
 
 
-def _thinned(cohort: Cohort, each: pd.Series, seed: int) -> Cohort:
-    """`each` images of every entity, by chance."""
-    kept = [
-        own.sample(each[code], random_state=np.random.default_rng([seed, CODES.index(code), 3]))
-        for code, own in cohort.frame.groupby("dx")
-    ]
-    return replace(cohort, frame=pd.concat(kept).sort_index().reset_index(drop=True))
+def lesion_weights(rows: pd.DataFrame, seed: int) -> pd.Series:
+    """The weight of each group of `rows` in a Bayesian bootstrap within each entity (of the group's first row), mean 1.
 
-
-def _split(name: str, pool: list[Cohort], seed: int, test_fraction: float) -> TrainingSet:
-    from sklearn.model_selection import train_test_split
-
-    every = pd.concat([cohort.frame[["image_id", "dx"]] for cohort in pool]).sort_values("image_id")
-    try:
-        train_ids, test_ids = train_test_split(
-            every["image_id"].to_numpy(), test_size=test_fraction, random_state=seed, stratify=every["dx"]
-        )
-    except ValueError as error:
-        raise InputError(
-            f"as published, {name}: {len(every)} images cannot be split {1 - test_fraction:.0%} to "
-            f"{test_fraction:.0%} with every entity on both sides; use more images"
-        ) from error
-    test = [cohort.select(image_id=test_ids) for cohort in pool]
-    return TrainingSet(PROTOCOLS[0], name, [cohort.select(image_id=train_ids) for cohort in pool], test, test)
-
-
-def _checked(chosen: TrainingSet) -> TrainingSet:
-    for part in ("train", "test"):
-        absent = [NAMES[code] for code in CODES if code not in set(chosen.rows(part)["dx"])]
-        if absent:
-            raise InputError(
-                f"{chosen.protocol}, {chosen.name}: no {part} image of {', '.join(absent)}; "
-                "use a larger cohort or more synthetic images"
-            )
-    return chosen
-
-
-def _grouped(synthetic: Cohort, originals: Cohort) -> Cohort:
-    """`synthetic` with the lesion group of the original whose caption each image took."""
-    groups = originals.frame.set_index("image_id")["group"]
-    return replace(synthetic, frame=synthetic.frame.assign(group=synthetic.frame["source_image_id"].map(groups)))
-
-
-def _kind(cohort: Cohort) -> str:
-    return "synthetic" if "source_image_id" in cohort.frame else "original"
+    The weights of an entity's lesions are as many times a draw of the flat Dirichlet distribution. A bootstrap by counts
+    would leave out a third of the few rare lesions in every run.
+    """
+    entity = rows.drop_duplicates("group").set_index("group")["dx"].sort_index()
+    drawn = []
+    for code, own in entity.groupby(entity):
+        random = np.random.default_rng([seed, CODES.index(code), 11])
+        drawn.append(pd.Series(len(own) * random.dirichlet(np.ones(len(own))), index=own.index))
+    return pd.concat(drawn)

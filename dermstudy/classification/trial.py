@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from dermstudy.classification import described, protocol
+from dermstudy.classification import protocol
 from dermstudy.classification.inference import (
     RESAMPLES,
     Contrast,
@@ -22,14 +22,13 @@ from dermstudy.classification.inference import (
     lesions_of,
     mean_area,
     over_seeds,
-    sound_runs,
     swapped_labels,
 )
 from dermstudy.classification.predictions import Predictions
 from dermstudy.classification.protocol import Comparison
 from dermstudy.entities import CODES, NAMES
 from dermstudy.files import InputError
-from dermstudy.intervals import quantiles
+from dermstudy.intervals import by_image, quantiles
 
 COLUMNS = ("comparison", "measure", "difference", "low", "high", "p", "p_holm", "margin", "verdict")
 FURTHER = (
@@ -92,63 +91,40 @@ def answerable(
     return kept, pd.DataFrame(left_out, columns=["comparison", "role", "lacks"])
 
 
-def known_by_lesions(predictions: Predictions, split: str) -> tuple[Predictions, list[str]]:
-    """The images of `split` without those of entities that have a single lesion there, and lines that name what is left out.
+def elsewhere(
+    predictions: Predictions, comparisons: Sequence[Comparison], split: str,
+    seeds: Mapping[str, int] = protocol.SEEDS, resamples: int = RESAMPLES, seed: int = 0,
+) -> tuple[pd.DataFrame, list[str]]:  # fmt: skip
+    """`trial_table` on the images of another split, such as other people's, and lines that its reader must know.
 
-    Absent entities are named too. Entities are in no area where they are absent; one lesion gives no interval.
-    InputError where no run was asked about such an image, and where fewer than two entities are left.
+    They name what is left out: entities without two lesions there (one lesion gives no interval), and comparisons whose
+    measure has none of its entities left; and say where intervals are by image (`by_image`). A comparison of the same training
+    sets and measure stands once. InputError where no run was asked about such an image, and where fewer than two entities are
+    left.
     """
-    own = predictions.images["split"] == split
-    if not own.any():
+    shown = predictions.images[predictions.images["split"] == split]
+    if not len(shown):
         raise InputError(f"no run was asked about an {split} image: train with EXTERNAL, without PREDICTIONS")
-    first = predictions.images[own].groupby("group")["dx"].transform("first")  # a lesion's entity is its first image's
-    lesions = predictions.images[own].groupby(first)["group"].nunique().reindex(list(CODES), fill_value=0)
-    lines = [
-        f"left out, for {said}: {', '.join(NAMES[code] for code in codes)}"
-        for said, codes in (
-            ("no image shows it", lesions.index[lesions == 0]), ("an interval needs two lesions", lesions.index[lesions == 1]),
-        )
-        if len(codes)
-    ]  # fmt: skip
-    kept = lesions.index[lesions > 1]
+    entity = shown.groupby("group")["dx"].transform("first")  # a lesion's entity is its first image's
+    lesions = shown.groupby(entity)["group"].nunique().reindex(list(CODES), fill_value=0)
+    kept, lines = lesions.index[lesions > 1], []
+    for number, reason in enumerate(("no image shows it", "an interval needs two lesions")):
+        if names := [NAMES[code] for code in lesions.index[lesions == number]]:
+            lines.append(f"left out, for {reason}: {', '.join(names)}")
     if len(kept) < 2:
         raise InputError(
             f"the {split} images have two lesions of {', '.join(NAMES[code] for code in kept) or 'no entity'} only: "
             "a comparison needs two lesions each of two entities; add images"
         )
-    rows = own & first.reindex(own.index).isin(kept)
-    places = np.flatnonzero(rows)
-    images = predictions.images.iloc[places].reset_index(drop=True)
-    own = Predictions(images, predictions.runs, predictions.priors, predictions.log_probabilities[:, places])
-    return own, lines
-
-
-def elsewhere(
-    predictions: Predictions, comparisons: Sequence[Comparison], split: str,
-    seeds: Mapping[str, int] = protocol.SEEDS, resamples: int = RESAMPLES, seed: int = 0,
-) -> tuple[pd.DataFrame, list[str]]:  # fmt: skip
-    """`trial_table` on the images of another split, such as other people's, and lines that name what is left out of it.
-
-    Left out are entities without two lesions there, and comparisons whose measure has none of its entities left.
-    InputError as `known_by_lesions`.
-    """
-    own, lines = known_by_lesions(predictions, split)
-    here, asked = set(own.images["dx"]), []
-    for comparison in on_split(comparisons, split):
-        if here & set(protocol.MEASURES[comparison.measure] or CODES):
-            asked.append(comparison)
-        else:
-            lines.append(f"left out, for none of its entities is left: {comparison.name}")
-    return trial_table(own, asked, seeds, resamples, seed), lines
-
-
-def on_split(comparisons: Sequence[Comparison], split: str) -> list[Comparison]:
-    """`comparisons` on the images of another split, such as other people's; none twice."""
-    moved: dict[tuple, Comparison] = {}
-    for comparison in comparisons:
-        asked = comparison.network, comparison.coefficients, comparison.measure
-        moved.setdefault(asked, replace(comparison, splits=(split,)))
-    return list(moved.values())
+    found = predictions.part(None, shown.index[entity.isin(kept)].to_numpy())
+    asked, here = {}, set(found.images["dx"])
+    for one in comparisons:
+        asked.setdefault((one.network, one.coefficients, one.measure), replace(one, splits=(split,)))
+    answered = [one for one in asked.values() if here & set(protocol.MEASURES[one.measure] or CODES)]
+    lines += [
+        f"left out, for none of its entities is left: {one.name}" for one in asked.values() if one not in answered
+    ]
+    return trial_table(found, answered, seeds, resamples, seed), lines + by_image(found.images)
 
 
 def holm(p: np.ndarray, absent: int = 0) -> np.ndarray:
@@ -185,7 +161,7 @@ def contrast_of(
             f"{own.runs['training_set'][run]!r} of {comparison.network} holds no image of {NAMES[CODES[entity]]}: its prior "
             "cannot be corrected"
         )
-    lesions, sound = lesions_of(images), sound_runs(own) & own.runs["seed"].isin(range(planned)).to_numpy()
+    lesions, sound = lesions_of(images), own.sound & own.runs["seed"].isin(range(planned)).to_numpy()
     runs, probabilities = own.runs[sound].reset_index(drop=True), own.corrected()[np.ix_(sound, kept)]
     place = runs.reset_index().pivot(index="seed", columns="training_set", values="index")
     place = place.reindex(index=range(planned), columns=comparison.training_sets)
@@ -256,7 +232,7 @@ def _words(row: Mapping | pd.Series) -> dict[str, object]:
 
 def described_table(
     predictions: Predictions,
-    comparisons: Sequence[Comparison] = described.PAIRS,
+    comparisons: Sequence[Comparison] = protocol.PAIRS,
     seeds: Mapping[str, int] = protocol.SEEDS,
 ) -> pd.DataFrame:
     """Differences that are described and not tested: comparison, network, measure, seeds, lesions, difference, low, high.
@@ -278,51 +254,34 @@ def described_table(
 
 
 def exploratory_table(
-    predictions: Predictions, comparison: Comparison, strata: pd.Series, seeds: Mapping[str, int] = protocol.SEEDS
+    predictions: Predictions, comparison: Comparison, people: pd.DataFrame, seeds: Mapping[str, int] = protocol.SEEDS
 ) -> pd.DataFrame:
-    """One comparison within parts of the test images, described and not tested.
+    """One comparison within parts of the test images, by sex, age and site, described and not tested.
 
-    strata: a label by image id (sex, a band of age, a site); images without one are left out, and so are, within a
-    label, entities of fewer than STRATUM_LESIONS lesions. Columns stratum, images, lesions, entities, difference, low,
-    high; a label with fewer than two entities has no row, and none has one where fewer than two seeds are whole.
+    people: image_id, sex, age, localization; images without a value are left out, and so are, within a stratum, entities of
+    fewer than STRATUM_LESIONS lesions. Columns by, stratum, images, lesions, entities, difference, low, high; a stratum with
+    fewer than two entities has no row, and none has one where fewer than two seeds are whole.
     """
-    rows = []
-    labels = predictions.images["image_id"].map(strata)
-    for label in sorted(labels.dropna().unique()):
-        own = predictions.images[labels == label]
-        own = own[own["split"].isin(comparison.splits)]
-        count = own.groupby("dx")["group"].nunique()
-        own = own[own["dx"].isin(count.index[count >= STRATUM_LESIONS])]
-        entities = [code for code in protocol.MEASURES[comparison.measure] or CODES if code in set(own["dx"])]
-        if own["dx"].nunique() < 2 or not entities:
-            continue
-        part = Predictions(
-            own.reset_index(drop=True), predictions.runs, predictions.priors,
-            predictions.log_probabilities[:, own.index],
-        )  # fmt: skip
-        contrast, ran, _ = contrast_of(part, comparison, seeds[comparison.network])
-        if len(ran) < 2:
-            continue
-        found = estimate(contrast)
-        rows.append({
-            "stratum": label, "images": len(own), "lesions": own["group"].nunique(), "entities": len(entities),
-            "difference": found.difference, "low": found.low, "high": found.high,
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=["stratum", "images", "lesions", "entities", "difference", "low", "high"])
-
-
-def exploratory_by(
-    predictions: Predictions, comparison: Comparison, frame: pd.DataFrame, seeds: Mapping[str, int] = protocol.SEEDS
-) -> pd.DataFrame:
-    """`exploratory_table` by sex, age and site of a cohort's frame (image_id, sex, age, localization); column `by` first."""
-    known = frame.set_index("image_id")
+    known, rows = people.set_index("image_id"), []
     age = pd.cut(
         pd.to_numeric(known["age"], errors="coerce"), [0, 40, 60, 120], labels=["to 40", "41 to 60", "over 60"]
     )
-    strata = {"sex": known["sex"], "age": age.astype(object), "site": known["localization"]}
-    parts = [exploratory_table(predictions, comparison, own, seeds).assign(by=name) for name, own in strata.items()]
-    table = pd.concat(parts, ignore_index=True)
-    return table[["by", *table.columns.drop("by")]]
+    tested = predictions.images[predictions.images["split"].isin(comparison.splits)]
+    for by, strata in {"sex": known["sex"], "age": age.astype(object), "site": known["localization"]}.items():
+        for stratum, shown in tested.groupby(tested["image_id"].map(strata)):
+            count = shown.groupby("dx")["group"].nunique()
+            shown = shown[shown["dx"].isin(count.index[count >= STRATUM_LESIONS])]
+            entities = set(protocol.MEASURES[comparison.measure] or CODES) & set(shown["dx"])
+            if shown["dx"].nunique() < 2 or not entities:
+                continue
+            part = predictions.part(None, shown.index.to_numpy())
+            contrast, ran, _ = contrast_of(part, comparison, seeds[comparison.network])
+            if len(ran) > 1:
+                found = estimate(contrast)
+                counts = len(shown), shown["group"].nunique(), len(entities)
+                rows.append((by, stratum, *counts, found.difference, found.low, found.high))
+    columns = ["by", "stratum", "images", "lesions", "entities", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _lacking(predictions: Predictions, comparison: Comparison) -> list[str]:

@@ -6,29 +6,30 @@ section 2.1 (captions).
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel
 
+from dermstudy.data import images
+from dermstudy.data.image_files import THREADS, files_of, find_images, survey
+from dermstudy.data.image_tables import COLUMNS, read_folder
+from dermstudy.data.images import read_image
 from dermstudy.entities import CODES, NAMES, by_code
-from dermstudy.files import InputError, atomic_path, sha256_text
+from dermstudy.files import InputError, atomic_path, progress, read_json, sha256_file, sha256_text
+from dermstudy.tables import read_table
+from dermstudy.workspace import shown
 
-METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
-COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
 SYNTHETIC_TABLES = ("index.csv", "metadata.csv")  # of notebook 03, and of a set to pass on
 SYNTHETIC_COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+PHANTOMS = "phantom-data"  # the folder in which the runner draws the phantom of a profile
 ARCHIVE = "https://api.isic-archive.com/images/?query=isic_id:NAME"  # a real image, by its name
-NO_AGE = ("", "unknown", "NA", "nan")
-SMALLEST = 64  # pixels of a picture's shorter side: GLIDE's base model paints as many
-THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class Cohort:
                 pixels[index] = image
         return pixels
 
+    def batches(self, side: int, size: int, doing: str) -> Iterator[np.ndarray]:
+        """`images` of all, `size` at a time; a line every ten seconds tells how many are `doing` ("encoded")."""
+        names = list(self.frame["image_id"])
+        for start in progress(range(0, len(names), size), len(names), f"images {doing}", size):
+            yield self.images(side, names[start : start + size])
+
 
 def paired_with(cohort: Cohort, whose: str) -> Cohort:
     """The originals that lend captions: "all", those of a split ("train", ...), or the nested "subset" of training lesions.
@@ -80,149 +87,72 @@ def paired_with(cohort: Cohort, whose: str) -> Cohort:
     return cohort.select(subset=[True]) if whose == "subset" else cohort.select(split=whose)
 
 
-def read_image(path: Path, side: int | None = None) -> np.ndarray:
-    """One image as uint8 [h, w, 3], or its centre square at [side, side, 3]. InputError where it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")  # whole: a JPEG decoded at a part of its size is shifted by up to 1.5 pixels
-    except FileNotFoundError as error:
-        raise InputError(f"image {path} is missing: complete the download") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image: replace it from the download") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder, not an image: replace it from the download") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} is broken ({error}): replace it from the download") from error
-    if side is None:
-        return np.asarray(image)
-    edge = min(image.size)
-    left, top = (image.width - edge) / 2, (image.height - edge) / 2
-    box = (left, top, left + edge, top + edge)
-    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
-
-
 # Reading
 
 
-def load_folder(folder: str | Path, name: str | None = None) -> Cohort:
+def load_folder(folder: str | Path) -> Cohort:
     """Read a folder in HAM10000's layout: Dataverse or Kaggle names, images in part_1/part_2 or in one folder.
 
     The frame is sorted by image_id and has the metadata columns, `file` and the entity's plain name as `caption`.
-    InputError, in one line, for: no such folder, no metadata, a missing column, an empty cell, an unknown dx, a
-    duplicate image_id, and images that are missing.
+    InputError, in one line, for: no such folder, metadata that `read_folder` refuses, and images that are missing or have
+    several files that differ.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give the folder of a HAM10000 download (the README says how to get it)")
-    metadata = next((folder / name for name in METADATA_NAMES if (folder / name).is_file()), None)
-    if metadata is None:
-        raise InputError(f"no metadata in {folder}: it needs one of {', '.join(METADATA_NAMES)} beside the images")
-    frame = _read_metadata(metadata)
-    found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith("."):
-            found.setdefault(path.stem, path.relative_to(folder).as_posix())
-    missing = [image_id for image_id in frame["image_id"] if image_id not in found]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(frame)} images of {metadata.name} are not in {folder}: "
-            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; complete the download"
-        )
-    frame["file"] = frame["image_id"].map(found)
+    metadata, frame = read_folder(folder)
+    frame["file"], lines = files_of(find_images(folder), list(frame["image_id"]), metadata.name)
+    print(*(f"{line}\n" for line in lines), sep="", end="")
     frame["caption"] = frame["dx"].map(NAMES)
-    return Cohort(name or folder.name, folder, frame, _data_hash(folder, frame))
+    return Cohort(folder.name, folder, frame, _data_hash(folder, frame))
 
 
-def _read_metadata(path: Path) -> pd.DataFrame:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        separator = "\t" if "\t" in text.partition("\n")[0] else ","
-        # index_col=False: a row with a cell too many would otherwise shift every column by one.
-        frame = pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
-    frame = frame.rename(columns=str.strip).map(str.strip, na_action="ignore").fillna("")
-    lacking = [column for column in COLUMNS if column not in frame.columns]
-    if lacking:
-        raise InputError(f"{path} has no column {', '.join(lacking)}: HAM10000's metadata has {', '.join(COLUMNS)}")
-    if frame.empty:
-        raise InputError(f"{path} has a header but no row: download it again")
-    frame = frame[list(COLUMNS)].copy()
-    for column in ("lesion_id", "image_id", "dx"):
-        empty = frame.index[frame[column] == ""]
-        if len(empty):
-            raise InputError(f"{path}, line {empty[0] + 2}: {column} is empty; fill it in")
-    unknown = frame.index[~frame["dx"].isin(CODES)]
-    if len(unknown):
-        row = unknown[0]
+def open_source(folder: str | Path, max_per_entity: int = 0, seed: int = 0) -> Cohort:
+    """The cohort that a study starts from: `load_folder`, then `subsample`.
+
+    InputError for what these refuse, and for a folder that lacks an entity.
+    """
+    folder = Path(folder)
+    if folder.parent.name == PHANTOMS and not folder.is_dir():
+        command = f"dermstudy data phantom {shown(folder)} --profile {folder.name}"
+        raise InputError(f"no phantom in {shown(folder)}: draw it first (`{command}`)")
+    cohort = load_folder(folder)
+    if absent := [NAMES[code] for code in CODES if code not in set(cohort.frame["dx"])]:
         raise InputError(
-            f"{path}, line {row + 2}: unknown dx {frame['dx'][row]!r} of {frame['image_id'][row]}; "
-            f"known are {', '.join(CODES)}"
+            f"{shown(folder)} holds no image of {', '.join(absent)}: the study is about all seven entities"
         )
-    double = frame.index[frame["image_id"].duplicated()]
-    if len(double):
-        raise InputError(
-            f"{path}, line {double[0] + 2}: image_id {frame['image_id'][double[0]]} stands twice; "
-            "remove one of the rows"
-        )
-    age = pd.to_numeric(frame["age"], errors="coerce")
-    wrong = frame.index[(age.isna() & ~frame["age"].isin(NO_AGE)) | (age < 0) | (age > 120)]
-    if len(wrong):
-        raise InputError(
-            f"{path}, line {wrong[0] + 2}: age {frame['age'][wrong[0]]!r} is not a number of years; "
-            "mend it, or leave the cell empty"
-        )
-    frame["age"] = age
-    mixed = frame.groupby("lesion_id")["dx"].nunique()
-    if (mixed > 1).any():
-        lesion_id = mixed.index[mixed > 1][0]
-        entities = ", ".join(sorted(set(frame.loc[frame["lesion_id"] == lesion_id, "dx"])))
-        raise InputError(f"{path}: lesion {lesion_id} has images of several entities ({entities}); mend its dx")
-    return frame.sort_values("image_id").reset_index(drop=True)
+    return subsample(cohort, max_per_entity, seed)
 
 
 def _data_hash(folder: Path, frame: pd.DataFrame) -> str:
     """SHA-256 over metadata rows and image bytes in order of image_id: the same for any layout of the same download."""
-    table = frame[list(COLUMNS)].assign(sha256=_digests(folder, frame["file"]))
+    table = frame[list(COLUMNS)].assign(sha256=digests(folder, frame["file"]))
     return sha256_text(table.to_csv(index=False, lineterminator="\n"))
 
 
-def _digests(folder: Path, files: pd.Series) -> list[str]:
+def digests(folder: Path, files: pd.Series) -> list[str]:
     """The SHA-256 of each file, where it is there."""
 
     def digest(file: str) -> str:
         path = folder / file
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+        return sha256_file(path) if os.path.isfile(path) else "missing"  # not Path.is_file: it raises for a long name
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(digest, files))
 
 
 def verify_images(cohort: Cohort) -> dict[str, int]:
-    """Decode every image once: counts of images and of greyscale ones (read as RGB).
+    """Decode every image once: counts of images and of greyscale ones (read as RGB); a line says what was converted.
 
-    InputError for the first one that cannot be decoded, or whose shorter side has fewer than 64 pixels.
+    InputError names the images that cannot be read truly, or whose shorter side has fewer than 64 pixels.
     """
-
-    def mode(file: str) -> str:
-        height, width, _ = read_image(cohort.root / file).shape
-        if min(height, width) < SMALLEST:
-            raise InputError(
-                f"{cohort.root / file} has {width} x {height} pixels, and the study needs {SMALLEST} on its shorter "
-                "side: replace it from the download"
-            )
-        with Image.open(cohort.root / file) as image:
-            return image.mode
-
-    greyscale = 0
-    with ThreadPoolExecutor(THREADS) as pool:
-        for index, value in enumerate(pool.map(mode, cohort.frame["file"]), start=1):
-            greyscale += value not in ("RGB", "RGBA")
-            if index % 2500 == 0:
-                print(f"{index} of {len(cohort)} images decoded", flush=True)
-    if greyscale:
-        print(f"{greyscale} greyscale images are read as RGB with three equal channels")
-    return {"images": len(cohort), "greyscale": greyscale}
+    seen = survey(cohort.root, cohort.frame["file"])
+    if seen.converted:
+        print(seen.line())
+    return {
+        "images": seen.images,
+        "greyscale": sum(n for kind, n in seen.kinds.items() if kind.startswith(images.GREY)),
+    }
 
 
 def subsample(cohort: Cohort, max_per_entity: int, seed: int) -> Cohort:
@@ -249,10 +179,14 @@ def subsample(cohort: Cohort, max_per_entity: int, seed: int) -> Cohort:
     return replace(cohort, frame=kept, data_hash=sha256_text(cohort.data_hash + " ".join(kept["image_id"])))
 
 
+def in_turn(frame: pd.DataFrame, column: str = "group") -> pd.DataFrame:
+    """The rows dealt over the values of `column`: one of every lesion (group) before a second one of any, else in order."""
+    return frame.loc[frame.groupby(column).cumcount().sort_values(kind="stable").index]
+
+
 def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     """`count` rows of `frame` (all where it has fewer), dealt over the entities in turn, in the frame's order."""
-    turn = frame.groupby("dx").cumcount().rename("turn")
-    return frame.loc[turn.sort_values(kind="stable").index[:count]].sort_index()
+    return in_turn(frame, "dx").head(count).sort_index()
 
 
 def some_of_each(cohort: Cohort, count: int, seed: int) -> Cohort:
@@ -307,6 +241,14 @@ def _caption(row: pd.Series, seed: int) -> str:
 # Saving
 
 
+class Saved(BaseModel):
+    """cohort.json: the cohort's name, the folder of its images, the hash of its data."""
+
+    name: str
+    root: str
+    data_hash: str
+
+
 def save_cohort(cohort: Cohort, folder: str | Path) -> Path:
     """Write cohort.csv and cohort.json (name, image folder, data hash) for the notebooks that follow; no pixels."""
     with atomic_path(folder) as temporary:
@@ -321,7 +263,7 @@ def open_cohort(folder: str | Path) -> Cohort:
     """The cohort that `save_cohort` wrote; InputError where it is missing or its images have moved."""
     folder = Path(folder)
     try:
-        notes = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
+        notes = read_json(folder / "cohort.json", Saved, "run notebook 00_dataset again")
         frame = pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False)
         frame["age"] = pd.to_numeric(frame["age"])
         if "subset" in frame:
@@ -339,21 +281,16 @@ def open_synthetic(folder: str | Path) -> Cohort:
     Its data hash is over the index and the images: two generators give the same captions and seeds other pixels.
     """
     folder = Path(folder)
-    table = next(
-        (folder / name for name in SYNTHETIC_TABLES if (folder / name).is_file()), folder / SYNTHETIC_TABLES[0]
-    )
-    try:
-        frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} has no index.csv with labels: run notebook 03_sample again") from error
-    lacking = [column for column in SYNTHETIC_COLUMNS if column not in frame.columns]
-    if lacking:
-        raise InputError(f"{table} has no column {', '.join(lacking)}: run notebook 03_sample again")
-    unknown = frame.index[~frame["dx"].isin(CODES)]
-    if len(unknown):
-        raise InputError(f"{table}, line {unknown[0] + 2}: unknown dx {frame['dx'][unknown[0]]!r}")
-    if not frame["seed"].str.fullmatch("[0-9]+").all():
-        raise InputError(f"{table} has a seed that is no whole number: run notebook 03_sample again")
+    path = next((folder / name for name in SYNTHETIC_TABLES if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder} has no index.csv with labels: run notebook 03_sample again")
+    table = read_table(path, SYNTHETIC_COLUMNS)
+    table.require(*SYNTHETIC_COLUMNS)
+    frame = table.frame.reset_index(drop=True)
+    for column, wrong in (("dx", ~frame["dx"].isin(CODES)), ("seed", ~frame["seed"].str.fullmatch("[0-9]{1,18}"))):
+        if wrong.any():
+            line, cell = table.frame.index[wrong][0], frame[column][wrong].iloc[0]
+            raise InputError(f"{table.where(line)}: unknown {column} {cell!r}; run notebook 03_sample again")
     frame["seed"] = frame["seed"].astype("int64")
-    index = table.read_text(encoding="utf-8")
-    return Cohort("synthetic", folder, frame, sha256_text(" ".join([index, *_digests(folder, frame["file"])])))
+    content = path.read_text(encoding="utf-8", errors="replace")
+    return Cohort("synthetic", folder, frame, sha256_text(" ".join([content, *digests(folder, frame["file"])])))

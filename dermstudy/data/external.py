@@ -1,229 +1,213 @@
-"""Other people's images: a folder in HAM10000's or ISIC's layout, its diagnoses as the seven entities, nothing known in it.
+"""Folders of labelled images: other people's, with tables of their diagnoses, and a generator's, also a folder an entity.
 
-Sources: the metadata of the ISIC archive (isic_id, diagnosis, or diagnosis_1 to diagnosis_5 from the general to the
-special) and of its challenges of 2018 and 2019 (a column a class); Tschandl et al., Scientific Data 5, 180161 (2018), for
-what each entity takes in.
+Sources: those of `image_tables`, for the layouts and for what each entity takes in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from dermstudy.data.dataset import METADATA_NAMES, THREADS, Cohort
+from dermstudy.data.dataset import Cohort, digests
+from dermstudy.data.image_files import Found, files_of, find_images, require_plain_names, survey
+from dermstudy.data.image_tables import Described, entity_of, is_dermoscopic, read_tables
+from dermstudy.data.images import printable
 from dermstudy.data.near_duplicates import across
-from dermstudy.entities import CODES, ENTITIES, NAMES
-from dermstudy.files import InputError, sha256_file, sha256_text
+from dermstudy.entities import CODES, NAMES
+from dermstudy.files import InputError, sha256_text
+from dermstudy.intervals import by_image
+from dermstudy.tables import read_table
 
-PICTURES = (".jpg", ".jpeg", ".png")
-ID_COLUMNS = ("image_id", "isic_id", "image", "image_name")
-DX_COLUMNS = ("dx", "diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
-GROUP_COLUMNS = ("lesion_id", "patient_id")
-# Terms of each entity beside its code and names. Squamous cell carcinoma is none of them where it may be invasive.
-TERMS = {
-    "mel": "melanoma in situ; melanoma invasive; melanoma metastasis; lentigo maligna; malignant melanoma",
-    "nv": "nevus; naevus; melanocytic naevus; nevi; benign nevus",
-    "akiec": "ak; actinic keratoses; solar or actinic keratosis; solar keratosis; bowens disease; bowen disease; "
-    "squamous cell carcinoma in situ; intraepithelial carcinoma",
-    "bkl": "benign keratosis like lesion; pigmented benign keratosis; seborrheic keratosis; seborrhoeic keratosis; "
-    "solar lentigo; lichen planus like keratosis; lichenoid keratosis",
-    "bcc": "basal cell carcinomas",
-    "df": "dermatofibromas; fibrous histiocytoma",
-    "vasc": "vascular; angioma; hemangioma; haemangioma; cherry angioma; angiokeratoma; pyogenic granuloma",
-}
-SHOWN = 5  # images that a message names
+SHOWN, COUNTED = 5, 10  # images that a message names, kinds that it counts
+EVERY_NAME = f"{', '.join(NAMES.values())}, or {', '.join(CODES)}"
+WAYS = f"name a folder for each entity ({EVERY_NAME}), or add a table image,entity"
 
 
 @dataclass(frozen=True)
-class External:
-    """A cohort of other people's images (its frame: image_id, lesion_id, group, dx, file, caption).
+class Labelled:
+    """A cohort and what a reader must know of it, in sentences.
 
-    left_out: how many rows each diagnosis that is none of the seven entities had. absent: codes of entities without image.
+    Its frame has image_id, dx, group and file. group is the lesion, else the patient, else the image.
     """
 
     cohort: Cohort
-    left_out: dict[str, int]
-    absent: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """What a reader must know of it, in sentences."""
-        counts = self.cohort.frame["dx"].value_counts()
-        present = ", ".join(f"{NAMES[code]} {counts[code]}" for code in CODES if code in counts)
-        said = [f"{len(self.cohort)} images of {self.cohort.frame['group'].nunique()} lesions: {present}"]
-        if self.absent:
-            said.append(f"absent, so in no score: {', '.join(NAMES[code] for code in self.absent)}")
-        if self.left_out:
-            ordered = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
-            named = ", ".join(f"{diagnosis or 'no diagnosis'} {count}" for diagnosis, count in ordered)
-            said.append(f"left out, for they are none of the seven entities: {named}")
-        return said
+    lines: tuple[str, ...]
 
 
-def load_external(folder: str | Path, known: Cohort | None = None, cache_folder: str | Path | None = None) -> External:
+def load_external(folder: str | Path, known: Cohort | None = None, cache_folder: str | Path | None = None) -> Labelled:
     """The images of `folder` whose diagnosis is one of the seven entities, refused where `known` holds any of them.
 
-    The folder holds one table, in HAM10000's layout, the ISIC archive's (isic_id, diagnosis columns) or a challenge's (a
-    column a class), and its images at any depth. A row without a lesion or patient is a lesion of its own. ISIC's close-up
-    and overview photographs are left out. cache_folder: where features of `known` for the near-duplicate search are kept.
-    InputError, in one line, for: no such folder, no or several tables, an unreadable one, one without an image or
-    diagnosis column, an image twice or missing, no row of a known entity, one entity only, and, by name, images of `known`
-    (the same id or file, or the same skin in another picture).
+    The folder holds its images at any depth, and tables in HAM10000's layout, the ISIC archive's or a challenge's, which
+    are joined by image (`read_tables`). Where a table names the kind of picture, dermatoscopic images alone are taken. The
+    frame has lesion_id ("" where unknown) and caption, too. cache_folder: where features of `known` for the near-duplicate
+    search are kept. InputError, in one line, for: no such folder, tables that `read_tables` refuses, no dermatoscopic
+    image, an image that is missing, has several files or cannot be read, no image of a known entity, one entity only, and,
+    by name, images of `known` (the same id or file, or the same skin in another picture).
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give a folder with images and a table of their diagnoses")
-    path = _table_of(folder)
-    frame = _read(path)
-    frame["dx"] = [entity_of(diagnosis) for diagnosis in frame["diagnosis"]]
-    unknown = frame["dx"].isna()
-    left_out = frame["diagnosis"][unknown].map(lambda names: names[0] if names else "").value_counts().to_dict()
-    frame = frame[~unknown].sort_values("image_id").reset_index(drop=True)
+    tables = read_tables(folder)
+    frame, where = tables.frame, f"{tables.names} in {folder}"
+    dermoscopic = frame["image_type"].map(is_dermoscopic) | (not tables.typed)
+    other_types, frame = Counter(frame["image_type"][~dermoscopic]), frame[dermoscopic]
     if frame.empty:
-        named = ", ".join(f"{name or 'nothing'}" for name in list(left_out)[:SHOWN])
-        raise InputError(
-            f"{path} names no known entity, but {named}: name {', '.join(entity.name for entity in ENTITIES)} or "
-            f"HAM10000's codes {', '.join(CODES)}"
-        )
+        raise InputError(f"{where}: no dermatoscopic image, but {_counted(other_types, 'no image type')}")
+    frame, left_out = _of_entities(frame, where, f"name {EVERY_NAME}")
     if frame["dx"].nunique() == 1:
-        raise InputError(f"{path} names {NAMES[frame['dx'][0]]} only: a classifier is scored on two entities or more")
-    frame["file"] = _files(folder, path, frame["image_id"])
+        raise InputError(f"{where} names {NAMES[frame['dx'][0]]} only: a classifier is scored on two entities or more")
+    frame = frame.sort_values("image_id", ignore_index=True)
+    group = frame["lesion_id"].where(frame["lesion_id"] != "", frame["patient_id"])
+    frame["group"] = group.where(group != "", frame["image_id"])
+    frame["file"], of_files = files_of(find_images(folder), list(frame["image_id"]), tables.names)
+    seen = survey(folder, frame["file"])
     frame["caption"] = frame["dx"].map(NAMES)
-    content = _digests(folder, frame["file"])
-    table = frame[["image_id", "dx", "group"]].assign(sha256=content).to_csv(index=False, lineterminator="\n")
-    columns = ["image_id", "lesion_id", "group", "dx", "file", "caption"]
-    cohort = Cohort(folder.name, folder, frame[columns], sha256_text(table))
+    cohort = _cohort(folder, frame, ["image_id", "lesion_id", "group", "dx", "file", "caption"])
     if known is not None:
-        refuse_known(cohort, known, cache_folder)
-    return External(cohort, left_out, tuple(code for code in CODES if code not in set(frame["dx"])))
+        _refuse_known(cohort, known, cache_folder)
+    counts = frame["dx"].value_counts()
+    present = ", ".join(f"{NAMES[code]} {counts[code]}" for code in CODES if code in counts)
+    lines = [
+        *tables.notes,
+        *of_files,
+        seen.line(),
+        f"{len(frame)} images {_of_whom(frame)}: {present}",
+        *by_image(frame),
+    ]
+    why = {
+        "absent, so in no score": ", ".join(NAMES[code] for code in CODES if code not in counts),
+        "left out, for they are no dermatoscopic images": _counted(other_types, "no image type"),
+        "left out, for they are none of the seven entities": _counted(left_out, "no diagnosis"),
+    }
+    lines += [f"{reason}: {which}" for reason, which in why.items() if which]
+    return Labelled(cohort, tuple(filter(None, lines)))
 
 
-def entity_of(diagnoses: Iterable[str]) -> str | None:
-    """The entity code of the first of `diagnoses` that is a term of one, None where none is: "Nevus, NOS" is a nevus."""
-    for diagnosis in diagnoses:
-        for text in (diagnosis, diagnosis.partition(",")[0]):
-            code = _VOCABULARY.get(_plain(text))
-            if code:
-                return code
-    return None
+def load_labelled(folder: str | Path) -> Labelled:
+    """The images of `folder` at any depth whose label is one of the seven entities; the frame has sha256, too.
 
-
-def refuse_known(cohort: Cohort, known: Cohort, cache_folder: str | Path | None = None) -> None:
-    """InputError that names the images of `cohort` that `known` holds: by id, by file, or by the skin that they show."""
-    ids = {_plain_id(image_id): image_id for image_id in known.frame["image_id"]}
-    same = [(own, ids[_plain_id(own)]) for own in cohort.frame["image_id"] if _plain_id(own) in ids]
-    _refuse(cohort, known, same, "the same image_id")
-    contents = dict(zip(_digests(known.root, known.frame["file"]), known.frame["image_id"], strict=True))
-    own = zip(cohort.frame["image_id"], _digests(cohort.root, cohort.frame["file"]), strict=True)
-    same = [(image_id, contents[digest]) for image_id, digest in own if digest in contents]
-    _refuse(cohort, known, same, "the same file")
-    pairs = across(cohort, known, cache_folder=cache_folder)
-    same = list(pairs[["image_id", "other_image_id"]].itertuples(index=False, name=None))
-    _refuse(cohort, known, same, "the same skin")
-
-
-def _refuse(cohort: Cohort, known: Cohort, same: list[tuple[str, str]], how: str) -> None:
-    if same:
-        named = ", ".join(f"{own} ({other})" for own, other in same[:SHOWN])
-        rest = " …" if len(same) > SHOWN else ""
-        raise InputError(
-            f"{len(same)} images of {cohort.root} are known from {known.name} by {how}: {named}{rest}; remove them, for a "
-            "network may have learned from them"
-        )
-
-
-def _table_of(folder: Path) -> Path:
-    tables = [folder / name for name in (*METADATA_NAMES, "metadata.csv") if (folder / name).is_file()]
-    tables = tables or sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tab", ".tsv"))
-    if not tables:
-        raise InputError(f"no table in {folder}: it needs a .csv with image_id (or isic_id) and dx (or diagnosis)")
-    if len(tables) > 1:
-        named = ", ".join(path.name for path in tables[:SHOWN])
-        raise InputError(f"{folder} holds several tables ({named}): keep the one with images and diagnoses")
-    return tables[0]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """Columns image_id, lesion_id, group and diagnosis (a list of names, the most special first) of a table's rows."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        separator = "\t" if "\t" in text.partition("\n")[0] else ","
-        table = pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
-    table = table.rename(columns=lambda name: str(name).strip().lower()).map(str.strip, na_action="ignore").fillna("")
-    identity = next((column for column in ID_COLUMNS if column in table), None)
-    named = [column for column in DX_COLUMNS if column in table]
-    classes = [column for column in table if column in CODES or column in ("ak", "scc", "unk")]
-    if identity is None or not (named or classes):
-        raise InputError(
-            f"{path} has no column of {'images' if identity is None else 'diagnoses'}: it needs one of "
-            f"{', '.join(ID_COLUMNS if identity is None else DX_COLUMNS)}"
-        )
-    if "image_type" in table:  # the ISIC archive keeps close-up and overview photographs beside dermatoscopic ones
-        table = table[~table["image_type"].str.lower().str.startswith(("clinical", "overview"))]
-    if table.empty:
-        raise InputError(f"{path} has a header but no row of a dermatoscopic image: download it again")
-    for row, image_id in zip(table.index, table[identity], strict=True):
-        if image_id == "":
-            raise InputError(f"{path}, line {row + 2}: {identity} is empty; fill it in")
-    double = table.index[table[identity].duplicated()]
-    if len(double):
-        raise InputError(f"{path}, line {double[0] + 2}: {table[identity][double[0]]} stands twice; remove a row")
-    frame = pd.DataFrame({"image_id": table[identity]})
-    frame["lesion_id"] = table[identity]
-    for column in reversed(GROUP_COLUMNS):
-        if column in table:
-            frame["lesion_id"] = table[column].where(table[column] != "", frame["lesion_id"])
-    frame["group"] = frame["lesion_id"]
-    if named:
-        frame["diagnosis"] = [[name for name in row if name] for row in table[named].itertuples(index=False, name=None)]
+    The first folder on an image's path names its entity, by name, code or alias. Where no folder does, a table names them:
+    one of two columns (image, entity; a header is not needed), or one that `read_tables` reads. What is left out is
+    counted in `lines`. InputError, in one line: no folder, no image, no label, images that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {printable(folder)}: give a folder of labelled images")
+    found = find_images(folder)
+    if not found.images:
+        raise InputError(f"no image in {printable(folder)}: it needs files such as .png or .jpg; {WAYS}")
+    named = {file: entity_of([file.split("/")[0]]) if "/" in file else None for file in found.images}
+    if any(named.values()):
+        kept = [file for file, code in named.items() if code]
+        frame = pd.DataFrame({"image_id": kept, "dx": [named[file] for file in kept], "group": kept, "file": kept})
+        left_out = Counter(file.rpartition("/")[0].split("/")[0] for file, code in named.items() if not code)
+        lines = _left_out(left_out, "their folder names none of the seven entities", "no folder")
     else:
-        marks = table[classes].apply(pd.to_numeric, errors="coerce") == 1
-        frame["diagnosis"] = [[column for column in classes if marks[column][row]] for row in table.index]
-    return frame.reset_index(drop=True)
+        frame, lines = _by_table(found)
+    require_plain_names(frame["file"])
+    seen = survey(folder, frame["file"])
+    cohort = _cohort(folder, frame, ["image_id", "dx", "group", "file", "sha256"])
+    odd = Found(folder, found.images, [file for file in found.others if not file.lower().endswith((".csv", ".txt"))])
+    return Labelled(cohort, tuple(filter(None, [seen.line(), odd.left_out(), *lines])))
 
 
-def _files(folder: Path, table: Path, image_ids: pd.Series) -> pd.Series:
-    found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
-            found.setdefault(path.stem, path.relative_to(folder).as_posix())
-    files = image_ids.map(lambda image_id: found.get(image_id) or found.get(Path(image_id).stem))
-    missing = list(image_ids[files.isna()])
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(image_ids)} images of {table.name} are not in {folder}: "
-            f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}; add them, or remove their rows"
-        )
-    return files
+def _by_table(found: Found) -> tuple[pd.DataFrame, list[str]]:
+    paths = sorted(path for path in found.folder.glob("*.csv") if not path.name.startswith("."))
+    try:
+        described = (_two_columns(paths[0]) if len(paths) == 1 else None) or read_tables(found.folder)
+    except InputError as error:
+        raise InputError(f"{error}; or {WAYS}") from error
+    frame, left_out = _of_entities(described.frame, f"{described.names} in {found.folder}", WAYS)
+    frame["file"], lines = files_of(found, list(frame["image_id"]), described.names)
+    frame["group"] = frame["lesion_id"].where(frame["lesion_id"] != "", frame["image_id"])
+    left = _left_out(left_out, "their label is none of the seven entities", "no label")
+    return frame, [*described.notes, *lines, *left]
 
 
-def _digests(folder: Path, files: pd.Series) -> list[str]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda file: sha256_file(folder / file), files))
+def _two_columns(path: Path) -> Described | None:
+    """What a table of two columns says, whatever their names, or of none; None of another table."""
+    table = read_table(path)
+    if len(table.frame.columns) != 2:
+        return None
+    rows = table.frame.to_numpy().tolist()
+    header = list(table.printed.values())
+    if entity_of([header[1]]):
+        rows.insert(0, header)
+    frame = pd.DataFrame(rows, columns=["image_id", "diagnosis"])
+    double = frame["image_id"][frame["image_id"].duplicated()]
+    if len(double):
+        raise InputError(f"{path}: {printable(double.iloc[0])} stands twice; remove one of the rows")
+    frame = frame.assign(diagnosis=[[name] for name in frame["diagnosis"]], lesion_id="")
+    return Described(frame, False, path.name, ())
 
 
-def _plain(text: str) -> str:
-    """A term in lower case without punctuation and brackets' content."""
-    kept = "".join(letter if letter.isalnum() else " " for letter in text.partition("(")[0].replace("'", "").lower())
-    return " ".join(kept.split())
+def _of_entities(frame: pd.DataFrame, where: str, remedy: str) -> tuple[pd.DataFrame, Counter]:
+    """The rows whose diagnosis names one of the seven entities, with its code as dx; how often each other name stands there.
+
+    InputError where no row is left.
+    """
+    frame = frame.assign(dx=[entity_of(names) for names in frame["diagnosis"]])
+    unknown = frame["dx"].isna()
+    left_out = Counter(next(iter(names), "") for names in frame["diagnosis"][unknown])
+    if unknown.all():
+        names = ", ".join(printable(name) or "nothing" for name in list(left_out)[:SHOWN])
+        raise InputError(f"{where} names no known entity, but {names or 'nothing'}: {remedy}")
+    return frame[~unknown].reset_index(drop=True), left_out
 
 
-def _plain_id(image_id: str) -> str:
-    return Path(image_id).name.removesuffix(".jpg").removesuffix("_downsampled").lower()
+def _cohort(folder: Path, frame: pd.DataFrame, columns: Sequence[str]) -> Cohort:
+    """The rows as a cohort whose data hash is over ids, entities, groups and the bytes of the files."""
+    frame = frame.assign(sha256=digests(folder, frame["file"]))
+    table = frame[["image_id", "dx", "group", "sha256"]].to_csv(index=False, lineterminator="\n")
+    return Cohort(folder.resolve().name, folder, frame[list(columns)], sha256_text(table))
 
 
-def _vocabulary() -> dict[str, str]:
-    words: dict[str, str] = {}
-    for entity in ENTITIES:
-        terms = [entity.code, entity.name, entity.prompt, *TERMS[entity.code].split("; ")]
-        words |= {_plain(term): entity.code for term in [*terms, *(f"{entity.name}s", f"{entity.name} lesions")]}
-    return words
+def _of_whom(frame: pd.DataFrame) -> str:
+    """How many lesions, patients and images of neither the rows of an external cohort are of."""
+    lesion, patient = frame["lesion_id"] != "", (frame["lesion_id"] == "") & (frame["group"] != frame["image_id"])
+    if lesion.all():
+        return f"of {frame['group'].nunique()} lesions"
+    parts = [
+        f"{rows.sum()} of {frame['group'][rows].nunique()} {whose}"
+        for rows, whose in ((lesion, "lesions"), (patient, "patients"))
+        if rows.any()
+    ]
+    return f"({', '.join([*parts, f'{(~lesion & ~patient).sum()} of unknown lesions'])})"
 
 
-_VOCABULARY = _vocabulary()
+def _counted(counts: Mapping[str, int], nothing: str) -> str:
+    """The commonest first: "Scar 3, no diagnosis 1"."""
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    names = [f"{printable(name) or nothing} {count}" for name, count in order[:COUNTED]]
+    return ", ".join(names) + " …" * (len(order) > COUNTED)
+
+
+def _left_out(counts: Mapping[str, int], why: str, nothing: str) -> list[str]:
+    return [f"left out, for {why}: {_counted(counts, nothing)}"] if counts else []
+
+
+def _refuse_known(cohort: Cohort, known: Cohort, cache_folder: str | Path | None) -> None:
+    """InputError that names the images of `cohort` that `known` holds: by id, by file, or by the skin that they show."""
+
+    def refuse(same: list[tuple[str, str]], how: str) -> None:
+        if same:
+            names = ", ".join(f"{image_id} ({other})" for image_id, other in same[:SHOWN]) + " …" * (len(same) > SHOWN)
+            raise InputError(
+                f"{len(same)} images of {cohort.root} are known from {known.name} by {how}: {names}; remove them, for a "
+                "network may have learned from them"
+            )
+
+    ids, others = list(cohort.frame["image_id"]), list(known.frame["image_id"])
+    keys = {
+        "the same image_id": lambda side: side.frame["image_id"].str.lower().str.removesuffix("_downsampled"),
+        "the same file": lambda side: digests(side.root, side.frame["file"]),
+    }
+    for how, key in keys.items():
+        there = dict(zip(key(known), others, strict=True))
+        refuse([(name, there[value]) for name, value in zip(ids, key(cohort), strict=True) if value in there], how)
+    pairs = across(cohort, known, cache_folder=cache_folder)[["image_id", "other_image_id"]]
+    refuse(list(pairs.itertuples(index=False, name=None)), "the same skin")

@@ -7,7 +7,6 @@ arXiv 2401.14497, newly_discovered_duplicates.csv), by which the search was set 
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -17,9 +16,10 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dermstudy.data.dataset import Cohort, read_image
-from dermstudy.files import atomic_path, code_hash, sha256_text
+from dermstudy.data.dataset import Cohort
+from dermstudy.files import atomic_path, progress, sha256_text
 from dermstudy.pretrained import WEIGHTS_SHA256, pooled_features
+from dermstudy.source import code_hash
 
 PROPOSAL_SIDE = 128  # pixels of the images whose features are compared
 KEYPOINT_SIDE = 256  # pixels of the images whose keypoints are matched
@@ -58,17 +58,14 @@ def look_alikes(
     def keypoints(place: int):
         return _keypoints(cohort.image(ids[place], KEYPOINT_SIDE))
 
-    records, counts, told = [], {"candidates": len(candidates), "other_entity": 0, "false_alarms": 0}, time.monotonic()
-    for done, (first, second, similarity) in enumerate(candidates):
+    records, counts = [], {"candidates": len(candidates), "other_entity": 0, "false_alarms": 0}
+    for first, second, similarity in progress(candidates, len(candidates), "candidate pairs compared"):
         agreeing = _agreeing(keypoints(first), keypoints(second))
         if entity[first] != entity[second]:
             counts["other_entity"] += 1
             counts["false_alarms"] += agreeing >= min_keypoints
         elif agreeing >= min_keypoints:
             records.append((ids[first], ids[second], round(similarity, 3), agreeing))
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"{done + 1} of {len(candidates)} candidate pairs compared, {len(records)} alike", flush=True)
     return pd.DataFrame(sorted(records), columns=COLUMNS), counts
 
 
@@ -84,23 +81,20 @@ def across(
     where the features of `known` are kept for the next search. Returns COLUMNS, image_id of `cohort` and other_image_id of
     `known`, a row an image: the known one with most keypoints.
     """
-    own, others = (_centred(values) for values in (_features(cohort), _kept_features(known, cache_folder)))
-    similarity, records, told = own @ others.T, [], time.monotonic()
+    similarity = _centred(_features(cohort)) @ _centred(_kept_features(known, cache_folder)).T
+    records, names = [], list(cohort.frame["image_id"])
 
     @lru_cache(maxsize=4096)
     def known_keypoints(image_id: str):
         return _keypoints(known.image(image_id, KEYPOINT_SIDE))
 
-    for row, image_id in enumerate(cohort.frame["image_id"]):
+    for row, image_id in enumerate(progress(names, len(names), "images compared with the known")):
         keypoints = _keypoints(cohort.image(image_id, KEYPOINT_SIDE))
         for place in np.argsort(-similarity[row], kind="stable")[:neighbours]:
             other = known.frame["image_id"].iloc[place]
             agreeing = _agreeing(keypoints, known_keypoints(other))
             if agreeing >= min_keypoints:
                 records.append((image_id, other, round(float(similarity[row, place]), 3), agreeing))
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"{row + 1} of {len(cohort)} images compared with the known, {len(records)} alike", flush=True)
     pairs = pd.DataFrame(records, columns=COLUMNS).sort_values(["image_id", "keypoints"], ascending=[True, False])
     return pairs.drop_duplicates("image_id").reset_index(drop=True)
 
@@ -136,7 +130,7 @@ def _kept_features(cohort: Cohort, cache_folder: str | Path | None) -> np.ndarra
     """`_features`, kept in a folder by all that they depend on."""
     if cache_folder is None:
         return _features(cohort)
-    code, ids = code_hash(_features, pooled_features, read_image, Cohort.images), " ".join(cohort.frame["image_id"])
+    code, ids = code_hash(__name__), " ".join(cohort.frame["image_id"])
     identity = sha256_text(f"{WEIGHTS_SHA256} {code} {PROPOSAL_SIDE} {cohort.data_hash} {ids}")
     path = Path(cache_folder) / f"near-duplicates-{identity[:16]}.npy"
     if not path.is_file():
@@ -148,14 +142,11 @@ def _kept_features(cohort: Cohort, cache_folder: str | Path | None) -> np.ndarra
 
 def _features(cohort: Cohort, batch: int = 256) -> np.ndarray:
     """Features [n, 1280] of every image, the mean over four quarter turns, so that a turned image stays near."""
-    parts, told = [], time.monotonic()
-    for start in range(0, len(cohort), batch):
-        images = cohort.images(PROPOSAL_SIDE, list(cohort.frame["image_id"].iloc[start : start + batch]))
-        parts.append(np.mean([pooled_features(np.rot90(images, turn, (1, 2))) for turn in range(4)], axis=0))
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"features of {min(start + batch, len(cohort))} of {len(cohort)} images", flush=True)
-    return np.concatenate(parts)
+    turned = (
+        np.mean([pooled_features(np.rot90(images, turn, (1, 2))) for turn in range(4)], axis=0)
+        for images in cohort.batches(PROPOSAL_SIDE, batch, "looked at for the same skin")
+    )
+    return np.concatenate(list(turned))
 
 
 def _centred(features: np.ndarray) -> np.ndarray:

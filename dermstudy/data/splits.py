@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dermstudy.data.image_tables import image_names
 from dermstudy.entities import CODES, ENTITIES
 from dermstudy.files import InputError
+from dermstudy.tables import read_table
 
 SPLITS = ("train", "validation", "test")
 HAM10000_SEED = 1  # of weights/ham10000-split.csv
@@ -55,19 +57,15 @@ def names_images(path: str | Path, frame: pd.DataFrame) -> bool:
     return bool(frame["image_id"].isin(_read_split(path).index).any())
 
 
-def _read_split(path: str | Path) -> pd.Series:
-    try:
-        return pd.read_csv(path, dtype=str).set_index("image_id")["split"]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a split file: it needs the columns image_id and split") from error
+def _read_split(path: str | Path) -> pd.DataFrame:
+    table = read_table(path, ("image_id", "split", "subset"))
+    table.require("image_id", "split")
+    return table.frame.assign(image_id=image_names(table, "image_id")).set_index("image_id")
 
 
 def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
     """The split that a CSV file (image_id, split) gives each row: the same lesions stay apart in any subset."""
-    shipped = _read_split(path)
-    if shipped.index.has_duplicates:
-        double = shipped.index[shipped.index.duplicated()][0]
-        raise InputError(f"{path} names {double} twice: keep one of the rows")
+    shipped = _read_split(path)["split"].str.lower()
     split = frame["image_id"].map(shipped)
     unknown = frame["image_id"][~split.isin(SPLITS)]
     if len(unknown):
@@ -81,9 +79,9 @@ def apply_split(frame: pd.DataFrame, path: str | Path) -> pd.Series:
 def subset_of(frame: pd.DataFrame, path: str | Path | None, seed: int) -> pd.Series:
     """The nested subset of the training lesions, bool [n]: the split file's column `subset` where it has one, else drawn."""
     if path is not None:
-        table = pd.read_csv(path, dtype=str).set_index("image_id")
+        table = _read_split(path)
         if "subset" in table:
-            return frame["image_id"].map(table["subset"]).eq("True")
+            return frame["image_id"].isin(table.index[table["subset"].str.lower() == "true"])
     return nested_subset(frame, seed)
 
 
@@ -120,7 +118,7 @@ def sister_leak(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     test = frame[frame[column] == "test"].assign(leaked=group[frame[column] == "test"].isin(in_training))
     counts = test.groupby("dx")["leaked"].agg(test_images="size", leaked="sum").reindex(CODES, fill_value=0)
     counts.loc["all"] = counts.sum()
-    counts["share"] = counts["leaked"] / counts["test_images"].clip(lower=1)
+    counts["share"] = counts["leaked"] / counts["test_images"]  # NaN of no image
     return counts.rename_axis("entity")
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 
 from dermstudy.data.dataset import Cohort
-from dermstudy.files import InputError, atomic_path
+from dermstudy.data.images import opened
+from dermstudy.files import atomic_path
 
 LOOKED_AT = 50  # images of a cohort, evenly spaced
 
@@ -74,12 +75,9 @@ def storage_of(cohort: Cohort) -> Storage:
 
 
 def _storage(path: Path) -> Storage:
-    try:
-        with Image.open(path) as image:
-            tables = getattr(image, "quantization", None)
-            sampling = JpegImagePlugin.get_sampling(image) if tables else 0
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} is not an image: {error}") from error
+    with opened(path) as image:
+        tables = getattr(image, "quantization", None)
+        sampling = JpegImagePlugin.get_sampling(image) if tables else 0
     if not tables:
         return Storage()
     return Storage(tuple(tuple(tables[key]) for key in sorted(tables)), max(0, sampling))

@@ -6,6 +6,7 @@ Sources: Nichol et al., "GLIDE" (arXiv 2112.10741) and the openai/glide-text2im 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from transformers import GPT2Tokenizer
 from dermstudy.files import InputError
 
 PAD_TOKEN = "<|endoftext|>"
+TOLD = 3  # cut captions of one call that have a line each
+_told: set[tuple[str, int]] = set()  # of this process: cut captions that had their line, with the length
 
 
 @dataclass(frozen=True)
@@ -52,24 +55,30 @@ PRESETS = {
 
 def unet_from(preset: Preset) -> UNet2DConditionModel:
     """The U-Net of `preset`, randomly initialised: six output channels, three of noise and three of variance range."""
-    attends = [preset.side >> level in preset.attention_sides for level in range(len(preset.multipliers))]
-    widths = tuple(preset.channels * multiplier for multiplier in preset.multipliers)
-    unet = UNet2DConditionModel(
+    return glide_unet(
+        [preset.side >> level in preset.attention_sides for level in range(len(preset.multipliers))],
         sample_size=preset.side,
         in_channels=preset.in_channels,
         out_channels=6,
-        block_out_channels=widths,
+        block_out_channels=tuple(preset.channels * multiplier for multiplier in preset.multipliers),
         layers_per_block=preset.blocks,
+        attention_head_dim=preset.head_width,
+        cross_attention_dim=preset.text_width,
+        dropout=preset.dropout,
+        norm_num_groups=min(32, preset.channels),
+    )
+
+
+def glide_unet(attends: Sequence[bool], **sizes) -> UNet2DConditionModel:
+    """GLIDE's U-Net with random weights; attends: whether each level attends to text and image; sizes: diffusers' own names."""
+    unet = UNet2DConditionModel(
         down_block_types=tuple("SimpleCrossAttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in attends),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=tuple("SimpleCrossAttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in attends[::-1]),
-        attention_head_dim=preset.head_width,
-        cross_attention_dim=preset.text_width,
         resnet_time_scale_shift="scale_shift",
         class_embed_type="identity",
-        dropout=preset.dropout,
         norm_eps=1e-5,
-        norm_num_groups=min(32, preset.channels),
+        **sizes,
     )
     # As upstream: the last convolution starts at zero, so that an untrained model predicts the mean.
     nn.init.zeros_(unet.conv_out.weight)
@@ -129,15 +138,16 @@ def train_tokenizer(captions: Sequence[str], vocabulary: int = 512) -> GPT2Token
 def tokenize(tokenizer: GPT2Tokenizer, captions: Sequence[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask, each [n, length]: lower case as upstream, no begin or end mark, padded and cut to length.
 
-    InputError where the cut would take learned vectors (tokens that were added to the tokenizer) from a caption.
+    Says on standard error what is read of a caption that is cut, once a process. InputError where the cut would take
+    learned vectors (tokens that were added to the tokenizer) from a caption.
     """
     texts = [caption.lower() for caption in captions]
     learned = set(tokenizer.get_added_vocab().values()) - set(tokenizer.all_special_ids)
-    for whole in tokenizer(texts)["input_ids"] if learned else ():
-        if not learned.isdisjoint(whole[length:]):
-            raise InputError(
-                f"a caption of {len(whole)} tokens is cut to {length} and loses learned vectors: shorten it"
-            )
+    cut = [(text, ids) for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True) if len(ids) > length]
+    for _, ids in cut:
+        if not learned.isdisjoint(ids[length:]):
+            raise InputError(f"a caption of {len(ids)} tokens is cut to {length} and loses learned vectors: shorten it")
+    _tell_cut(tokenizer, list(dict.fromkeys(text for text, _ in cut)), length)
     encoded = tokenizer(
         texts,
         padding="max_length",
@@ -146,3 +156,36 @@ def tokenize(tokenizer: GPT2Tokenizer, captions: Sequence[str], length: int) -> 
         return_tensors="pt",
     )
     return encoded["input_ids"], encoded["attention_mask"]
+
+
+def read_part(tokenizer: GPT2Tokenizer, caption: str, length: int) -> str:
+    """What a model of `length` tokens reads of a caption: all of it, or its first tokens in lower case, in whole characters."""
+    text = caption.lower()
+    places = tokenizer([text], return_offsets_mapping=True)["offset_mapping"][0]
+    # Up to where the first token begins that is not read; a table's reader would drop a blank at the end.
+    return caption if len(places) <= length else text[: places[length][0]].rstrip()
+
+
+def cut_line(tokenizer: GPT2Tokenizer, caption: str, length: int) -> str:
+    """A line that says what is read of a caption; "" where that is all of it."""
+    count = len(tokenizer([caption.lower()])["input_ids"][0])
+    read = read_part(tokenizer, caption, length)
+    return "" if count <= length else f'caption of {count} tokens: the model reads {length}; read: "{read}"'
+
+
+def _tell_cut(tokenizer: GPT2Tokenizer, captions: list[str], length: int) -> None:
+    """Name on standard error what is read of captions that are cut, each once, and pairs that read alike."""
+    fresh = [caption for caption in captions if (caption, length) not in _told]
+    _told.update((caption, length) for caption in fresh)
+    alike: dict[str, list[str]] = {}
+    for caption in captions if fresh else ():
+        alike.setdefault(read_part(tokenizer, caption, length), []).append(caption)
+    lines = [cut_line(tokenizer, caption, length) for caption in fresh[:TOLD]]
+    if len(fresh) > TOLD:
+        lines.append(
+            f"{len(fresh) - TOLD} more captions have more than {length} tokens: the model reads the first {length}"
+        )
+    for first, second, *_ in [texts for texts in alike.values() if len(texts) > 1][:TOLD]:
+        lines.append(f'"{first}" and "{second}" differ only after what is read: one seed gives the same picture')
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,8 @@ import torch
 from transformers import GPT2Tokenizer
 
 from dermstudy.diffusion import architecture, glide, schedules
-from dermstudy.files import InputError, atomic_path
+from dermstudy.diffusion.checkpoint_files import read_checkpoint as read_checkpoint  # where callers look for it
+from dermstudy.files import InputError
 
 # Input channels tell the kind: image; image and mask; image and low resolution; all three.
 KINDS = {3: "base", 7: "base-inpaint", 6: "upsampler", 10: "upsampler-inpaint"}
@@ -50,20 +53,6 @@ class Rule:
         return parts[0].unsqueeze(-1) if self.kernel else parts[0]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict of a GLIDE checkpoint (OpenAI's or glide-finetune's), in fp32; weights alone are unpickled."""
-    path = Path(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"no checkpoint {path}: give OpenAI's base.pt or upsample.pt") from error
-    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        raise InputError(f"{path} is not a PyTorch checkpoint of weights: download it again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no plain state dict: save model.state_dict()")
-    return {name: tensor.float() for name, tensor in state.items()}
-
-
 def infer_preset(
     state: dict[str, torch.Tensor], head_width: int = 64, text_heads: int | None = None
 ) -> architecture.Preset:
@@ -74,32 +63,25 @@ def infer_preset(
     noise schedule, which follows the kind. InputError names a tensor without which nothing can be inferred, and heads
     that are not known or do not divide their width.
     """
-    try:
-        channels = state["time_embed.0.weight"].shape[1]
-        in_channels = state["input_blocks.0.0.weight"].shape[1]
-        length, width = state["positional_embedding"].shape
-    except KeyError as error:
-        raise InputError(f"the checkpoint lacks {error.args[0]}: it is not a GLIDE text-to-image model") from error
+    _, channels = _shape(state, "time_embed.0.weight", 2)
+    _, in_channels, *_ = _shape(state, "input_blocks.0.0.weight", 4)
+    length, width = _shape(state, "positional_embedding", 2)
     if in_channels not in KINDS:
         raise InputError(f"input_blocks.0.0.weight takes {in_channels} channels; GLIDE models take {sorted(KINDS)}")
     upsampler = KINDS[in_channels].startswith("upsampler")
-    entries = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
-    ups = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")
-               and name.split(".")[2] != "0" and name.endswith("in_layers.2.weight")})  # fmt: skip
-    levels = ups + 1
+    found = [match for name in state if (match := re.match(r"output_blocks\.(\d+)\.(\d+)\.(.*)", name))]
+    entries = len({match[1] for match in found})
+    levels = len({match[1] for match in found if match[2] != "0" and match[3] == "in_layers.2.weight"}) + 1
     if entries == 0 or entries % levels:
         raise InputError(f"{entries} output blocks do not divide over {levels} levels: the checkpoint is incomplete")
     blocks = entries // levels - 1
     firsts = [1 + level * (blocks + 1) for level in range(levels)]
     side = 256 if upsampler else 64
-    try:
-        widths = [state[f"input_blocks.{first}.0.in_layers.2.weight"].shape[0] for first in firsts]
-    except KeyError as error:
-        raise InputError(f"the checkpoint lacks {error.args[0]}: it is incomplete") from error
+    widths = [_shape(state, f"input_blocks.{first}.0.in_layers.2.weight", 4)[0] for first in firsts]
     attention = tuple(
         side >> level for level, first in enumerate(firsts) if f"input_blocks.{first}.1.qkv.weight" in state
     )
-    layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
+    layers = len({match[1] for name in state if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))})
     attended = [own for level, own in enumerate(widths) if side >> level in attention] + widths[-1:]
     odd = [own for own in attended if head_width < 1 or own % head_width]
     if odd:
@@ -120,6 +102,16 @@ def infer_preset(
     return preset
 
 
+def _shape(state: dict[str, torch.Tensor], name: str, dimensions: int) -> torch.Size:
+    """The shape of a tensor without which no size is known; InputError where it lacks, or has another number of dimensions."""
+    if name not in state:
+        raise InputError(f"the checkpoint lacks {name}: it is not a GLIDE text-to-image model, or incomplete")
+    shape = state[name].shape
+    if len(shape) != dimensions or 0 in shape:
+        raise InputError(f"{name} has the shape {tuple(shape)}, expected {dimensions} dimensions")
+    return shape
+
+
 def _as_released(preset: architecture.Preset) -> architecture.Preset:
     """`preset` with the text heads of OpenAI's release, where its other sizes are OpenAI's."""
     for name in ("openai-base", "openai-upsampler"):
@@ -138,14 +130,12 @@ def to_diffusers(
     InputError names missing, extra and mis-shaped tensors, and heads that are not known.
     """
     preset = infer_preset(state, head_width, text_heads)
-    vocabulary = state["token_embedding.weight"].shape[0] if "token_embedding.weight" in state else len(tokenizer)
+    vocabulary, _ = _shape(state, "token_embedding.weight", 2)
     if vocabulary != len(tokenizer):
         raise InputError(f"the checkpoint knows {vocabulary} tokens, the tokenizer {len(tokenizer)}: give the vocabulary "
                          "that the model was trained with")  # fmt: skip
-    modules = {
-        "unet": architecture.unet_from(preset),
-        "text_encoder": architecture.text_encoder_from(preset, vocabulary),
-    }
+    with torch.device("meta"):  # shapes alone: wrong ones are found before anything is made
+        wanted = _named(_modules(preset, vocabulary))
     rules = list(_rules(preset))
     missing = [rule.upstream for rule in rules if rule.upstream not in state]
     extra = sorted(set(state) - {rule.upstream for rule in rules})
@@ -153,16 +143,14 @@ def to_diffusers(
         if names:
             raise InputError(f"the checkpoint {kind} {len(names)} tensors, {names[0]} first: it is not a GLIDE model of "
                              "these sizes")  # fmt: skip
-    wanted = {
-        f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()
-    }
+    for rule in rules:
+        expected, found = rule.join({name: wanted[name] for name in rule.names}).shape, state[rule.upstream].shape
+        if found != expected:
+            raise InputError(f"{rule.upstream} has the shape {tuple(found)}, expected {tuple(expected)}")
     made: dict[str, torch.Tensor] = {}
     for rule in rules:
-        tensor = state[rule.upstream]
-        expected = rule.join({name: wanted[name] for name in rule.names}).shape
-        if tensor.shape != expected:
-            raise InputError(f"{rule.upstream} has the shape {tuple(tensor.shape)}, expected {tuple(expected)}")
-        made |= rule.split(tensor)
+        made |= rule.split(state[rule.upstream])
+    modules = _modules(preset, vocabulary)
     for part, module in modules.items():
         own = {name.removeprefix(f"{part}."): tensor for name, tensor in made.items() if name.startswith(f"{part}.")}
         module.load_state_dict(own)
@@ -171,10 +159,22 @@ def to_diffusers(
     return kind(modules["unet"], modules["text_encoder"], tokenizer, schedules.scheduler_from(preset))
 
 
+def _modules(preset: architecture.Preset, vocabulary: int) -> dict[str, torch.nn.Module]:
+    """The networks of `preset`; InputError where no U-Net has such sizes."""
+    try:
+        unet = architecture.unet_from(preset)
+        return {"unet": unet, "text_encoder": architecture.text_encoder_from(preset, vocabulary)}
+    except (ValueError, AssertionError, ZeroDivisionError) as error:
+        raise InputError(f"the checkpoint's sizes make no GLIDE model ({' '.join(str(error).split())})") from error
+
+
+def _named(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    return {f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()}
+
+
 def to_openai(pipeline: glide._Glide) -> dict[str, torch.Tensor]:
     """The upstream state dict of a pipeline: the inverse of `to_diffusers`."""
-    tensors = {f"{part}.{name}": tensor for part in ("unet", "text_encoder")
-               for name, tensor in getattr(pipeline, part).state_dict().items()}  # fmt: skip
+    tensors = _named({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder})
     return {rule.upstream: rule.join(tensors).contiguous() for rule in _rules(preset_of(pipeline))}
 
 
@@ -195,50 +195,29 @@ def preset_of(pipeline: glide._Glide) -> architecture.Preset:
 def read_tokenizer(folder: str | Path) -> GPT2Tokenizer:
     """GPT-2's byte-level BPE from vocab.json and merges.txt, or from upstream's encoder.json.gz and vocab.bpe.gz."""
     folder = Path(folder)
-    for vocabulary, merges, reader in (
-        ("vocab.json", "merges.txt", open),
-        ("encoder.json.gz", "vocab.bpe.gz", gzip.open),
-    ):
-        if (folder / vocabulary).is_file() and (folder / merges).is_file():
-            with reader(folder / vocabulary, "rt", encoding="utf-8") as stream:
-                vocab = json.load(stream)
-            with reader(folder / merges, "rt", encoding="utf-8") as stream:
-                lines = [line for line in stream.read().split("\n") if line and not line.startswith("#version")]
-            return GPT2Tokenizer(
-                vocab=vocab, merges=[tuple(line.split()) for line in lines], pad_token=architecture.PAD_TOKEN
-            )
-    raise InputError(f"no vocabulary in {folder}: it needs vocab.json and merges.txt (GPT-2's), or upstream's "
-                     "encoder.json.gz and vocab.bpe.gz")  # fmt: skip
-
-
-def convert(
-    checkpoint: str | Path,
-    folder: str | Path,
-    tokenizer: str | Path,
-    head_width: int = 64,
-    text_heads: int | None = None,
-) -> Path:
-    """Write the diffusers folder of an OpenAI checkpoint, whole or not at all; heads as in `infer_preset`."""
-    pipeline = to_diffusers(read_checkpoint(checkpoint), read_tokenizer(tokenizer), head_width, text_heads)
-    with atomic_path(folder) as temporary:
-        pipeline.save_pretrained(temporary)
-    return Path(folder)
-
-
-def convert_back(folder: str | Path, checkpoint: str | Path) -> Path:
-    """Write the OpenAI checkpoint of a diffusers folder, whole or not at all. InputError for one that diffuses folded pixels."""
-    pipeline = glide.load(folder)
-    if pipeline.pixels is not None:
+    forms = (("vocab.json", "merges.txt"), open), (("encoder.json.gz", "vocab.bpe.gz"), gzip.open)
+    names, reader = next((form for form in forms if all((folder / name).is_file() for name in form[0])), ((), open))
+    if not names:
+        raise InputError(f"no vocabulary in {folder}: it needs vocab.json and merges.txt (GPT-2's), or upstream's "
+                         "encoder.json.gz and vocab.bpe.gz")  # fmt: skip
+    texts = []
+    try:
+        for name in names:
+            with reader(folder / name, "rt", encoding="utf-8") as stream:
+                texts.append(stream.read())
+        vocab = json.loads(texts[0])
+        if sorted(vocab.values()) != list(range(len(vocab))) or not vocab:
+            raise ValueError("its tokens are not numbered from 0 on")
+        merges = [tuple(line.split()) for line in texts[1].split("\n") if line and not line.startswith("#version")]
+        wrong = [pair for pair in merges if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys()]
+        if wrong:
+            raise ValueError(f"{' '.join(wrong[0])!r} is no merge of its tokens")
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{folder} diffuses folded pixels, as OpenAI's GLIDE does not: it has no checkpoint in that form"
-        )
-    state = to_openai(pipeline)
-    with atomic_path(checkpoint) as temporary:
-        torch.save(state, temporary)
-    return Path(checkpoint)
-
-
-# The table of names
+            f"{folder / names[0]} and {names[1]} are no vocabulary of GPT-2's form ({reason}): get both again"
+        ) from error
+    return GPT2Tokenizer(vocab=vocab, merges=merges, pad_token=architecture.PAD_TOKEN)
 
 
 def _rules(preset: architecture.Preset) -> Iterator[Rule]:

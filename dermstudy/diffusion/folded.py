@@ -5,7 +5,7 @@ diffuses standardised colours; the upsampler diffuses the residual of an image o
 components evened out to a mean variance of one, for pixels themselves leave texture to 3 % of the noise levels.
 `FoldedPixels` is the part of a pipeline that takes images there and back. In diffusers' terms the networks predict the
 velocity (Salimans and Ho, arXiv 2202.00512) on a schedule whose timesteps are even in the logarithm of the noise, which
-is Karras' preconditioning for data of unit variance with the sign turned: see `training_target`.
+is Karras' preconditioning for data of unit variance with the sign turned.
 Sources: Karras et al., "Elucidating the design space of diffusion-based generative models" (arXiv 2206.00364) for the
 preconditioning and the noise levels; Nichol et al., "GLIDE" (arXiv 2112.10741) for text in both stages.
 """
@@ -13,19 +13,20 @@ preconditioning and the noise levels; Nichol et al., "GLIDE" (arXiv 2112.10741) 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from torch import nn
 from torch.nn import functional
+
+from dermstudy.diffusion.architecture import glide_unet
 
 TIME_SCALE = 100.0  # of Karras' noise embedding (a quarter of the logarithm), as the U-Net's sinusoids want it
 GROUP_WIDTH = 16  # channels a group at the first level: one channel a group cannot pass a colour
-LOW_NOISE = 0.06  # largest standard deviation added to the small image, in -1..1
+LOW_NOISE = 0.06  # largest standard deviation added to the small image of glide-mini's first upsampler, in -1..1
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FoldedPreset:
     noise_spread: float
     sigma_max: float  # where sampling starts; the data has unit variance
     sigma_min: float
+    low_noise: float = LOW_NOISE  # largest standard deviation added to the small image in training, in -1..1
 
     @property
     def channels(self) -> int:
@@ -58,47 +60,42 @@ class FoldedPreset:
 FOLDED_PRESETS = {
     # name                         side fold low widths               n  attention head text: w l  h  n   log sigma  sigma
     "mini-base":      FoldedPreset(64,  2,   0,  (64, 128, 192),      1, (1, 2),  32,  128, 4, 4, 32, 0.8, 1.6,  120.0, 0.01),
+    "mini-half":      FoldedPreset(32,  1,   0,  (64, 128, 192),     1, (1, 2),  32,  128, 4, 4, 40, -0.6, 1.2, 120.0, 0.01),
+    "mini-middle":    FoldedPreset(64,  2,   32, (64, 96, 128),      1, (2,),    32,  64,  2, 2, 32, 0.4, 1.4,  80.0, 0.02, 0.12),
     "mini-upsampler": FoldedPreset(256, 2,   64, (32, 48, 64, 96),   1, (),      32,  64,  2, 2, 32, 1.2, 1.4,  80.0, 0.02),
 }  # fmt: skip
 # fmt: on
 
 
-def trained_preset(recipe: Mapping) -> FoldedPreset:
-    """The sizes that a training's recipe names (`preset`), with the noise levels that it says, where it says any."""
-    said = {name: recipe[name] for name in ("noise_mean", "noise_spread") if recipe.get(name) is not None}
-    return replace(FOLDED_PRESETS[recipe["preset"]], **said)
-
-
 def folded_unet(preset: FoldedPreset) -> UNet2DConditionModel:
     """The U-Net of `preset` with random weights, its last convolution at zero: an untrained model predicts the mean."""
-    levels = range(len(preset.widths))
-    pixels = 3 * preset.fold**2
-    unet = UNet2DConditionModel(
+    data = 3 * preset.fold**2
+    return glide_unet(
+        [level in preset.attention_levels for level in range(len(preset.widths))],
         sample_size=preset.side // preset.fold,
-        in_channels=pixels + (4 if preset.low_side else 0),
-        out_channels=pixels,
+        in_channels=data + (4 if preset.low_side else 0),
+        out_channels=data,
         block_out_channels=preset.widths,
         layers_per_block=preset.blocks,
-        down_block_types=tuple(_block("Down", level in preset.attention_levels) for level in levels),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=tuple(_block("Up", level in preset.attention_levels) for level in reversed(levels)),
         attention_head_dim=preset.head_width,
         cross_attention_dim=preset.text_width,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="identity",
-        norm_eps=1e-5,
         norm_num_groups=max(1, math.gcd(*preset.widths) // GROUP_WIDTH),
     )
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
-    return unet
 
 
-def _block(direction: str, attends: bool) -> str:
-    return f"SimpleCrossAttn{direction}Block2D" if attends else f"Resnet{direction}sampleBlock2D"
+def enlarge(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Bilinear enlargement to [n, 3, side, side], upstream's conditioning of the upsampler."""
+    return functional.interpolate(images, (side, side), mode="bilinear")
 
 
-# Pixels and channels
+def to_uint8(sample: torch.Tensor) -> np.ndarray:
+    """Float [n, 3, h, w] in -1..1 to uint8 [n, h, w, 3]."""
+    return ((sample.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_float(images: np.ndarray) -> torch.Tensor:
+    """Uint8 [n, h, w, 3] to float [n, 3, h, w] in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def fold(pixels: torch.Tensor, factor: int) -> torch.Tensor:
@@ -124,6 +121,20 @@ def tempered(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (vectors * gains) @ vectors.T, (vectors / gains) @ vectors.T
 
 
+def residual_covariance(images: np.ndarray, small: np.ndarray, fold_by: int, count: int = 512) -> np.ndarray:
+    """Covariance [c, c] of the folded residuals of images over their enlarged small version, from evenly spaced ones.
+
+    It is averaged over the eight symmetries of a square, as training sees them.
+    """
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    large, low = to_float(images[chosen]), to_float(small[chosen])
+    residual, total = large - enlarge_bicubic(low, large.shape[-1] // low.shape[-1]), 0.0
+    for turn in range(4):
+        for turned in (residual.rot90(turn, (2, 3)), residual.rot90(turn, (2, 3)).flip(3)):
+            total = total + np.cov(fold(turned, fold_by).transpose(0, 1).flatten(1).numpy()) / 8
+    return total
+
+
 def mixed(channels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """`channels` [n, c, h, w] with the matrix [c, c] applied to each place."""
     return functional.conv2d(channels, matrix.to(channels)[:, :, None, None])
@@ -134,18 +145,19 @@ def enlarge_bicubic(low: torch.Tensor, factor: int) -> torch.Tensor:
     return functional.interpolate(low, scale_factor=factor, mode="bicubic", align_corners=False)
 
 
-# The part of a pipeline
-
-
 class FoldedPixels(ModelMixin, ConfigMixin):
     """Between images and what a folded U-Net diffuses: standardised colours, or the residual over a small image.
 
     side: of the images; low_side: of an upsampler's small image, 0 for a base model. noise_mean and noise_spread: of the
-    logarithm of sigma in training. Images are float [n, 3, h, w] in -1..1, data [n, 3 * fold^2, h / fold, w / fold].
+    logarithm of sigma in training. low_noise: the most noise that the small image held in
+    training. Images are float [n, 3, h, w] in -1..1, data [n, 3 * fold^2, h / fold, w / fold].
     """
 
     @register_to_config
-    def __init__(self, side: int, fold: int, low_side: int = 0, noise_mean: float = 0.0, noise_spread: float = 1.6):
+    def __init__(
+        self, side: int, fold: int, low_side: int = 0, noise_mean: float = 0.0, noise_spread: float = 1.6,
+        low_noise: float = LOW_NOISE,
+    ):  # fmt: skip
         super().__init__()
         channels = 3 * fold**2
         self.register_buffer("mean", torch.zeros(3, 1, 1))
@@ -159,6 +171,33 @@ class FoldedPixels(ModelMixin, ConfigMixin):
         return len(self.mix)
 
     @property
+    def scale(self) -> dict[str, list]:
+        """The numbers between images and data by name, to six digits: of the colours, or of the residual's components."""
+        names = ("mix", "unmix") if self.config.low_side else ("mean", "spread")
+        return {name: np.round(getattr(self, name).squeeze().double().cpu().numpy(), 6).tolist() for name in names}
+
+    def set_scale(self, scale: Mapping[str, Sequence]) -> None:
+        """Take the numbers of `scale`."""
+        for name, values in scale.items():
+            buffer = getattr(self, name)
+            buffer.copy_(torch.tensor(values).reshape(buffer.shape))
+
+    def fit(self, images: np.ndarray, small: np.ndarray | None = None, even: bool = False) -> None:
+        """Take the scale of training images, uint8 [n, side, side, 3], and of an upsampler's small ones, [n, low, low, 3].
+
+        even: all components of the residual by one number, in place of `tempered`.
+        """
+        if small is None:
+            values = images.reshape(-1, 3) / 127.5 - 1
+            scale = {"mean": values.mean(axis=0), "spread": values.std(axis=0)}
+        else:
+            covariance = residual_covariance(images, small, self.config.fold)
+            if even:  # components that are as large as each other are all divided by the same number
+                covariance = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+            scale = dict(zip(("mix", "unmix"), tempered(covariance), strict=True))
+        self.set_scale({name: np.round(values, 6).tolist() for name, values in scale.items()})
+
+    @property
     def factor(self) -> int:
         """How many times an upsampler enlarges; 1 for a base model."""
         return self.config.side // self.config.low_side if self.config.low_side else 1
@@ -167,33 +206,38 @@ class FoldedPixels(ModelMixin, ConfigMixin):
         """Images, and for an upsampler their small versions [n, 3, h / factor, w / factor], to data."""
         if low is not None:
             return mixed(fold(pixels - enlarge_bicubic(low, self.factor), self.config.fold), self.mix)
-        return fold((pixels - self.mean) / self.spread, self.config.fold)
+        return fold((pixels - self.mean.to(pixels)) / self.spread.to(pixels), self.config.fold)
 
     def decode(self, data: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
         """The inverse of `encode`."""
         if low is not None:
             return unfold(mixed(data, self.unmix), self.config.fold) + enlarge_bicubic(low, self.factor)
-        return unfold(data, self.config.fold) * self.spread + self.mean
+        return unfold(data, self.config.fold) * self.spread.to(data) + self.mean.to(data)
 
     def condition(self, low: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
-        """What an upsampler's U-Net sees beside the data: [n, 4, grid, grid]; level: of the noise that `low` holds [n]."""
+        """What an upsampler's U-Net sees beside the data: [n, 4, grid, grid]; level: of the noise that `low` holds [n].
+
+        The small image lies on the folded grid, and the most noise in training is shown as 1.
+        """
+        grid = low if self.factor == self.config.fold else enlarge_bicubic(low, self.factor // self.config.fold)
         level = low.new_zeros(len(low)) if level is None else level
-        return low_condition(low, level, self.factor // self.config.fold)
+        shown = (level / self.config.low_noise).view(-1, 1, 1, 1).expand(-1, 1, *grid.shape[-2:])
+        return torch.cat([grid, shown.to(grid.dtype)], dim=1)
 
     def times(self, scheduler, timesteps: torch.Tensor) -> torch.Tensor:
         """What the U-Net is told for timesteps of `scheduler`."""
         return time_of(sigmas_of(scheduler, timesteps))
 
-    def draw_timesteps(self, count: int, scheduler, generator: torch.Generator) -> torch.Tensor:
-        """Timesteps [count] of `scheduler` whose sigma is log-normal, as the networks were trained."""
-        logarithms = sigmas_of(scheduler, torch.arange(scheduler.config.num_train_timesteps)).log()
-        drawn = self.config.noise_mean + self.config.noise_spread * torch.randn(count, generator=generator)
-        return torch.searchsorted(logarithms, drawn).clamp(max=len(logarithms) - 1)
-
     def within_range(self, velocity, sample, signal: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
         """`velocity` changed so that the image which follows from it lies in -1..1; signal: the product of the alphas."""
         clean = self.decode(signal.sqrt() * sample - (1 - signal).sqrt() * velocity, low).clamp(-1, 1)
         return (signal.sqrt() * sample - self.encode(clean, low)) / (1 - signal).sqrt()
+
+
+def folded_pixels(preset: FoldedPreset) -> FoldedPixels:
+    """The part of a pipeline of `preset`, of data that are not scaled yet."""
+    noise = preset.noise_mean, preset.noise_spread, preset.low_noise
+    return FoldedPixels(preset.side, preset.fold, preset.low_side, *noise)
 
 
 def sigmas_of(scheduler, timesteps: torch.Tensor) -> torch.Tensor:
@@ -217,48 +261,6 @@ def folded_schedule(preset: FoldedPreset, count: int = 1000) -> DDPMScheduler:
     )
 
 
-# Karras' preconditioning for data of unit variance
-
-
 def time_of(sigma: torch.Tensor) -> torch.Tensor:
     """The U-Net's timestep for noise of standard deviation `sigma` [n]."""
     return TIME_SCALE * 0.25 * sigma.log()
-
-
-def clean_estimate(predicted: torch.Tensor, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """The clean data that the network's output [n, c, h, w] says: equation 7 with unit data variance."""
-    sigma = sigma.view(-1, 1, 1, 1)
-    return noisy / (1 + sigma**2) + predicted * sigma / (1 + sigma**2).sqrt()
-
-
-def training_target(clean: torch.Tensor, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """What the network should output for `noisy` = clean + sigma * noise; of unit variance at every sigma."""
-    sigma = sigma.view(-1, 1, 1, 1)
-    return (clean - noisy / (1 + sigma**2)) * (1 + sigma**2).sqrt() / sigma
-
-
-class FoldedDenoiser(nn.Module):
-    """Text encoder and U-Net as one module: the preconditioned network of Karras et al."""
-
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module):
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(self, noisy, sigma, ids, mask, condition=None) -> torch.Tensor:
-        """The raw prediction [n, c, h, w].
-
-        noisy [n, c, h, w], of variance 1 + sigma^2; sigma [n]; ids and mask [n, length]; condition [n, 4, h, w]: the
-        noised small image on the folded grid and the noise's level.
-        """
-        hidden, pooled = self.text_encoder(ids, mask)
-        entered = noisy / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt()
-        if condition is not None:
-            entered = torch.cat([entered, condition.to(entered.dtype)], dim=1)
-        return self.unet(entered, time_of(sigma), encoder_hidden_states=hidden, class_labels=pooled).sample
-
-
-def low_condition(low: torch.Tensor, level: torch.Tensor, factor: int) -> torch.Tensor:
-    """The condition [n, 4, factor * h, factor * w] from a noised small image [n, 3, h, w] and its noise's level [n]."""
-    grid = low if factor == 1 else enlarge_bicubic(low, factor)
-    shown = (level / LOW_NOISE).view(-1, 1, 1, 1).expand(-1, 1, *grid.shape[-2:])
-    return torch.cat([grid, shown.to(grid.dtype)], dim=1)

@@ -6,6 +6,9 @@ for DPM-Solver++, whose first order is DDIM (Song et al., arXiv 2010.02502).
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,25 +19,31 @@ from diffusers import DDPMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from diffusers.utils import logging as diffusers_logging
 from transformers import GPT2Tokenizer
 
-from dermstudy.diffusion import given, guidance
+from dermstudy.diffusion import guidance
 from dermstudy.diffusion.architecture import PRESETS, Preset, text_encoder_from, tokenize, unet_from
+from dermstudy.diffusion.checkpoints import weights_hash
 from dermstudy.diffusion.folded import (
     FOLDED_PRESETS,
-    FoldedPixels,
     FoldedPreset,
+    enlarge,
     fold,
+    folded_pixels,
     folded_schedule,
     folded_unet,
     sigmas_of,
+    to_float,
+    to_uint8,
 )
-from dermstudy.diffusion.pixels import enlarge, to_float, to_uint8
 from dermstudy.diffusion.schedules import respaced_timesteps, scheduler_from
-from dermstudy.diffusion.sides import set_side
+from dermstudy.diffusion.weights import check_loaded, check_stage
 from dermstudy.files import InputError
-from dermstudy.processor import bf16_products
+from dermstudy.processor import bf16_products, exact_roots
+from dermstudy.source import code_hash
+from dermstudy.weight_files import check_finite, check_shipped
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EVERYWHERE = (0.0, float("inf"))
+BROKEN = "the weights are damaged, or do not bear these settings: lower the guidance scale, or use fp32"
 
 
 def interval_of(bounds: Sequence[float]) -> tuple[float, float]:
@@ -89,28 +98,17 @@ class _Glide(DiffusionPipeline):
         return [caption for caption in prompts for _ in range(num_images)]
 
     def _denoise(
-        self,
-        captions: list[str],
-        seeds: list[int],
-        steps: int | str,
-        guidance_scale: float,
-        negative: str = "",
-        low: torch.Tensor | None = None,
-        known: tuple[torch.Tensor, torch.Tensor] | None = None,
-        temperature: float = 1.0,
-        callback: Callable[[int, int, torch.Tensor], None] | None = None,
-        blend: tuple[str, float] | None = None,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-        begin: tuple[torch.Tensor, float] | None = None,
-    ) -> torch.Tensor:
-        """Float32 [n, 3, side, side] in -1..1.
-
-        low: the small image; known: an image and where it stays; begin: images [n, 3, side, side] and the noise over signal
-        that they are given, from which sampling goes on, in place of noise alone.
-        """
+        self, captions: list[str], seeds, steps: int | str, guidance_scale: float, inpaint_image, inpaint_keep, begin, *,
+        negative: str = "", low: torch.Tensor | None = None, temperature: float = 1.0, callback=None,
+        blend: tuple[str, float] | None = None, guidance_interval: tuple[float, float] = EVERYWHERE,
+    ) -> torch.Tensor:  # fmt: skip
+        """Float32 [n, 3, side, side], in -1..1 but for what `_finish` cuts; low: the small image, the others as in the calls."""
         pixels, count = self.pixels, len(captions)
+        seeds = range(count) if seeds is None else seeds
         if len(seeds) != count:
             raise InputError(f"{count} images need as many seeds, got {len(seeds)}")
+        known = guidance.known_pixels(inpaint_image, inpaint_keep, count, self.side, self.device)
+        begin = guidance.begun_from(begin, count, self.side, self.device)
         for unet in filter(None, (self.unet, self.guide_unet)):
             unet.to(memory_format=torch.channels_last)  # half as fast again on a processor, and no slower elsewhere
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -147,7 +145,7 @@ class _Glide(DiffusionPipeline):
             sample = self.scheduler.step(output, timestep, sample, **options).prev_sample
             if callback is not None:
                 callback(index, int(timestep), sample)
-        return (pixels.decode(sample, low) if pixels else sample).clamp(-1, 1)
+        return pixels.decode(sample, low) if pixels else sample
 
     def _set_timesteps(self, steps: int | str, begin: tuple[torch.Tensor, float] | None = None) -> None:
         if begin is not None:
@@ -166,8 +164,7 @@ class _Glide(DiffusionPipeline):
 
     def _inpainting(self, known, sample: torch.Tensor) -> list[torch.Tensor]:
         """The extra input of weights that were trained to inpaint: the known pixels and their mask; zeros without."""
-        inpaints = self.unet.config.in_channels in (7, 10)
-        if not inpaints:
+        if self.unet.config.in_channels not in (7, 10):
             return []
         if known is None:
             return [torch.zeros_like(sample), torch.zeros_like(sample[:, :1])]
@@ -183,14 +180,11 @@ class _Glide(DiffusionPipeline):
         return torch.where(keep, noise, output)
 
     def _finish(self, sample: torch.Tensor, output_type: str):
-        if output_type == "pt":
-            return sample
-        images = to_uint8(sample)
-        if output_type == "np":
-            return images
-        if output_type == "pil":
-            return self.numpy_to_pil(images.astype(np.float32) / 255)
-        raise InputError(f"unknown output_type {output_type!r}: choose np, pil or pt")
+        check_finite({"the sample": sample}, "no image came out", BROKEN)
+        sample = sample.clamp(-1, 1)
+        if output_type not in ("np", "pt"):
+            raise InputError(f"unknown output_type {output_type!r}: choose np or pt")
+        return sample if output_type == "pt" else to_uint8(sample)
 
 
 class GlidePipeline(_Glide):
@@ -226,25 +220,14 @@ class GlidePipeline(_Glide):
             2404.07724); where it does not, what it leads away from is not computed.
         begin: uint8 [n, side, side, 3] and the noise over signal that they are given before sampling goes on from there,
             in place of noise alone: variations of an image (Meng et al., arXiv 2108.01073).
-        Returns uint8 [n, side, side, 3] ("np"), PIL images ("pil") or float [n, 3, side, side] in -1..1 ("pt").
+        Returns uint8 [n, side, side, 3] ("np") or float [n, 3, side, side] in -1..1 ("pt").
         """
-        captions = self._captions(prompt, num_images)
-        seeds = range(len(captions)) if seeds is None else seeds
-        known = given.known_pixels(inpaint_image, inpaint_keep, len(captions), self.side, self.device)
         if blend is not None and not 0 <= blend[1] <= 1:
             raise InputError(f"a share of {blend[1]} in the blend: give a number from 0 to 1")
         sample = self._denoise(
-            captions,
-            list(seeds),
-            num_inference_steps,
-            guidance_scale,
-            negative_prompt,
-            known=known,
-            callback=callback,
-            blend=blend,
-            guidance_interval=guidance_interval,
-            begin=given.begun_from(begin, len(captions), self.side, self.device),
-        )
+            self._captions(prompt, num_images), seeds, num_inference_steps, guidance_scale, inpaint_image, inpaint_keep, begin,
+            negative=negative_prompt, callback=callback, blend=blend, guidance_interval=guidance_interval,
+        )  # fmt: skip
         return self._finish(sample, output_type)
 
 
@@ -275,30 +258,25 @@ class GlideUpsamplePipeline(_Glide):
         captions = self._captions(prompt, len(low) if isinstance(prompt, str) else 1)
         if len(captions) != len(low):
             raise InputError(f"{len(low)} images need one prompt each, got {len(captions)}")
-        seeds = range(len(captions)) if seeds is None else seeds
         low = low.to(self.device, torch.float32)
-        condition = low if self.pixels else enlarge(low, self.side)
-        known = given.known_pixels(inpaint_image, inpaint_keep, len(captions), self.side, self.device)
         sample = self._denoise(
-            captions, list(seeds), num_inference_steps, guidance_scale, "", condition, known, temperature, callback,
-            begin=given.begun_from(begin, len(captions), self.side, self.device),
+            captions, seeds, num_inference_steps, guidance_scale, inpaint_image, inpaint_keep, begin,
+            low=low if self.pixels else enlarge(low, self.side), temperature=temperature, callback=callback,
         )  # fmt: skip
         return self._finish(sample, output_type)
 
 
 def build(
-    preset: str | Preset | FoldedPreset,
-    tokenizer: GPT2Tokenizer,
-    prediction: str = "epsilon",
-    seed: int = 0,
+    preset: str | Preset | FoldedPreset, tokenizer: GPT2Tokenizer, prediction: str = "epsilon", seed: int = 0,
     side: int | None = None,
-) -> _Glide:
+) -> _Glide:  # fmt: skip
     """An untrained pipeline of `preset` (a name in PRESETS or FOLDED_PRESETS, or sizes), its weights drawn from `seed`.
 
     prediction: "epsilon" or "v_prediction"; folded networks always predict the velocity.
     side: pixels of its images in place of the preset's; the same weights, with attention at the same levels. InputError
     for an unknown preset and for a side that the levels do not divide.
     """
+    exact_roots()
     known = PRESETS | FOLDED_PRESETS
     if isinstance(preset, str) and preset not in known:
         raise InputError(f"unknown GLIDE preset {preset!r}: choose one of {', '.join(known)}")
@@ -307,15 +285,14 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, text_encoder = (folded_unet if folded else unet_from)(sizes), text_encoder_from(sizes, len(tokenizer))
-    pixels = None
-    if folded:
-        pixels = FoldedPixels(sizes.side, sizes.fold, sizes.low_side, sizes.noise_mean, sizes.noise_spread)
-    schedule = folded_schedule(sizes) if folded else scheduler_from(sizes, prediction)
+    schedule, pixels = (
+        (folded_schedule(sizes), folded_pixels(sizes)) if folded else (scheduler_from(sizes, prediction), None)
+    )
     upsamples = sizes.low_side > 0 if folded else sizes.in_channels != 3
     kind = GlideUpsamplePipeline if upsamples else GlidePipeline
     pipeline = kind(unet.eval(), text_encoder.eval(), tokenizer, schedule, pixels)
     if side is not None and side != sizes.side:
-        set_side(pipeline, side)
+        guidance.set_side(pipeline, side)
     return pipeline
 
 
@@ -327,13 +304,17 @@ def load(folder: str | Path, kind: type[_Glide] = GlidePipeline, with_guide: boo
             f"no GLIDE weights in {folder}: convert OpenAI's checkpoint with "
             f"'dermstudy convert CHECKPOINT.pt {folder}', or choose a profile that brings its own"
         )
+    check_shipped(folder)
+    check_stage(folder, kind.__name__)
     diffusers_logging.disable_progress_bar()
+    exact_roots()  # before a scheduler is made
     try:
-        pipeline = kind.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        pipeline = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{folder} is not a complete GLIDE folder: {' '.join(str(error).split())}") from error
     if not with_guide:
         pipeline.register_modules(guide_unet=None, guide_text_encoder=None)
+    check_loaded(pipeline, folder)
     for module in pipeline.networks:
         module.eval()
     return pipeline.to(PartialState().device)
@@ -354,4 +335,24 @@ def cast(pipeline: _Glide, precision: str) -> None:
 
 def parameter_count(pipeline: _Glide) -> int:
     """Trainable numbers in the U-Net and its text encoder."""
-    return sum(p.numel() for module in (pipeline.unet, pipeline.text_encoder) for p in module.parameters())
+    return pipeline.unet.num_parameters() + pipeline.text_encoder.num_parameters()
+
+
+def identity(pipeline: _Glide) -> str:
+    """SHA-256 over all that an image of `pipeline` depends on but its prompt, seed and settings.
+
+    That is the weights in their precision, the networks' sizes, the tokens, the sampler, and this code.
+    """
+    digest = hashlib.sha256(code_hash(__name__).encode())
+    names = ("unet", "text_encoder", "pixels", "guide_unet", "guide_text_encoder")
+    parts = {name: getattr(pipeline, name) for name in names if getattr(pipeline, name)}
+    digest.update(weights_hash(parts).encode())
+    for module in parts.values():
+        sizes = {name: value for name, value in module.config.items() if not name.startswith("_")}  # not where it lies
+        digest.update(json.dumps(sizes, sort_keys=True).encode())
+    content = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())
+    digest.update(json.dumps([content["model"], content["added_tokens"]], sort_keys=True).encode())
+    scheduler = type(pipeline.scheduler)
+    own = {name: pipeline.scheduler.config.get(name) for name in inspect.signature(scheduler).parameters}
+    digest.update(f"{scheduler.__name__} {sorted(own.items(), key=str)}".encode())
+    return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""What a diffusion model is trained to make small: the loss of a batch, and that of held-out images by noise level.
+"""The loss that training makes small, on the batches of a step or on held-out images.
 
-Sources: Shavlokhova et al., section 2.1 (noise); Salimans and Ho (arXiv 2202.00512) for the velocity; Hang et al. (arXiv
-2303.09556) for the capped weight of nearly clean images.
+Sources: Shavlokhova et al., section 2.1 (noise); Salimans and Ho (arXiv 2202.00512) for the velocity, which is Karras'
+preconditioning (arXiv 2206.00364) with the sign turned; Hang et al. (arXiv 2303.09556) for the capped weight of nearly clean
+images: unlike theirs it stays one where noise prevails, for there an image's overall colour is decided.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn import functional
 
 from dermstudy.diffusion.architecture import tokenize
-from dermstudy.diffusion.batches import Batch, data_of, generator_of
-from dermstudy.diffusion.pixels import to_float
+from dermstudy.diffusion.batches import Batch, Pictures, data_of
+from dermstudy.diffusion.folded import sigmas_of, to_float
 from dermstudy.processor import bf16_products
 
 BANDS = 4  # the validation loss is kept for as many equal bands of the 1,000 timesteps
+GAMMA = 5.0  # velocities of pixels count min(1, GAMMA / (signal to noise + 1))
 
 
 class Denoiser(nn.Module):
@@ -30,61 +31,52 @@ class Denoiser(nn.Module):
         channels = unet.config.out_channels
         self.data = 3 if channels == 6 else channels  # OpenAI's say three more, where the variance lies in its range
 
-    def forward(self, entered, timesteps, ids, mask) -> torch.Tensor:
-        """The prediction for noisy data [n, c, h, w], with what stands beside them, times [n] and tokens [n, length]."""
+    def forward(self, entered, told, ids, mask) -> torch.Tensor:
+        """The prediction for noisy data [n, c, h, w] with what stands beside them; told [n], tokens [n, length]."""
         hidden, pooled = self.text_encoder(ids, mask)
-        output = self.unet(entered, timesteps, encoder_hidden_states=hidden, class_labels=pooled).sample
+        output = self.unet(entered, told, encoder_hidden_states=hidden, class_labels=pooled).sample
         return output[:, : self.data]
 
 
-def diffusion_loss(denoise, scheduler, batch: Batch, ids, mask, config, folded=None) -> torch.Tensor:
-    """The training loss of each image, [n]: squared error of noise or velocity.
+def diffusion_loss(denoise, pipeline, batch: Batch, ids, mask) -> torch.Tensor:
+    """The loss of each image, [n]: squared error of the noise, or of the velocity where the scheduler predicts it.
 
-    denoise: a Denoiser; ids and mask: the captions' tokens, each [n, length]; folded: the pipeline's FoldedPixels, for
-    whose data every velocity counts alike.
+    denoise: a Denoiser; ids and mask: the captions' tokens, each [n, length]. Velocities of folded pixels all count alike.
     """
-    noisy = scheduler.add_noise(batch.pixels, batch.noise, batch.timesteps)
-    entered = noisy if batch.low is None else torch.cat([noisy, batch.low], dim=1)
-    times = folded.times(scheduler, batch.timesteps) if folded else batch.timesteps
-    output = denoise(entered, times, ids, mask)
-    if folded:
-        target, weight = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps), 1.0
-    elif scheduler.config.prediction_type == "v_prediction":
-        target = scheduler.get_velocity(batch.pixels, batch.noise, batch.timesteps)
-        snr = compute_snr(scheduler, batch.timesteps)
-        weight = torch.clamp(config.snr_gamma / (snr + 1), max=1.0)
-    else:
-        target, weight = batch.noise, torch.ones_like(batch.pixels[:, 0, 0, 0])
-    return functional.mse_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3)) * weight
+    sigma = batch.sigma.view(-1, 1, 1, 1)
+    signal = (1 + sigma**2).rsqrt()
+    noisy = signal * batch.clean + sigma * signal * batch.noise
+    entered = noisy if batch.condition is None else torch.cat([noisy, batch.condition], dim=1)
+    target, weight = batch.noise, 1.0
+    if pipeline.scheduler.config.prediction_type == "v_prediction":
+        target = signal * batch.noise - sigma * signal * batch.clean
+        if pipeline.pixels is None:
+            weight = (GAMMA / (batch.sigma**-2 + 1)).clamp(max=1.0)
+    output = denoise(entered, batch.told, ids, mask).float()
+    return functional.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3)) * weight
 
 
 @torch.no_grad()
-def validation_loss(pipeline, images, captions, low_side: int, config, draws=2, each=16) -> dict:
+def validation_loss(pipeline, pictures: Pictures, config, draws: int = 2, each: int = 16) -> dict[str, float]:
     """Loss on held-out images with fixed noise, over all timesteps and by equal band of timesteps."""
-    ids, mask = tokenize(pipeline.tokenizer, list(captions), pipeline.text_encoder.config.length)
-    total, device = pipeline.scheduler.config.num_train_timesteps, pipeline.device
-    denoise = Denoiser(pipeline.unet, pipeline.text_encoder)
+    length, device = pipeline.text_encoder.config.length, pipeline.device
+    ids, mask = tokenize(pipeline.tokenizer, pictures.texts[:-1], length)
+    scheduler, folded, count = pipeline.scheduler, pipeline.pixels, len(pictures.images)
+    total, denoise = scheduler.config.num_train_timesteps, Denoiser(pipeline.unet, pipeline.text_encoder)
     values, bands = [], []
     for turn in range(draws):
-        for start in range(0, len(images), each):
+        for start in range(0, count, each):
             part = slice(start, start + each)
-            pixels = to_float(images[part])
-            data, seen = data_of(pixels, low_side, pipeline.pixels)
-            noise = torch.randn(data.shape, generator=generator_of(config.seed, start, 2 + turn))
+            sides = [to_float(side[part]) for side in (pictures.images, pictures.small) if side is not None]
+            clean, condition = data_of(pipeline, *(side.to(device) for side in sides))
+            generator = torch.Generator().manual_seed(seed_of(config.seed, start, 2 + turn))
+            noise = torch.randn(clean.shape, generator=generator)
             # Equally spaced over all images, so that each band holds its share however few the images are.
-            place = torch.arange(start, start + len(pixels)) * draws + turn
-            timesteps = (place * total) // (len(images) * draws)
-            batch = Batch(data, noise, timesteps, seen)
+            timesteps = (torch.arange(start, start + len(clean)) * draws + turn) * total // (count * draws)
+            told = folded.times(scheduler, timesteps) if folded else timesteps
+            batch = Batch(clean, noise, sigmas_of(scheduler, timesteps), told, condition).part(slice(None), device)
             with autocast(config, device):
-                loss = diffusion_loss(
-                    denoise,
-                    pipeline.scheduler,
-                    batch.part(slice(None), device),
-                    ids[part].to(device),
-                    mask[part].to(device),
-                    config,
-                    pipeline.pixels,
-                )
+                loss = diffusion_loss(denoise, pipeline, batch, ids[part].to(device), mask[part].to(device))
             values += loss.tolist()
             bands += (timesteps * BANDS // total).tolist()
     frame = pd.Series(values).groupby(bands).mean()
@@ -92,6 +84,21 @@ def validation_loss(pipeline, images, captions, low_side: int, config, draws=2, 
     return row | {f"validation_{b * total // BANDS}_{(b + 1) * total // BANDS - 1}": float(v) for b, v in frame.items()}
 
 
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def in_bf16(config, device: torch.device) -> bool:
+    """Whether networks compute in bf16: where `config` asks for it and the device multiplies such numbers itself."""
+    return config.precision == "bf16" and (device.type != "cpu" or bf16_products())
+
+
 def autocast(config, device: torch.device):
-    able = device.type != "cpu" or bf16_products()
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and able)
+    """The precision of a training step as a context."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(config, device))
+
+
+def layout(config, device: torch.device) -> torch.memory_format:
+    """Of convolutions: channels last where bf16 products are fast, else as they come (a fifth faster there)."""
+    return torch.channels_last if in_bf16(config, device) else torch.contiguous_format

@@ -6,11 +6,13 @@ Source: Shavlokhova et al., sections 2.2 (pairs, captions in text files) and 2.4
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,19 @@ from PIL import Image
 
 from dermstudy.data.storage import PNG, Storage
 from dermstudy.diffusion import glide, schedules
-from dermstudy.diffusion.identity import identity
-from dermstudy.files import InputError, atomic_path, code_hash, sha256_text, write_text
+from dermstudy.diffusion.architecture import read_part, tokenize
+from dermstudy.files import (
+    InputError,
+    atomic_path,
+    replace_folder,
+    restore,
+    restore_all,
+    sha256_text,
+    write_text,
+)
+from dermstudy.source import code_hash
 
-COLUMNS = ("image_id", "dx", "file", "caption", "source_image_id", "seed")
+WHOLE = "caption_whole"  # a column of the index where a caption was cut: `caption` is what the base model read of it
 MADE_BY = "made_by.txt"  # in a finished dataset: the hash of the models, captions, settings and code that it answers
 PAINTERS = "painters.json"  # beside it: identity() of the base model and of the upsampler, in that order
 
@@ -75,6 +86,12 @@ def originals_in_turn(frame: pd.DataFrame, wanted: pd.Series, seed: int) -> pd.D
     return shuffled[turn < shuffled["dx"].map(wanted).fillna(0)].sort_values(["image_id", "copy"])
 
 
+def read_by(pipeline, captions: Sequence[str]) -> list[str]:
+    """What the text encoder of `pipeline` reads of each caption."""
+    read = {text: read_part(pipeline.tokenizer, text, pipeline.text_encoder.config.length) for text in set(captions)}
+    return [read[text] for text in captions]
+
+
 def stages(base_folder: str | Path, upsampler_folder: str | Path, sampler: str, precision: str = "fp32"):
     """Both pipelines from their folders, ready to sample: the solver `sampler`, the precision of the arithmetic."""
     base = glide.load(base_folder)
@@ -106,8 +123,9 @@ def synthesise(
 ) -> Path:
     """Sample one image for each row of `originals` (image_id, copy, dx, caption) and write the synthetic dataset.
 
-    Each image is a file at the upsampler's side, stored as `storage` says, with its caption as a text file beside it, and a
-    line of index.csv. guidance_interval: the noise at which guidance acts, as GlidePipeline takes it.
+    Each image is a file at the upsampler's side, stored as `storage` says, with what was read of its caption as a text file
+    beside it, and a line of index.csv (image_id, dx, file, caption, source_image_id, seed, and WHOLE where one was cut).
+    guidance_interval: the noise at which guidance acts, as GlidePipeline takes it.
     A run that was cut short goes on where it stopped as long as the models, the captions, the settings, `made_with` and this
     code are the same, and a finished one is kept; the folder appears under its name only when whole. Under `torchrun` the
     processes share the images. Prints a line a batch.
@@ -115,31 +133,30 @@ def synthesise(
     processes = PartialState()
     folder = Path(folder)
     names = originals["image_id"] + originals["copy"].map(lambda copy: f"_{copy}" if copy else "")
-    painters = [identity(pipeline) for pipeline in (base, upsampler)]
-    made_by = [code_hash(sys.modules[__name__]), *painters, made_with]
+    painters = [glide.identity(pipeline) for pipeline in (base, upsampler)]
+    made_by = [code_hash(__name__), *painters, made_with]
     shown = originals[["image_id", "dx", "caption"]].to_dict("list") | {"name": names.tolist()}
     guidance = {"guidance_scale": guidance_scale, "guidance_interval": tuple(guidance_interval)}
     asked = [*made_by, seed, guidance, base_steps, upsample_steps, asdict(storage), shown]
     settings = sha256_text(json.dumps(asked, default=str))
+    restore(folder)
     if (folder / MADE_BY).is_file() and (folder / MADE_BY).read_text(encoding="utf-8") == settings:
         print(f"{len(names)} of {len(names)} images are there, from the same models and settings")
         return folder
-    part = folder.with_name(f".{folder.name}.{settings[:12]}")
+    for model in (base, upsampler):  # names the captions that are cut, before hours of painting
+        tokenize(model.tokenizer, originals["caption"].tolist(), model.text_encoder.config.length)
     with processes.main_process_first():
-        part.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(f".{folder.name}.*"):
-            if stale != part:
-                shutil.rmtree(stale)
+        part = taken_up(folder, settings)
     index = pd.DataFrame(
         {
             "image_id": [f"synthetic_{name}" for name in names],
             "dx": originals["dx"].to_numpy(),
             "file": [f"synthetic_{name}{storage.suffix}" for name in names],
-            "caption": originals["caption"].to_numpy(),
+            "caption": read_by(base, originals["caption"]),
             "source_image_id": originals["image_id"].to_numpy(),
             "seed": seeds_for(names, seed),
+            WHOLE: originals["caption"].to_numpy(),
         },
-        columns=COLUMNS,
     )
     own = index.iloc[processes.process_index :: processes.num_processes]
     _paint(base, upsampler, own, part, guidance, base_steps, upsample_steps, batch, storage)
@@ -150,6 +167,19 @@ def synthesise(
         _finish(part, folder, index)
     processes.wait_for_everyone()
     return folder
+
+
+def taken_up(folder: Path, settings: str) -> Path:
+    """The unfinished set for `folder` of these settings, new or as a killed run left it; those of others are removed."""
+    part = folder.with_name(f".{folder.name}.{sha256_text(settings)[:12]}")
+    part.mkdir(parents=True, exist_ok=True)
+    own = re.compile(re.escape(f".{folder.name}.") + "[0-9a-f]{12}")
+    for stale in part.parent.glob(".*"):
+        if stale != part and own.fullmatch(stale.name):
+            shutil.rmtree(stale)
+    for within in (part, *(path for path in part.iterdir() if path.is_dir())):
+        restore_all(within)
+    return part
 
 
 def _paint(
@@ -163,7 +193,7 @@ def _paint(
     started, done = time.monotonic(), 0
     for start in range(0, len(missing), batch):
         some = missing.iloc[start : start + batch]
-        captions, seeds = some["caption"].tolist(), some["seed"].tolist()
+        captions, seeds = some[WHOLE].tolist(), some["seed"].tolist()
         small = base(captions, num_inference_steps=base_steps, seeds=seeds, **guidance)
         large = enlarged(upsampler, small, captions, seeds, upsample_steps)
         for image, row in zip(large, some.itertuples(), strict=True):
@@ -175,11 +205,11 @@ def _paint(
 
 
 def _finish(part: Path, folder: Path, index: pd.DataFrame) -> None:
+    if index[WHOLE].equals(index["caption"]):
+        index = index.drop(columns=WHOLE)
     with atomic_path(part / "index.csv") as path:
         index.to_csv(path, index=False, lineterminator="\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.rename(folder)
+    replace_folder(part, folder)
 
 
 def enlarged(
@@ -192,6 +222,17 @@ def enlarged(
         own = upsample_seeds(seeds[part])
         parts.append(upsampler(captions[part], small[part], num_inference_steps=steps, seeds=own))
     return np.concatenate(parts)
+
+
+def painted(base, upsampler, captions: Sequence[str], seeds: Sequence[int], sampling: Mapping[str, Any]) -> np.ndarray:
+    """Whole images of `captions`, one seed each: uint8 [n, side, side, 3]; sampling: as `weights_card.describe` gives it."""
+    for pipeline in (base, upsampler):
+        pipeline.set_progress_bar_config(disable=True)
+    small = base(
+        list(captions), guidance_scale=sampling["GUIDANCE_SCALE"], num_inference_steps=sampling["BASE_STEPS"],
+        seeds=list(seeds), guidance_interval=glide.interval_of(sampling["GUIDANCE_INTERVAL"]),
+    )  # fmt: skip
+    return enlarged(upsampler, small, list(captions), list(seeds), sampling["UPSAMPLE_STEPS"])
 
 
 def upsample_seeds(seeds: list[int]) -> list[int]:

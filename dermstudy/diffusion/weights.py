@@ -1,70 +1,57 @@
-"""A folder of weights as it ships: the hash that names it, and what its model card says of licence, limits and settings.
-
-Sources: Mitchell et al., "Model cards for model reporting" (arXiv 1810.03993); the front matter is Hugging Face's.
-"""
+"""A folder of weights: whether it can answer, and what its lineage says."""
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-import yaml
+import torch
+from pydantic import BaseModel
 
-from dermstudy.files import InputError, content_hash, sha256_text
+from dermstudy.files import InputError, read_json
+from dermstudy.weight_files import check_finite
 
-FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.S)
+STAGES = {"GlidePipeline": "a base model", "GlideUpsamplePipeline": "an upsampler"}
 LINEAGE = (
     "lineage.json"  # in a folder of weights: the recipe of each network, and the settings that it was measured with
 )
 SITTINGS = "sittings.csv"  # in its tables/: a line a sitting of training
 LOG = "training_{}.csv"  # in its tables/: the training of "base" or "upsampler"
-# What the weights that ship were measured with; a folder that says otherwise in its lineage is taken at its word.
-SAMPLING = {
-    "GUIDANCE_SCALE": 3.0,
-    "GUIDANCE_INTERVAL": [],
-    "SAMPLER": "dpm-solver",
-    "BASE_STEPS": "20",
-    "UPSAMPLE_STEPS": "8",
-}
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What a folder of weights says of itself."""
+class Training(BaseModel):
+    """One training that a network went through: its settings, and where it ended."""
 
-    name: str  # of `name_of`
-    licence: str  # an SPDX identifier in lower case, as Hugging Face writes it; "" where no card names one
-    warnings: tuple[str, ...]  # what the card opens with in bold, one paragraph each
-    sampling: dict = field(
-        default_factory=lambda: dict(SAMPLING)
-    )  # the settings of 03_sample that it was measured with
+    recipe: dict[str, Any]
+    step: int
 
 
-def describe(folder: str | Path) -> Weights:
-    """What `folder` says of itself in README.md and lineage.json, where it has them.
+class Network(BaseModel):
+    """What lineage.json says of one network: its last training and the earlier ones; another study's may say less."""
 
-    InputError where the folder is missing, holds no weights, or has a card or a lineage that cannot be read.
-    """
-    folder = Path(folder)
-    if not any(folder.rglob("*.safetensors")):
-        raise InputError(f"no weights in {folder}: give a folder with base/ and upsampler/, such as weights/glide-mini")
-    card = folder / "README.md"
-    try:
-        text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        licence = str(front_matter(text).get("license", ""))
-        sampling = SAMPLING | lineage(folder).get("sampling", {})
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"{folder}: its card or lineage cannot be read ({' '.join(str(error).split())})") from error
-    return Weights(name_of(folder), licence, warnings_of(text), sampling)
+    recipe: dict[str, Any] = {}
+    earlier: list[Training] = []
+    left_out: list[str] = []
+
+
+class Lineage(BaseModel):
+    """What lineage.json of a folder of weights may hold."""
+
+    base: Network = Network()
+    upsampler: Network = Network()
+    guide: Network = Network()
+    sampling: dict[str, Any] = {}
 
 
 def lineage(folder: str | Path) -> dict:
-    """What lineage.json of a folder of weights holds; nothing where there is none."""
+    """What lineage.json of a folder of weights holds; nothing where there is none. InputError where it is damaged."""
     path = Path(folder) / LINEAGE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, Lineage, "take it from where the weights came from") if path.exists() else {}
 
 
 def training_hours(stage: str | Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -82,20 +69,52 @@ def training_hours(stage: str | Path) -> tuple[pd.DataFrame, pd.DataFrame] | Non
     return pd.read_csv(log), sittings[sittings["model"] == stage.name].reset_index(drop=True)
 
 
-def name_of(folder: str | Path) -> str:
-    """The name of a folder of models, and ten digits over all that its two stages hold."""
-    hashes = [content_hash(Path(folder) / stage) for stage in ("base", "upsampler")]
-    return f"{Path(folder).resolve().name} {sha256_text(' '.join(hashes))[:10]}"
+def noise_changes(training: Mapping, log: pd.DataFrame) -> list[int]:
+    """The steps of `log` after which training went on with other draws of noise, in order; none where no recipe is kept.
+
+    training: a network's entry of lineage.json.
+    """
+    if "recipe" not in training:
+        return []
+    recipes = [one["recipe"] for one in training.get("earlier", [])] + [training["recipe"]]
+    ends = np.cumsum([one["step"] for one in training.get("earlier", [])]).tolist()
+    draws = [tuple(recipe.get(name) for name in ("noise_mean", "noise_spread", "high_share")) for recipe in recipes]
+    turns = [end for end, (before, after) in zip(ends, pairwise(draws), strict=True) if before != after]
+    return [end for end in turns if end < log["step"].max()]
 
 
-def front_matter(card: str) -> dict:
-    """The YAML between the lines of three dashes that a card opens with; empty where there is none."""
-    found = FRONT_MATTER.match(card)
-    return (yaml.safe_load(found[1]) or {}) if found else {}
+def check_loaded(pipeline, folder: Path) -> None:
+    """InputError names the first network that lacks weights or holds some that are not finite, or a tokenizer of another size."""
+    for part in ("unet", "text_encoder", "pixels", "guide_unet", "guide_text_encoder"):
+        module = getattr(pipeline, part)
+        if module is not None:
+            tensors = module.state_dict()
+            lacking = [name for name, value in tensors.items() if value.device == torch.device("meta")]
+            if lacking:
+                raise InputError(f"{folder / part} lacks {len(lacking)} tensors, {lacking[0]} first: get it again")
+            check_finite(tensors, folder / part)
+    for text_encoder in filter(None, (pipeline.text_encoder, pipeline.guide_text_encoder)):
+        known = text_encoder.config.vocabulary
+        if len(pipeline.tokenizer) != known or pipeline.tokenizer.pad_token is None:
+            raise InputError(f"{folder / 'tokenizer'} holds {len(pipeline.tokenizer)} tokens, the text encoder {known}: "
+                             "get the tokenizer that came with the weights")  # fmt: skip
 
 
-def warnings_of(card: str) -> tuple[str, ...]:
-    """The paragraphs before a card's first section that open in bold, each on one line."""
-    opening = FRONT_MATTER.sub("", card).partition("\n## ")[0]
-    paragraphs = (" ".join(part.split()) for part in opening.split("\n\n"))
-    return tuple(part for part in paragraphs if part.startswith("**"))
+def stage_of(folder: str | Path) -> str:
+    """The pipeline class that model_index.json in `folder` names, one of STAGES; InputError where it names none."""
+    try:
+        name = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except OSError as error:
+        raise InputError(f"{folder} holds no pipeline: give a folder such as weights/glide-mini/base") from error
+    except (ValueError, KeyError, TypeError):
+        name = None
+    if name not in STAGES:
+        raise InputError(f"{folder} is not a complete GLIDE folder: model_index.json names no pipeline of this study")
+    return name
+
+
+def check_stage(folder: Path, wanted: str) -> None:
+    """InputError where `folder` holds the other stage than that of the class `wanted`."""
+    found = stage_of(folder)
+    if found != wanted:
+        raise InputError(f"{folder} holds {STAGES[found]}, and {STAGES[wanted]} is needed: give the other folder")

@@ -6,13 +6,12 @@ scikit-image (D65, 2 degrees); the interval resamples images, real ones by whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from skimage.color import rgb2lab
 
-from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES
 from dermstudy.files import InputError
 from dermstudy.intervals import quantiles
@@ -34,50 +33,44 @@ def colours(images: np.ndarray) -> np.ndarray:
     return np.array(rows).reshape(-1, 6)
 
 
-def colours_of(synthetic: Cohort, real: Cohort, shades: Sequence[np.ndarray], seed: int = 0) -> pd.DataFrame:
-    """`colour_table` of two cohorts whose images have the colours `shades`, [n, 6] each."""
-    own, known = (
-        {code: shade[(side.frame["dx"] == code).to_numpy()] for code in CODES}
-        for side, shade in zip((synthetic, real), shades, strict=True)
-    )
-    lesions = {code: real.select(dx=code).frame["group"].to_numpy() for code in CODES}
-    return colour_table(own, known, lesions, seed=seed)
-
-
 def colour_table(
-    synthetic: Mapping[str, np.ndarray],
-    real: Mapping[str, np.ndarray],
-    lesions: Mapping[str, np.ndarray],
+    synthetic: tuple[pd.DataFrame, np.ndarray],
+    real: tuple[pd.DataFrame, np.ndarray],
+    codes: Sequence[str] = CODES,
     resamples: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row an entity and channel: how far synthetic images lie from real ones, and how evenly they scatter.
 
-    synthetic, real: `colours` [n, 6] by entity; lesions: the lesion of each real image. Columns entity, channel, n, n_real,
-    mean, real_mean, difference with its 95 % interval low, high (bootstrap of synthetic images and of real lesions), between
-    (the standard deviation of image means over that of real ones) and within (of pixels within an image, likewise).
-    InputError where an entity has fewer than two images or lesions on a side.
+    synthetic, real: a row an image (dx; group, the lesion, of real ones) and the images' `colours` [n, 6]. Columns entity,
+    channel, n, n_real, mean, real_mean, difference with its 95 % interval low, high (bootstrap of synthetic images and of real
+    lesions), between (the standard deviation of image means over that of real ones) and within (of pixels within an image,
+    likewise). InputError where one of `codes` has fewer than two images or lesions on a side.
     """
     rows = []
-    for code in [code for code in CODES if code in synthetic]:
-        random, own, known = np.random.default_rng([seed, CODES.index(code), 13]), synthetic[code], real[code]
-        names, place = np.unique(np.asarray(lesions[code]), return_inverse=True)
-        if len(own) < 2 or len(names) < 2:
+    for code in codes:
+        made, known = (colours[(frame["dx"] == code).to_numpy()] for frame, colours in (synthetic, real))
+        random, lesions = (
+            np.random.default_rng([seed, CODES.index(code), 13]),
+            real[0].loc[real[0]["dx"] == code, "group"],
+        )
+        names, lesion_of = np.unique(lesions.to_numpy(), return_inverse=True)
+        if len(made) < 2 or len(names) < 2:
             raise InputError(
-                f"{code}: {len(own)} synthetic images and {len(names)} real lesions; colours need two of each"
+                f"{code}: {len(made)} synthetic images and {len(names)} real lesions; colours need two of each"
             )
-        members = [np.flatnonzero(place == lesion) for lesion in range(len(names))]
+        members = [np.flatnonzero(lesion_of == lesion) for lesion in range(len(names))]
         drawn = []
         for _ in range(resamples):
             again = np.concatenate([members[lesion] for lesion in random.integers(0, len(names), len(names))])
-            drawn.append(own[random.integers(0, len(own), len(own)), :3].mean(0) - known[again, :3].mean(0))
+            drawn.append(made[random.integers(0, len(made), len(made)), :3].mean(0) - known[again, :3].mean(0))
         for channel, name in enumerate(CHANNELS):
             low, high = quantiles(np.array(drawn)[:, channel])
+            mean, real_mean = made[:, channel].mean(), known[:, channel].mean()
             rows.append({
-                "entity": code, "channel": name, "n": len(own), "n_real": len(known),
-                "mean": own[:, channel].mean(), "real_mean": known[:, channel].mean(),
-                "difference": own[:, channel].mean() - known[:, channel].mean(), "low": low, "high": high,
-                "between": own[:, channel].std() / known[:, channel].std(),
-                "within": own[:, 3 + channel].mean() / known[:, 3 + channel].mean(),
+                "entity": code, "channel": name, "n": len(made), "n_real": len(known), "mean": mean, "real_mean": real_mean,
+                "difference": mean - real_mean, "low": low, "high": high,
+                "between": made[:, channel].std() / known[:, channel].std(),
+                "within": made[:, 3 + channel].mean() / known[:, 3 + channel].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)

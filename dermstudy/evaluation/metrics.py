@@ -14,6 +14,9 @@ import pandas as pd
 
 from dermstudy.files import InputError
 
+BANDS = ((12, 24), (24, 48), (48, 96))  # cycles an image of 256 pixels
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+SUBSETS = 50  # of KID between sets of unequal size
 NEIGHBOURS = 3  # Kynkäänniemi et al. use the third nearest neighbour
 
 
@@ -62,6 +65,25 @@ def pair_metrics(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     }
 
 
+def band_power(images: np.ndarray, bands=BANDS) -> np.ndarray:
+    """Mean power of the luminance of square images uint8 [n, h, h, 3] in each of `bands` (low <= cycles < high): [bands].
+
+    A texture that is too smooth shows here; features of a network forgive it. Source: van der Schaaf and van Hateren, "Modelling
+    the power spectra of natural images" (Vision Research 36, 1996), for the spectrum over a Hann window. InputError where the
+    images are too small for a band.
+    """
+    side = images.shape[1]
+    if images.ndim != 4 or images.shape[2] != side or 2 * max(high for _, high in bands) > side:
+        raise InputError(f"a spectrum up to {bands[-1][1]} cycles needs square images that large, got {images.shape}")
+    window = np.outer(*2 * [np.hanning(side)])
+    cycles = np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(side, 1 / side)]))
+    total = np.zeros((side, side))
+    for image in images:
+        luminance = image @ LUMINANCE
+        total += np.abs(np.fft.fft2((luminance - luminance.mean()) * window)) ** 2 / len(images)
+    return np.array([total[(cycles >= low) & (cycles < high)].mean() for low, high in bands])
+
+
 def _same_shape(first: np.ndarray, second: np.ndarray) -> None:
     if first.shape != second.shape:
         raise InputError(f"two images of a pair differ in size, {first.shape} and {second.shape}: resize them alike")
@@ -90,33 +112,27 @@ def fid(first: np.ndarray, second: np.ndarray) -> float:
     return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
 
 
-def kid(first: np.ndarray, second: np.ndarray, subsets: int = 50, subset_size: int = 0, seed: int = 0) -> float:
+def kid(first: np.ndarray, second: np.ndarray) -> float:
     """Kernel distance of two feature sets, times 1,000: the squared maximum mean discrepancy, unbiased.
 
-    Source: Binkowski et al., section 4, through torch-fidelity: cubic polynomial kernel, mean over `subsets` random
-    subsets of `subset_size` (0: one subset of all, where both sets have the same size). Can be slightly negative.
+    Source: Binkowski et al., section 4, through torch-fidelity: cubic polynomial kernel, over all of both sets where they
+    have the same size, else the mean over SUBSETS random subsets of the smaller one's size. Can be slightly negative.
     """
     import torch
     from threadpoolctl import threadpool_limits
     from torch_fidelity.metric_kid import kid_features_to_metric
 
-    size = subset_size or min(len(first), len(second))
-    _features(first, second, max(2, size), "KID")
-    if not subset_size and len(first) == len(second):
-        subsets = 1
+    _features(first, second, 2, "KID")
+    settings = {
+        "kid_kernel": "poly",
+        "kid_kernel_poly_degree": 3,
+        "kid_kernel_poly_gamma": None,
+        "kid_kernel_poly_coef0": 1.0,
+    }
+    settings |= {"kid_subsets": 1 if len(first) == len(second) else SUBSETS, "rng_seed": 0, "verbose": False}
+    sides = [torch.from_numpy(side.astype(np.float64)) for side in (first, second)]
     with threadpool_limits(1, "blas"):  # threads of so small products wait for each other on busy cores
-        result = kid_features_to_metric(
-            torch.from_numpy(first.astype(np.float64)),
-            torch.from_numpy(second.astype(np.float64)),
-            kid_subsets=subsets,
-            kid_subset_size=size,
-            rng_seed=seed,
-            verbose=False,
-            kid_kernel="poly",
-            kid_kernel_poly_degree=3,
-            kid_kernel_poly_gamma=None,
-            kid_kernel_poly_coef0=1.0,
-        )
+        result = kid_features_to_metric(*sides, kid_subset_size=min(len(first), len(second)), **settings)
     return 1000 * result["kernel_inception_distance_mean"]
 
 
@@ -129,14 +145,8 @@ def precision_recall(generated: np.ndarray, real: np.ndarray) -> tuple[float, fl
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     _features(generated, real, NEIGHBOURS + 1, "precision and recall")
-    result = prc_features_to_metric(
-        torch.from_numpy(generated),
-        torch.from_numpy(real),
-        prc_neighborhood=NEIGHBOURS,
-        prc_batch_size=10_000,
-        save_cpu_ram=False,
-        verbose=False,
-    )
+    settings = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": 10_000, "save_cpu_ram": False, "verbose": False}
+    result = prc_features_to_metric(torch.from_numpy(generated), torch.from_numpy(real), **settings)
     return result["precision"], result["recall"]
 
 

@@ -5,7 +5,7 @@ Sources: Shavlokhova et al., sections 2.2 and 3.1, Table 1; Odena et al. (arXiv 
 
 from __future__ import annotations
 
-import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,11 +14,10 @@ import pandas as pd
 
 from dermstudy.data.dataset import Cohort
 from dermstudy.entities import CODES, NAMES
-from dermstudy.evaluation.draws import draw_lesions, fid_by_size, largest_n
 from dermstudy.evaluation.features import Features
 from dermstudy.evaluation.metrics import feature_metrics, fid, inception_score, kid, ms_ssim, pair_metrics
 from dermstudy.evaluation.metrics import psnr as true_psnr
-from dermstudy.files import InputError
+from dermstudy.files import InputError, progress
 from dermstudy.intervals import quantiles
 from dermstudy.published import paper
 
@@ -36,25 +35,24 @@ def pair_table(originals: Cohort, synthetic: Cohort, side: int) -> pd.DataFrame:
 
     One row a synthetic image: image_id, dx, source_image_id and the metrics. Prints a line every ten seconds.
     """
-    rows, told = [], time.monotonic()
-    for start in range(0, len(synthetic), PAIRS_AT_ONCE):
-        batch = synthetic.frame.iloc[start : start + PAIRS_AT_ONCE]
+    rows, frame = [], synthetic.frame
+    starts = range(0, len(frame), PAIRS_AT_ONCE)
+    for start in progress(starts, len(frame), "pairs compared", PAIRS_AT_ONCE):
+        batch = frame.iloc[start : start + PAIRS_AT_ONCE]
         reals = originals.images(side, batch["source_image_id"].tolist())
         fakes = synthetic.images(side, batch["image_id"].tolist())
-        for pair, real, fake in zip(batch.itertuples(), reals, fakes, strict=True):
-            names = {"image_id": pair.image_id, "dx": pair.dx, "source_image_id": pair.source_image_id}
-            rows.append(names | pair_metrics(real[None], fake[None]))
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
-                print(f"{len(rows)} of {len(synthetic)} pairs compared", flush=True)
+        names = batch[["image_id", "dx", "source_image_id"]].to_dict("records")
+        rows += [
+            name | pair_metrics(real[None], fake[None]) for name, real, fake in zip(names, reals, fakes, strict=True)
+        ]
     return pd.DataFrame(rows)
 
 
 def real_pairs(cohort: Cohort, side: int, pairs: int = 20, seed: int = 0) -> pd.DataFrame:
     """The pixel metrics of random pairs of originals of one entity and different lesions; index: entity codes."""
     random, rows = np.random.default_rng(seed), {}
-    for code, own in cohort.frame.groupby("dx"):
-        one_a_lesion = own.drop_duplicates("group")["image_id"].to_numpy()
+    for code, images in cohort.frame.groupby("dx"):
+        one_a_lesion = images.drop_duplicates("group")["image_id"].to_numpy()
         chosen = random.permutation(one_a_lesion)[: 2 * min(pairs, len(one_a_lesion) // 2)]
         halves = np.split(cohort.images(side, chosen), 2)
         rows[code] = {"n": len(halves[0]), **pair_metrics(*halves)}
@@ -132,9 +130,9 @@ def above_floors(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     parts = []
     for encoder, table in tables.items():
         kids, recalls = (table[table["metric"] == name].set_index("entity") for name in ("kid", "recall"))
-        own = kids[["n", "floor"]].assign(encoder=encoder, kid=kids["value"], excess=kids["value"] - kids["floor"])
-        own = own.assign(recall=recalls["value"], recall_floor=recalls["floor"]).reset_index()
-        parts.append(own.assign(entity=own["entity"].replace(NAMES)))
+        rows = kids[["n", "floor"]].assign(encoder=encoder, kid=kids["value"], excess=kids["value"] - kids["floor"])
+        rows = rows.assign(recall=recalls["value"], recall_floor=recalls["floor"]).reset_index()
+        parts.append(rows.assign(entity=rows["entity"].replace(NAMES)))
     columns = ["encoder", "entity", "n", "kid", "floor", "excess", "recall", "recall_floor"]
     return pd.concat(parts, ignore_index=True)[columns]
 
@@ -150,11 +148,19 @@ def order_by_kid(both: pd.DataFrame) -> pd.DataFrame:
 
 
 def fid_curve(parts: list[np.ndarray], seed: int = 0, points: int = 6) -> pd.DataFrame:
-    """`fid_by_size` of two halves of the same real images, whose true distance is zero."""
+    """FID of random subsets of two halves of the same real images, whose true distance is zero, by the subsets' size.
+
+    parts: features [n, d] of several entities. Columns n, value: three rows a size.
+    """
     everything = np.concatenate(parts)
     halves = np.array_split(everything[np.random.default_rng(seed).permutation(len(everything))], 2)
-    sizes = sorted({int(size) for size in np.geomspace(4, len(halves[1]), points)})
-    return fid_by_size(*halves, sizes, repeats=3, seed=seed)
+    random, sizes = np.random.default_rng(seed), sorted({int(n) for n in np.geomspace(4, len(halves[1]), points)})
+    rows = [
+        (size, fid(*(half[random.permutation(len(half))[:size]] for half in halves)))
+        for size in sizes
+        for _ in range(3)
+    ]
+    return pd.DataFrame(rows, columns=["n", "value"])
 
 
 def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -166,8 +172,8 @@ def as_published(pairs: pd.DataFrame, real: dict[str, np.ndarray], synthetic: di
     _both_sides(real, synthetic)
     rows = {}
     for code in [code for code in CODES if code in real]:
-        own = pairs[pairs["dx"] == code]
-        rows[code] = {"n": len(own)} | {name: own[name].mean() for name in PIXEL_METRICS}
+        paired = pairs[pairs["dx"] == code]
+        rows[code] = {"n": len(paired)} | {name: paired[name].mean() for name in PIXEL_METRICS}
         rows[code] |= {"fid": fid(synthetic[code], real[code]), "inception_score": inception_score(synthetic[code])}
     table = pd.DataFrame.from_dict(rows, orient="index")
     overall = table.mean()
@@ -199,66 +205,52 @@ def audited(
     """
     _both_sides(test, synthetic)
     codes = [code for code in CODES if code in test]
-    each = {code: _count(synthetic, train, test, code, most) for code in codes}
-    alone = [code for code in codes if each[code] >= fewest]
+    sizes = {code: _count(synthetic, train, test, code, most) for code in codes}
     wanted = {
-        code: [name for name in FEATURE_METRICS if name != "fid" or each[code] >= UNBIASED_FID] for code in alone
+        code: [name for name in FEATURE_METRICS if name != "fid" or sizes[code] >= UNBIASED_FID]
+        for code in codes
+        if sizes[code] >= fewest
     } | {"overall": list(FEATURE_METRICS)}
-    values = {(entity, name): [] for entity, names in wanted.items() for name in names}
-    floors = {key: [] for key in values}
-    others: dict[str, list[float]] = {code: [] for code in alone}
+    sizes["overall"] = sum(sizes.values())
+    found = defaultdict(list)  # by entity, metric and column: a value a repetition
     for repeat in range(repeats):
-        drawn = {code: _drawn(synthetic, train, test, code, each[code], [seed, repeat]) for code in codes}
-        overall = tuple(np.concatenate(parts) for parts in zip(*drawn.values(), strict=True))
-        for code in alone:
-            rest = np.concatenate([drawn[other][2] for other in codes if other != code])
-            random = np.random.default_rng([seed, CODES.index(code), repeat, 1])
-            others[code].append(kid(rest[random.permutation(len(rest))[: each[code]]], drawn[code][1]))
-        for entity in wanted:
-            made, real, reference = overall if entity == "overall" else drawn[entity]
-            for name, value in feature_metrics(made, real, wanted[entity]).items():
-                values[entity, name].append(value)
-            for name, value in feature_metrics(reference, real, wanted[entity]).items():
-                floors[entity, name].append(value)
-    return _audited_rows(values, floors, others, each | {"overall": sum(each.values())})
+        drawn = {}
+        for code in codes:
+            random = np.random.default_rng([seed, CODES.index(code), repeat])
+            made = synthetic[code][random.permutation(len(synthetic[code]))[: sizes[code]]]
+            drawn[code] = made, test[code].drawn(sizes[code], random), train[code].drawn(sizes[code], random)
+        drawn["overall"] = tuple(np.concatenate(parts) for parts in zip(*drawn.values(), strict=True))
+        for entity, names in wanted.items():
+            made, real, reference = drawn[entity]
+            for column, images in (("value", made), ("floor", reference)):
+                for name, value in feature_metrics(images, real, names).items():
+                    found[entity, name, column].append(value)
+            if entity != "overall":
+                rest = np.concatenate([drawn[other][2] for other in codes if other != entity])
+                random = np.random.default_rng([seed, CODES.index(entity), repeat, 1])
+                found[entity, "kid", "others"].append(kid(rest[random.permutation(len(rest))[: sizes[entity]]], real))
+    rows = []
+    for entity, name in ((entity, name) for entity, names in wanted.items() for name in names):
+        value, floor, others = (found.get((entity, name, column)) for column in ("value", "floor", "others"))
+        low, high = quantiles(value)
+        row = {"entity": entity, "n": sizes[entity], "metric": name, "value": np.mean(value), "low": low, "high": high}
+        rows.append(row | {"floor": np.mean(floor), "others": np.nan if others is None else np.mean(others)})
+    return pd.DataFrame(rows)
 
 
 def _count(synthetic: dict, train: dict, test: dict, code: str, most: int) -> int:
-    """`largest_n` of one entity; InputError where a side has fewer than two images."""
-    sides = {"synthetic": synthetic[code], "test": test[code], "training": train[code]}
-    short = [name for name, images in sides.items() if len(images) < 2]
-    if short:
+    """How many images of an entity are compared: at most `most`, and half of what its smallest side has.
+
+    Half, because subsamples of nearly everything hardly differ and their spread would say nothing. InputError where a side
+    has fewer than two images.
+    """
+    counts = {"synthetic": len(synthetic[code]), "test": len(test[code]), "training": len(train[code])}
+    if short := [name for name, count in counts.items() if count < 2]:
         raise InputError(
-            f"{NAMES[code]}: {len(sides[short[0]])} {short[0]} images, the audited table needs two of an entity on each "
+            f"{NAMES[code]}: {counts[short[0]]} {short[0]} images, the audited table needs two of an entity on each "
             "side: add images"
         )
-    return largest_n(most, *({code: images} for images in sides.values()))
-
-
-def _drawn(synthetic: dict, train: dict, test: dict, code: str, count: int, seeds: list[int]) -> tuple:
-    """Vectors of `count` synthetic, test and training images of an entity, for one repetition."""
-    random = np.random.default_rng([seeds[0], CODES.index(code), seeds[1]])
-    made = synthetic[code][random.permutation(len(synthetic[code]))[:count]]
-    return made, draw_lesions(test[code], count, random), draw_lesions(train[code], count, random)
-
-
-def _audited_rows(values: dict, floors: dict, others: dict, sizes: dict[str, int]) -> pd.DataFrame:
-    rows = []
-    for (entity, name), kept in values.items():
-        low, high = quantiles(kept)
-        rows.append(
-            {
-                "entity": entity,
-                "n": sizes[entity],
-                "metric": name,
-                "value": np.mean(kept),
-                "low": low,
-                "high": high,
-                "floor": np.mean(floors[entity, name]),
-                "others": np.mean(others[entity]) if name == "kid" and entity in others else np.nan,
-            }
-        )
-    return pd.DataFrame(rows)
+    return min(most, min(counts.values()) // 2)
 
 
 def diversity(
@@ -279,19 +271,9 @@ def diversity(
                 raise InputError(f"{NAMES[code]}: MS-SSIM within an entity needs two images, got {len(images)}")
             chosen = np.array([random.choice(len(images), 2, replace=False) for _ in range(pairs)])
             values[name] = ms_ssim(images[chosen[:, 0]], images[chosen[:, 1]])
-        means = [random.choice(values["value"], pairs).mean() for _ in range(repeats)]
-        low, high = quantiles(means)
-        rows.append(
-            {
-                "entity": code,
-                "n": len(synthetic[code]),
-                "metric": "ms_ssim",
-                "value": values["value"].mean(),
-                "low": low,
-                "high": high,
-                "floor": values["floor"].mean(),
-            }
-        )
+        low, high = quantiles([random.choice(values["value"], pairs).mean() for _ in range(repeats)])
+        row = {"entity": code, "n": len(synthetic[code]), "metric": "ms_ssim", "value": values["value"].mean()}
+        rows.append(row | {"low": low, "high": high, "floor": values["floor"].mean()})
     return pd.DataFrame(rows)
 
 
@@ -299,7 +281,7 @@ def diversity_of(synthetic: Cohort, real: Cohort, n: int, seed: int = 0) -> pd.D
     """`diversity` of the first `n` images an entity at 256 pixels, by at most as many pairs, real ones of different lesions."""
     apart = replace(real, frame=real.frame.drop_duplicates("group"))
     chosen = [{code: side.select(dx=code) for code in CODES} for side in (synthetic, apart)]
-    pixels = [{code: own.images(256, own.frame["image_id"].head(n)) for code, own in side.items()} for side in chosen]
+    pixels = [{code: few.images(256, few.frame["image_id"].head(n)) for code, few in side.items()} for side in chosen]
     return diversity(*pixels, pairs=min(20, n), seed=seed)
 
 
@@ -312,22 +294,13 @@ def kid_matrix(parts: dict[str, Features], seed: int = 0, repeats: int = 10) -> 
     """
     random, tables, sizes = np.random.default_rng(seed), [], []
     for _ in range(repeats):
-        halves = {code: _halves(own, code, random) for code, own in parts.items()}
+        halves = {code: part.halves(code, random) for code, part in parts.items()}
         sizes.append(min(len(half) for pair in halves.values() for half in pair))
         cut = {code: [half[: sizes[-1]] for half in pair] for code, pair in halves.items()}
         tables.append([[kid(cut[row][0], cut[column][1]) for column in cut] for row in cut])
     result = pd.DataFrame(np.mean(tables, axis=0), list(parts), list(parts)).rename_axis("entity")
     result.attrs["n"] = int(min(sizes))
     return result
-
-
-def _halves(features: Features, code: str, random: np.random.Generator) -> list[np.ndarray]:
-    """The vectors of two random halves of an entity's lesions, in random order."""
-    groups = random.permutation(np.unique(features.groups))
-    if len(groups) < 2:
-        raise InputError(f"{NAMES[code]} has {len(groups)} lesion(s), two halves need at least 2: add images")
-    first = np.isin(features.groups, groups[: len(groups) // 2])
-    return [random.permutation(features.values[side]) for side in (first, ~first)]
 
 
 def _both_sides(real: dict, synthetic: dict) -> None:

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import (
-    accuracy_score,
-    classification_report,
-    cohen_kappa_score,
-    confusion_matrix,
-    roc_auc_score,
-    roc_curve,
-)
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, roc_auc_score, roc_curve
 
 from dermstudy.entities import CODES, NAMES
 from dermstudy.intervals import wilson
+from dermstudy.readers.statistics import cohen_kappa
 from dermstudy.readers.workbook import SOURCES
 
 
@@ -33,13 +27,21 @@ def source_report(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(true: pd.Series, answer: pd.Series, labels: tuple[str, ...]) -> pd.DataFrame:
-    """sklearn's classification report as a table; index: labels, "accuracy", "macro avg", "weighted avg"."""
-    content = classification_report(true, answer, labels=list(labels), output_dict=True, zero_division=0.0)
-    accuracy = accuracy_score(true, answer)
-    content.pop("micro avg", None)
-    averages = {name: content.pop(name) for name in ("macro avg", "weighted avg")}
-    content["accuracy"] = dict.fromkeys(("precision", "recall", "f1-score"), accuracy) | {"support": len(true)}
-    table = pd.DataFrame.from_dict(content | averages, orient="index")
+    """sklearn's classification report as a table; index: labels, "accuracy", "macro avg", "weighted avg".
+
+    A label without images has NaN and support 0, and is in no average.
+    """
+    shown = [label for label in labels if (true == label).any()]
+    table = pd.DataFrame(
+        np.nan, [*labels, "accuracy", "macro avg", "weighted avg"], ["precision", "recall", "f1-score"]
+    )
+    table["support"] = len(true)
+    table.loc[list(labels), "support"] = 0
+    if shown:
+        content = classification_report(true, answer, labels=shown, output_dict=True, zero_division=0.0)
+        accuracy = dict.fromkeys(("precision", "recall", "f1-score"), accuracy_score(true, answer))
+        content["accuracy"] = accuracy | {"support": len(true)}
+        table.update(pd.DataFrame.from_dict({name: content[name] for name in table.index if name in content}, "index"))
     return table.rename(columns={"f1-score": "f1"}).astype({"support": int})
 
 
@@ -69,35 +71,27 @@ def source_curve(answers: pd.DataFrame) -> dict:
 
 
 def _curve(true: pd.Series, answer: pd.Series) -> dict:
+    if true.nunique() < 2:  # no image of one of the two: there is no curve
+        return {"false_positive_rate": np.empty(0), "true_positive_rate": np.empty(0), "auc": float("nan")}
     false_positive, true_positive, _ = roc_curve(true, answer.astype(int))
-    return {
-        "false_positive_rate": false_positive,
-        "true_positive_rate": true_positive,
-        "auc": float(roc_auc_score(true, answer.astype(int))),
-    }
+    area = float(roc_auc_score(true, answer.astype(int)))
+    return {"false_positive_rate": false_positive, "true_positive_rate": true_positive, "auc": area}
 
 
 def figures_of_section_3_2(answers: pd.DataFrame) -> dict[tuple[str, str], float]:
     """The figures of section 3.2, recomputed: (what, where) -> value, keyed as paper.READER_FIGURES."""
-    source = source_report(answers)
-    values = {
-        ("accuracy", "AI against original"): source.loc["accuracy", "recall"],
-        ("precision original", "AI against original"): source.loc["original", "precision"],
-        ("precision AI", "AI against original"): source.loc["AI", "precision"],
-        ("recall original", "AI against original"): source.loc["original", "recall"],
-        ("recall AI", "AI against original"): source.loc["AI", "recall"],
-        ("macro F1", "AI against original"): source.loc["macro avg", "f1"],
-        ("weighted F1", "AI against original"): source.loc["weighted avg", "f1"],
+    on_ai = answers["source"] == "AI"
+    tables = {
+        "AI against original": source_report(answers),
+        "entities": entity_report(answers),
+        "entities, AI images": entity_report(answers[on_ai]),
+        "entities, original images": entity_report(answers[~on_ai]),
     }
-    for place, part in (
-        ("entities", answers),
-        ("entities, AI images", answers[answers["source"] == "AI"]),
-        ("entities, original images", answers[answers["source"] == "original"]),
-    ):
-        table = entity_report(part)
-        values[("accuracy", place)] = table.loc["accuracy", "recall"]
-        values[("macro F1", place)] = table.loc["macro avg", "f1"]
-        values[("weighted F1", place)] = table.loc["weighted avg", "f1"]
+    cells = {"accuracy": ("accuracy", "recall"), "macro F1": ("macro avg", "f1"), "weighted F1": ("weighted avg", "f1")}
+    values = {(what, where): table.loc[cell] for where, table in tables.items() for what, cell in cells.items()}
+    for source in SOURCES:
+        for measure in ("precision", "recall"):
+            values[f"{measure} {source}", "AI against original"] = tables["AI against original"].loc[source, measure]
     return values
 
 
@@ -136,7 +130,9 @@ def told_apart(shares: pd.DataFrame) -> str:
 
 def order_of_entities(shares: pd.DataFrame) -> str:
     """In how many pairs of entities the intervals of `proportions` overlap, and what that says of the entities' order."""
-    own = shares[shares["what"].isin([f"entity, {name}" for name in NAMES.values()])]
+    own = shares[shares["what"].isin([f"entity, {name}" for name in NAMES.values()]) & (shares["of"] > 0)]
+    if len(own) < 2:
+        return "fewer than two entities have answers: they have no order"
     bounds = list(own[["low", "high"]].itertuples(index=False, name=None))
     pairs = [(one, two) for place, one in enumerate(bounds) for two in bounds[place + 1 :]]
     overlap = sum(one[0] <= two[1] and two[0] <= one[1] for one, two in pairs)
@@ -146,6 +142,8 @@ def order_of_entities(shares: pd.DataFrame) -> str:
 
 def difference_words(difference: dict[str, float]) -> str:
     """What `source_difference` found, in a sentence; a difference is shown where p < 0.05."""
+    if np.isnan(difference["p_value"]):
+        return "AI images and originals are not compared: answers to images of one kind are lacking"
     how = "is named rightly more often" if difference["difference"] > 0 else "is named rightly less often"
     if difference["p_value"] >= 0.05:
         how = "is not shown to be named rightly more or less often"
@@ -156,31 +154,27 @@ def difference_words(difference: dict[str, float]) -> str:
 
 
 def p_words(p: float) -> str:
-    """ "= 0.012" or "< 0.001": a p value is never zero."""
+    """ "= 0.012" or "< 0.001": a p value is never zero; "not defined" for NaN."""
+    if np.isnan(p):
+        return "not defined"
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def source_difference(answers: pd.DataFrame) -> dict[str, float]:
-    """Entity accuracy on AI minus original images, with Fisher's exact two-sided p value (scipy)."""
+    """Entity accuracy on AI minus original images, with Fisher's exact two-sided p value (scipy); NaN without images of both."""
     from scipy.stats import fisher_exact
 
     right = answers["entity"] == answers["entity_answer"]
-    table = []
-    for source in ("AI", "original"):
-        own = right[answers["source"] == source]
-        table.append([int(own.sum()), int((~own).sum())])
-    shares = [row[0] / sum(row) for row in table]
-    return {
-        "AI": shares[0],
-        "original": shares[1],
-        "difference": shares[0] - shares[1],
-        "p_value": float(fisher_exact(table).pvalue),
-    }
+    own = {source: right[answers["source"] == source] for source in ("AI", "original")}
+    shares = {source: float(cells.mean()) for source, cells in own.items()}
+    counts = [[int(cells.sum()), int((~cells).sum())] for cells in own.values()]
+    p_value = float(fisher_exact(counts).pvalue) if all(map(sum, counts)) else float("nan")
+    return {**shares, "difference": shares["AI"] - shares["original"], "p_value": p_value}
 
 
 def kappa(answers: pd.DataFrame) -> dict[str, float]:
     """Cohen's kappa of a reader's answers with the truth, for entities and for AI against original."""
     return {
-        "entity": float(cohen_kappa_score(answers["entity"], answers["entity_answer"])),
-        "source": float(cohen_kappa_score(answers["source"], answers["source_answer"])),
+        "entity": cohen_kappa(answers["entity"], answers["entity_answer"]),
+        "source": cohen_kappa(answers["source"], answers["source_answer"]),
     }

@@ -28,18 +28,32 @@ def fleiss_kappa(answers: pd.DataFrame, column: str) -> float:
     return float(fleiss_kappa(aggregate_raters(table.to_numpy())[0]))
 
 
-def cohen_pairs(answers: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Cohen's kappa of each pair of readers on their common images (sklearn): columns reader, other, images, kappa."""
+def cohen_kappa(one: pd.Series, other: pd.Series) -> float:
+    """Cohen's kappa of two lists of answers to the same images (sklearn); NaN where both hold one answer alone, or none."""
     from sklearn.metrics import cohen_kappa_score
 
+    return float(cohen_kappa_score(one, other)) if len({*one, *other}) > 1 else float("nan")
+
+
+def cohen_pairs(answers: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Cohen's kappa of each pair of readers on their common images (sklearn): columns reader, other, images, kappa."""
     table = answers.pivot(index="image", columns="reader", values=column)
     rows = []
     for place, first in enumerate(table.columns):
         for second in table.columns[place + 1 :]:
             both = table[[first, second]].dropna()
-            kappa = cohen_kappa_score(both[first], both[second]) if len(both) else np.nan
-            rows.append({"reader": first, "other": second, "images": len(both), "kappa": float(kappa)})
+            kappa = cohen_kappa(both[first], both[second])
+            rows.append({"reader": first, "other": second, "images": len(both), "kappa": kappa})
     return pd.DataFrame(rows, columns=["reader", "other", "images", "kappa"])
+
+
+def _area(true: np.ndarray, score: np.ndarray, resamples: int = 0, seed: int = 0) -> dict[str, float]:
+    """auc, low and high (DeLong), bootstrap_low and _high with `resamples`; NaN with under two images of either class."""
+    if min(true.sum(), (~true).sum()) < 2:
+        return dict.fromkeys(("auc", "low", "high", "bootstrap_low", "bootstrap_high"), float("nan"))
+    area = auc_delong(true, score)
+    bootstrap = auc_bootstrap(true, score, resamples, seed) if resamples else area
+    return {**area, "bootstrap_low": bootstrap["low"], "bootstrap_high": bootstrap["high"]}
 
 
 def source_auc(answers: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -55,25 +69,17 @@ def source_auc(answers: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> p
         if "confidence" in own:
             scores["signed confidence"] = signed_confidence(own)
         for name, score in scores.items():
-            second = auc_bootstrap(true, score, resamples, seed)
-            first = auc_delong(true, score)
-            rows.append(
-                {
-                    "reader": reader,
-                    "score": name,
-                    **{column: first[column] for column in ("auc", "low", "high")},
-                    "bootstrap_low": second["low"],
-                    "bootstrap_high": second["high"],
-                    "images": len(own),
-                }
-            )
+            area = _area(true, score, resamples, seed)
+            columns = ("auc", "low", "high", "bootstrap_low", "bootstrap_high")
+            values = {column: area[column] for column in columns}
+            rows.append({"reader": reader, "score": name, **values, "images": len(own)})
     return pd.DataFrame(rows)
 
 
 def signed_confidence(answers: pd.DataFrame) -> np.ndarray:
-    """+confidence where a reader said AI, -confidence for original, 0 for unsure, float [n]."""
+    """+confidence where a reader said AI, -confidence for original, 0 for unsure, float [n]; 1 where none was asked for."""
     sign = answers["source_answer"].map({"AI": 1.0, "original": -1.0, "unsure": 0.0})
-    return (sign * answers["confidence"]).to_numpy(float)
+    return (sign * answers.get("confidence", 1)).to_numpy(float)
 
 
 def entity_auc(answers: pd.DataFrame) -> pd.DataFrame:
@@ -84,8 +90,8 @@ def entity_auc(answers: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (reader, own), code in product(answers.groupby("reader"), CODES):
-        score = np.where(own["entity_answer"] == code, 1.0, -1.0) * own["confidence"].to_numpy(float)
-        area = auc_delong((own["entity"] == code).to_numpy(), score)
+        score = np.where(own["entity_answer"] == code, 1.0, -1.0) * np.asarray(own.get("confidence", 1), float)
+        area = _area((own["entity"] == code).to_numpy(), score)
         rows.append({"reader": reader, "entity": code, **{name: area[name] for name in ("auc", "low", "high")}})
     return pd.DataFrame(rows)
 
@@ -113,26 +119,25 @@ def readers_and_cases(
     for _ in range(resamples):
         images = random.integers(0, values.shape[0], values.shape[0])
         readers = random.integers(0, values.shape[1], values.shape[1])
-        means.append(np.nanmean(values[images][:, readers]))
+        drawn = values[images][:, readers]
+        if not np.isnan(drawn).all():  # readers who answered none of the images
+            means.append(np.nanmean(drawn))
     low, high = quantiles(means)
-    return {
-        "readers": values.shape[1],
-        "images": values.shape[0],
-        "share": float(np.nanmean(values)),
-        "low": low,
-        "high": high,
-    }
+    share = float(np.nanmean(values))
+    return {"readers": values.shape[1], "images": values.shape[0], "share": share, "low": low, "high": high}
 
 
 def agreement_table(answers: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """How much readers agree and how often they are right, on the entity and on AI against original.
 
-    Columns task, fleiss_kappa (NaN with one reader), then as `readers_and_cases`.
+    Columns task, fleiss_kappa (NaN with one reader, and without an image that all answered), then as `readers_and_cases`.
     """
     rows = []
     for task, column, truth in (("entity", "entity_answer", "entity"), ("AI or original", "source_answer", "source")):
-        several = answers["reader"].nunique() > 1
-        kappa = fleiss_kappa(answers, column) if several else float("nan")
+        try:
+            kappa = fleiss_kappa(answers, column)
+        except InputError:
+            kappa = float("nan")
         right = answers[column] == answers[truth]
         rows.append({"task": task, "fleiss_kappa": kappa, **readers_and_cases(answers, right, resamples, seed)})
     return pd.DataFrame(rows)

@@ -5,94 +5,117 @@ Source: Shavlokhova et al., section 2.3 (an Excel file with true and predicted e
 
 from __future__ import annotations
 
-import zipfile
-from math import comb, log
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dermstudy.entities import CODES, NAMES
+from dermstudy.entities import CODES, ENTITIES, NAMES
 from dermstudy.files import InputError, atomic_path
 from dermstudy.published.paper import CORRECT, CORRECT_ON_AI, PREDICTED, SOURCE_MATRIX
+from dermstudy.tables import Table, read_table, unmarked, write_csv
 
 COLUMNS = ("reader", "image", "source", "entity", "entity_answer", "source_answer")
 SOURCES = ("original", "AI")
 SOURCE_ANSWERS = (*SOURCES, "unsure")
-KNOWN = {  # what a cell of each column may say
-    "entity": tuple(NAMES.values()),
-    "entity_answer": tuple(NAMES.values()),
-    "source": SOURCES,
-    "source_answer": SOURCE_ANSWERS,
+ENTITY_MEANINGS = {word.lower(): own.code for own in ENTITIES for word in (own.code, own.name, own.paper_label)}
+SOURCE_MEANINGS = {answer.lower(): answer for answer in SOURCE_ANSWERS}
+MEANINGS = {  # what a cell of each column may say in whichever case, and what it means
+    "source": {word: source for word, source in SOURCE_MEANINGS.items() if source in SOURCES},
+    "entity": ENTITY_MEANINGS,
+    "entity_answer": ENTITY_MEANINGS,
+    "source_answer": SOURCE_MEANINGS,
 }
+KNOWN = {"source": SOURCES, "entity": NAMES.values(), "entity_answer": NAMES.values(), "source_answer": SOURCE_ANSWERS}
 RECONSTRUCTION = "reconstruction of the published reader"
 
 
 def read_workbook(path: str | Path) -> pd.DataFrame:
     """The answers of one or several readers, one row an image and reader, with entity codes.
 
-    Columns COLUMNS, and confidence (1..5) where given; entities may stand as names or as HAM10000 codes. InputError
-    names the row and the column for: a file that is no workbook, a missing column, an empty cell, an unknown entity
-    or source, and an image that one reader answered twice.
+    An .xlsx workbook or a text table. Columns COLUMNS, and confidence (1..5, NaN where a cell is empty) unless all its
+    cells are; entities may stand as names, as the paper's labels or as HAM10000 codes, in whichever case. InputError
+    names the cell for: what `read_table` refuses, a missing column, an empty cell, an unknown entity or source, and an
+    image that one reader answered twice.
     """
-    path = Path(path)
-    try:
-        frame = pd.read_excel(path, dtype=str, engine="openpyxl")
-    except FileNotFoundError as error:
-        raise InputError(f"no workbook {path}: give the .xlsx file of the reader study") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} is not an Excel workbook (.xlsx): save it as one") from error
-    lacking = [column for column in COLUMNS if column not in frame.columns]
-    if lacking:
-        raise InputError(f"{path} has no column {', '.join(lacking)}: the first row must name {', '.join(COLUMNS)}")
-    if frame.empty:
-        raise InputError(f"{path} holds no answers: one row an image is needed")
-    codes = {name: code for code, name in NAMES.items()} | {code: code for code in CODES}
+    table = read_answers(path, COLUMNS)
+    frame = table.frame
     for column in COLUMNS:
-        cells = frame[column].str.strip()
-        empty = frame.index[cells.isna() | (cells == "")]
-        if len(empty):
-            raise InputError(f"{path}, row {empty[0] + 2}: {column} is empty; fill it in")
-        if column in KNOWN:
-            is_entity = column.startswith("entity")
-            allowed = list(codes) if is_entity else KNOWN[column]  # an entity may also stand as its code
-            unknown = frame.index[~cells.isin(allowed)]
+        cells = table.filled(column).str.split().str.join(" ")
+        if column in MEANINGS:
+            meant = cells.str.lower().map(MEANINGS[column])
+            unknown = cells.index[meant.isna()]
             if len(unknown):
                 raise InputError(
-                    f"{path}, row {unknown[0] + 2}: unknown {column} {cells[unknown[0]]!r}; "
+                    f"{table.where(unknown[0], column)}: unknown {table.printed[column]} {cells[unknown[0]]!r}; "
                     f"known are {', '.join(KNOWN[column])}"
                 )
-            if is_entity:
-                cells = cells.map(codes)
+            cells = meant
         frame[column] = cells
-    if "kit" in frame and frame["kit"].nunique() > 1:
-        kits = ", ".join(sorted(frame["kit"].dropna().unique()))
-        raise InputError(f"{path} holds answers of {frame['kit'].nunique()} kits ({kits}): analyse each by itself")
+    kits = sorted(set(frame.get("kit", ())) - {""})
+    if len(kits) > 1:
+        raise InputError(f"{path} holds answers of {len(kits)} kits ({', '.join(kits)}): analyse each by itself")
     double = frame.index[frame.duplicated(["reader", "image"])]
     if len(double):
         row = frame.loc[double[0]]
         raise InputError(
-            f"{path}, row {double[0] + 2}: reader {row['reader']} answered image {row['image']} twice; keep one row"
+            f"{table.where(double[0], 'image')}: reader {row['reader']} answered image {row['image']} twice; keep one row"
         )
+    return frame.reset_index(drop=True)
+
+
+def read_answers(path: str | Path, columns: Sequence[str]) -> Table:
+    """A table of answers that has `columns`: cells as they were written, confidence as numbers, or absent where empty.
+
+    InputError for what `read_table` refuses, a missing column, no row, and a confidence that is no number from 1 to 5.
+    """
+    table = read_table(path, (*columns, "confidence"))
+    print(*table.notes, sep="\n", end="\n" * bool(table.notes))
+    table.require(*columns)
+    frame = unmarked(table.frame) if table.sheet is None else table.frame
     if "confidence" in frame:
-        frame["confidence"] = pd.to_numeric(frame["confidence"], errors="coerce")
-        wrong = frame.index[~frame["confidence"].between(1, 5)]
-        if len(wrong):
-            raise InputError(f"{path}, row {wrong[0] + 2}: confidence must be a number from 1 to 5")
-    return frame
+        confidence = table.numbers("confidence", 1, 5, "a number from 1 to 5")
+        frame["confidence"] = confidence.astype(int) if (confidence % 1 == 0).all() else confidence
+        frame = frame.drop(columns="confidence") if confidence.isna().all() else frame
+    return replace(table, frame=frame)
 
 
 def write_workbook(frame: pd.DataFrame, path: str | Path, readers: pd.DataFrame | None = None) -> Path:
-    """Write answers as an .xlsx workbook with the entities' plain names, whole or not at all.
+    """Write answers with the entities' plain names as an .xlsx workbook or a .csv file, whole or not at all.
 
-    readers: the kit's readers with their links, for a second sheet.
+    readers: the kit's readers with their links, for a second sheet; a .csv file holds the answers alone. InputError for
+    any other ending of `path`.
     """
+    path = Path(path)
     readable = frame.assign(entity=frame["entity"].map(NAMES), entity_answer=frame["entity_answer"].map(NAMES))
-    with atomic_path(path) as temporary, pd.ExcelWriter(temporary, engine="openpyxl") as workbook:
-        readable.to_excel(workbook, index=False, sheet_name="answers")
-        if readers is not None:
-            readers.to_excel(workbook, index=False, sheet_name="readers")
-    return Path(path)
+    if path.suffix.lower() == ".csv":
+        with atomic_path(path) as temporary:
+            write_csv(readable, temporary, index=False)
+    elif path.suffix.lower() == ".xlsx":
+        sheets = {"answers": readable} | ({} if readers is None else {"readers": readers})
+        with atomic_path(path) as temporary:
+            book_of(sheets).save(temporary)
+    else:
+        raise InputError(f"{path}: answers are written as .xlsx or .csv; name the file with one of these endings")
+    return path
+
+
+def book_of(sheets: dict[str, pd.DataFrame]):
+    """A workbook whose text cells are text, whatever they begin with."""
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.remove(book.active)
+    for title, frame in sheets.items():
+        page = book.create_sheet(title)
+        for number, row in enumerate([frame.columns, *frame.itertuples(index=False)], start=1):
+            for place, value in enumerate(row, start=1):
+                cell = page.cell(number, place, None if pd.isna(value) else value)
+                if isinstance(value, str):
+                    cell.data_type, cell.number_format = "s", "@"
+    return book
 
 
 def reconstruct_published_reader(seed: int = 0) -> pd.DataFrame:
@@ -128,17 +151,20 @@ def reconstruct_published_reader(seed: int = 0) -> pd.DataFrame:
 
 
 def most_arrangements(correct: tuple[int, ...], total: int, each: int = 10) -> list[int]:
-    """Correct answers on AI images by entity, `total` in all, such that the most arrangements of images give them."""
-    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-    for count in correct:
-        reached: dict[int, tuple[float, list[int]]] = {}
-        for so_far, (weight, chosen) in best.items():
-            for on_ai in range(max(0, count - each), min(each, count) + 1):
-                value = weight + log(comb(each, on_ai)) + log(comb(each, count - on_ai))
-                if value > reached.get(so_far + on_ai, (-1.0, []))[0]:
-                    reached[so_far + on_ai] = (value, [*chosen, on_ai])
-        best = reached
-    return best[total][1]
+    """Correct answers on AI images by entity, `total` in all, such that the most arrangements of images give them.
+
+    One answer more on AI images multiplies an entity's arrangements by a factor that falls with each, so the largest
+    factor is taken every time.
+    """
+    on_ai = [max(0, count - each) for count in correct]
+
+    def factor(place: int) -> float:
+        ai, original = on_ai[place], correct[place] - on_ai[place]
+        return (each - ai) / (ai + 1) * original / (each - original + 1)
+
+    while sum(on_ai) < total:
+        on_ai[max(range(len(correct)), key=factor)] += 1
+    return on_ai
 
 
 def _maximum_entropy(correct: np.ndarray, predicted: np.ndarray, each: int = 20) -> np.ndarray:

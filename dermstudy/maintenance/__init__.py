@@ -1,1 +1,0 @@
-"""How the shipped weights were made, and the bench: commands for maintainers, `python -m dermstudy.maintenance.NAME`."""

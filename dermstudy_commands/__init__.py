@@ -1,0 +1,1 @@
+"""Commands and pages around the study: what runs, proves, serves and makes. No notebook imports it."""

@@ -1,0 +1,1 @@
+"""Serving a reader study: its form, its store of answers, its commands."""
