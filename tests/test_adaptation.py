@@ -92,7 +92,7 @@ def test_every_trial_meets_the_same_seeds_and_the_same_judge(model, cohort, tmp_
     assert (overview["fidelity_low"] <= overview["fidelity"]).all() and (overview["fidelity"] <= 1).all()
     assert findings.overview_figure(overview, table).axes[0].get_yticklabels()[1].get_text() == "again"
     shown = findings.by_entity(table)
-    assert shown.loc[findings.REAL, "melanoma, named as asked"] == f"{found} of {len(real)}"
+    assert shown.loc[findings.REAL, "melanoma, caption fidelity"] == f"{found} of {len(real)}"
     assert findings.fidelity_sentences(table, ["again"]).count("\n") == 1
     plt.close("all")
 

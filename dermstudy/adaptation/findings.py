@@ -27,8 +27,8 @@ from dermstudy.files import InputError, atomic_path
 from dermstudy.intervals import clustered_bootstrap, paired_difference, wilson
 
 REAL = "real test images"
-GAIN = "Gain is the fall of KID, with the middle 95 % over halves of images, against the unadapted model's KID of"
-EXERCISED = "The method is exercised on a small model; the authors' claim, about a large pretrained one, is not tested."
+GAIN = "Gain is the fall of KID with the middle 95 % over halves of images. The unadapted model has a KID of"
+EXERCISED = "The method runs here on a small model. The authors' claim about a large pretrained one is not tested."
 STILL = 0.1  # the share of the whole fall beyond which the last third of a curve still moves
 LEAST = 0.001  # the share of the first loss that a fall has at least
 FALLS, FLAT, RISES, NEVER = "falls", "flat", "rises", "no fall of a thousandth"
@@ -95,7 +95,7 @@ def learning_figure(log: pd.DataFrame) -> Figure:
 
 
 def overview_figure(overview: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Gain of KID of each trial in `overview`, and the share named as asked by entity, with intervals.
+    """Gain of KID of each trial in `overview`, and the caption fidelity by entity, with intervals.
 
     overview, table: as teaching.judged gives them. The red line is the most that there is to gain: the KID of BASELINE
     less that of real halves. Dashed lines are the shares of real test images that the same network names rightly.
@@ -115,14 +115,14 @@ def overview_figure(overview: pd.DataFrame, table: pd.DataFrame) -> Figure:
         axes[1].plot(bounds["share"], heights + shift, "o", ms=4, color=colour, label=NAMES[code])
         axes[1].axvline((rows["real_named"] / rows["real_n"]).iloc[0], color=colour, lw=1, ls="--")
     axes[0].set_xlabel("KID x 1,000 below the unadapted model's,\nmiddle 95 % of halves; red: all there is to gain")
-    share = f"share named as asked, n = {table['n'].max()} an entity, Wilson's 95 %;\ndashed: of real test images"
+    share = f"caption fidelity, n = {table['n'].max()} an entity, Wilson's 95 %;\ndashed: of real test images"
     axes[1].set(xlabel=share, ylim=(len(overview) - 0.5, -0.5), xlim=(-0.02, 1.02))
     axes[1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(codes))
     return figure
 
 
 def by_entity(table: pd.DataFrame) -> pd.DataFrame:
-    """What teaching.judged found, one row a trial, a pair of columns an entity: "3 of 8" named as asked, KID (x 1,000).
+    """What teaching.judged found, one row a trial, a pair of columns an entity: caption fidelity, "3 of 8", and KID (x 1,000).
 
     The last row holds real test images: how many of them the same network names rightly, and the KID between halves.
     """
@@ -131,49 +131,50 @@ def by_entity(table: pd.DataFrame) -> pd.DataFrame:
         rows, name = rows.set_index("trial"), NAMES[code]
         first = rows.iloc[0]
         named = {row.Index: f"{row.named} of {row.n}" for row in rows.itertuples()}
-        columns[f"{name}, named as asked"] = named | {REAL: f"{first['real_named']} of {first['real_n']}"}
+        columns[f"{name}, caption fidelity"] = named | {REAL: f"{first['real_named']} of {first['real_n']}"}
         columns[f"{name}, KID"] = rows["kid"].round(1).to_dict() | {REAL: round(float(first["floor"]), 1)}
     return pd.DataFrame(columns).rename_axis("trial")
 
 
 def fidelity_sentences(table: pd.DataFrame, taught: Sequence[str]) -> str:
-    """A line an entity: how many images are named as asked, before training, by the best of `taught`, and of real ones."""
+    """A line an entity: caption fidelity before training, of the best of `taught`, and of real images."""
     lines = []
     for code, rows in table.groupby("entity", sort=False):
         rows = rows.set_index("trial")
         before, best = rows.loc[BASELINE], rows.loc[list(taught)].nlargest(1, "named").iloc[0]
         lines.append(
-            f"{NAMES[code].capitalize()}: {before['named']} of {before['n']} named as asked before training, at most "
-            f"{best['named']} of {best['n']} after it ({plain(best.name)}); of real test images {best['real_named']} of "
-            f"{best['real_n']}."
+            f"{NAMES[code].capitalize()}, images that an independent classifier gives their entity: {before['named']} of "
+            f"{before['n']} before training, at most {best['named']} of {best['n']} after it ({plain(best.name)}), and "
+            f"{best['real_named']} of {best['real_n']} real test images."
         )
     return "\n".join(lines)
 
 
-def nearer_sentence(trials: pd.DataFrame) -> str:
-    """Which of `trials` are shown to come nearer to real images than the unadapted model, and which farther.
+def nearer_sentences(trials: pd.DataFrame, what: str) -> str:
+    """Which of `trials` are shown to bring images closer to real ones than the unadapted model's, and which farther away.
 
-    trials: index names; columns kid, gain, gain_low, gain_high; without the unadapted model. A gain of KID counts as shown
-    where its whole interval lies above zero. ValueError for no trial.
+    trials: index names; columns kid, gain, gain_low, gain_high; without the unadapted model. what: a trial, in words. A gain
+    of KID counts as shown where its whole interval lies above zero. ValueError for no trial.
     """
     gains = {
         row.Index: f"{plain(row.Index)} (gain {row.gain:z.0f}, {row.gain_low:z.0f} to {row.gain_high:z.0f})"
         for row in trials.itertuples()
     }
     helped, farther = trials[trials["gain_low"] > 0], trials.index[trials["gain_high"] < 0]
-    largest, lowest = trials["gain"].idxmax(), trials["kid"].idxmin()
+    lowest = trials["kid"].idxmin()
     if helped.empty:
-        best = "the smallest rise of KID" if trials.loc[largest, "gain"] < 0 else "the largest gain"
-        where = "below" if largest in farther else "that holds"
-        sentence = f"none is shown to help: {best} is that of {gains[largest]}, with an interval {where} zero"
+        said = [
+            f"No {what} is shown to bring images closer to real ones.",
+            f"The best result is {gains[trials['gain'].idxmax()]}.",
+        ]
     else:
         order = helped["gain"].sort_values(ascending=False, kind="stable").index
-        verb = "is" if len(order) == 1 else "are"
-        sentence = f"{listed([gains[name] for name in order])} {verb} shown to help"
+        said = [f"Closer to real images by KID: {listed([gains[name] for name in order])}."]
         if lowest not in order:
             kid = trials.loc[lowest, "kid"]
-            sentence += f"; {gains[lowest]} has the lowest KID, {kid:.0f}, but an interval that holds zero"
-    return sentence + (f"; farther from them: {listed([gains[name] for name in farther])}" if len(farther) else "")
+            said.append(f"The lowest KID, {kid:.0f}, is that of {gains[lowest]}, but its interval holds zero.")
+    away = [f"Farther away: {listed([gains[name] for name in farther])}."] * bool(len(farther))
+    return " ".join([*said, *away])
 
 
 def most_often_named(trials: pd.DataFrame) -> str:
@@ -259,7 +260,7 @@ def downstream_sets(cohort: Cohort, few: Cohort, synthetic: Cohort) -> tuple[Ima
 def trained_answers(
     images: Images, sets: Mapping[str, TrainingSet], config: ClassifierConfig, seeds: Sequence[int], folder: Path
 ) -> tuple[dict[str, list[pd.DataFrame]], list[int]]:
-    """The small network's answers to the test images by set, a frame a seed, and the seeds that failed in no set.
+    """The CNN's answers to the test images by set, a frame a seed, and the seeds that failed in no set.
 
     A line for each run that failed; InputError where no seed is left.
     """

@@ -19,13 +19,18 @@ PRINTED = {
 }
 NETWORKS = {
     protocol.FROZEN: "a linear probe on frozen features", protocol.TUNED: "the fine-tuned network",
-    protocol.KERAS: "the small network",
+    protocol.KERAS: "the paper's CNN",
 }  # fmt: skip
 FOUND = {  # what a figure has in place of the verdict
     protocol.HELPS: "higher", protocol.HARMS: "lower", protocol.EQUIVALENT: "equivalent",
     protocol.NOT_RESOLVED: "not resolved",
 }  # fmt: skip
-STRONGER = f"{protocol.STRONGER} against {protocol.ORIGINALS}"  # a described pair
+BESIDE = {  # described pairs that stand beside the primary comparison, and how their sentence begins
+    f"{protocol.STRONGER} against {protocol.ORIGINALS}": "Stronger augmentation of the same real images changes",
+    f"{protocol.RARE_ONLY} against {protocol.REPEATED_RARE}": (
+        "Synthetic images of rare entities alone, in place of repeated originals of them, change"
+    ),
+}
 (PRIMARY,) = (own.name for own in protocol.COMPARISONS if own.role == protocol.PRIMARY)
 
 
@@ -101,14 +106,14 @@ def place(row: Mapping | pd.Series) -> str:
 
 
 def beside(described: pd.DataFrame, measured: pd.DataFrame) -> str:
-    """What stands beside the primary comparison: stronger augmentation, and log loss and calibration of both networks.
+    """What stands beside the primary comparison: BESIDE, and log loss and calibration of both networks.
 
     described, measured: trial_described and trial_secondary; "" for a part that is not there.
     """
     parts = []
-    for row in described[described["comparison"] == STRONGER].to_dict("records"):
+    for row in described[described["comparison"].isin(BESIDE)].dropna(subset="difference").to_dict("records"):
         change = f"{protocol.signed(row['difference'])} ({_interval(row)})"
-        parts.append(f"Stronger augmentation of the same real images changes the probe's {row['measure']} by {change}.")
+        parts.append(f"{BESIDE[row['comparison']]} the probe's {row['measure']} by {change}.")
     for comparison, network in ((PRIMARY, "the probe's"), (protocol.TUNED_PRIMARY, "the fine-tuned network's")):
         own = measured[measured["comparison"] == comparison].set_index("measure")
         told = [

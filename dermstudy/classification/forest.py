@@ -190,7 +190,7 @@ def ladder_plot(table: pd.DataFrame, each: pd.DataFrame) -> Figure:
             heights = {step: y + 0.26 * (place - (of_measure.ngroups - 1) / 2) for y, step in enumerate(steps)}
             y = own["step"].map(heights)
             ax.hlines(y, own["low"], own["high"], color=colour, lw=2)
-            known = "small network" if network == protocol.KERAS else network
+            known = "paper's CNN" if network == protocol.KERAS else network
             ax.plot(own["difference"], y, "o", ms=4.5, color=colour, label=f"{known}, {_seeds(own['seeds'])}")
             seeds = each[each["measure"].eq(measure) & each["network"].eq(network)]
             if seeds["seed"].nunique() > 1:

@@ -70,6 +70,7 @@ COMPOSITIONS = {
     protocol.SECOND: Composition(SECOND),
     protocol.REPEATED: Composition(ORIGINALS),
     protocol.REPEATED_BALANCED: Composition(ORIGINALS, shares=BALANCED),
+    protocol.REPEATED_RARE: Composition(ORIGINALS, shares=RARE_ONLY),
     protocol.OVERSAMPLING: Composition(oversampled=True),
     protocol.CLASS_WEIGHTS: Composition(loss=CLASS_WEIGHTS),
     protocol.LOGIT_ADJUSTMENT: Composition(loss=LOGIT_ADJUSTMENT),
