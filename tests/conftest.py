@@ -77,9 +77,13 @@ def pytest_terminal_summary(terminalreporter):
         return
     from dermstudy_commands.runner import fingerprints
 
+    terminalreporter.write_line(older_line({folder.name: fingerprints.older(folder) for folder in committed()}))
+
+
+def committed() -> list[Path]:
+    """The results folders that the repository holds: a reader's runs may lie beside them."""
     tracked = ["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"]
-    folders = [(ROOT / line).parent for line in subprocess.run(tracked, capture_output=True, text=True).stdout.split()]
-    terminalreporter.write_line(older_line({folder.name: fingerprints.older(folder) for folder in folders}))
+    return [(ROOT / line).parent for line in subprocess.run(tracked, capture_output=True, text=True).stdout.split()]
 
 
 def older_line(older: dict[str, list[str]]) -> str:

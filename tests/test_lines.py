@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, committed
 
 from dermstudy import workspace
 from dermstudy.data import dataset
@@ -127,9 +127,9 @@ def test_a_field_is_named_with_its_place(tmp_path):
 
 
 def test_the_committed_results_have_the_shape():
-    for folder in (ROOT / "results").glob("*/manifest.json"):
-        assert report.provenance.manifest(folder.parent, report.provenance.Report)["profile"] == folder.parent.name
-        findings.markdown(workspace.Workspace(folder.parent))
+    for folder in committed():
+        assert report.provenance.manifest(folder, report.provenance.Report)["profile"] == folder.name
+        findings.markdown(workspace.Workspace(folder))
 
 
 # What the system refuses

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, committed
 
 from dermstudy.classification import predictions, protocol
 from dermstudy.entities import CODES
@@ -28,7 +28,7 @@ def table_of(head: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-RUNS = [path.parent for path in sorted(ROOT.glob("results/*/tables/trial.csv"))]
+RUNS = [folder / "tables" for folder in committed() if (folder / "tables/trial.csv").is_file()]
 
 
 # Words and constants

@@ -9,19 +9,18 @@ import subprocess
 import nbformat
 import papermill
 import pytest
-from conftest import ROOT
+from conftest import ROOT, committed
 
 from dermstudy import workspace
 from dermstudy_commands.runner import findings, profiles, provenance, verify
 
-LISTED = subprocess.run(["git", "-C", str(ROOT), "ls-files", "results/*/manifest.json"], capture_output=True, text=True)
 WHOLE = ("demo", "ham10000")  # results in which every notebook has run
 REDRAWN = {  # by notebook: the parameter that names committed files, what it names, and the file without which it cannot
     "05_dermatologist_study": ("ANSWERS", "predictions/kit_answers.csv", "predictions/kit_answers.csv"),
     "06_cnn_classifier": ("PREDICTIONS", "predictions", "predictions/classifier_images.csv"),
     "07_ablation": ("PREDICTIONS", "predictions", "predictions/trial.npz"),
 }
-COMMITTED = [(ROOT / name).parent for name in LISTED.stdout.splitlines()]
+COMMITTED = committed()
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)

@@ -163,18 +163,14 @@ def nearer_sentences(trials: pd.DataFrame, what: str) -> str:
     helped, farther = trials[trials["gain_low"] > 0], trials.index[trials["gain_high"] < 0]
     lowest = trials["kid"].idxmin()
     if helped.empty:
-        said = [
-            f"No {what} is shown to bring images closer to real ones.",
-            f"The best result is {gains[trials['gain'].idxmax()]}.",
-        ]
+        best = gains[trials["gain"].idxmax()]
+        said = [f"No {what} is shown to bring images closer to real ones. The best result is {best}."]
     else:
         order = helped["gain"].sort_values(ascending=False, kind="stable").index
         said = [f"Closer to real images by KID: {listed([gains[name] for name in order])}."]
         if lowest not in order:
-            kid = trials.loc[lowest, "kid"]
-            said.append(f"The lowest KID, {kid:.0f}, is that of {gains[lowest]}, but its interval holds zero.")
-    away = [f"Farther away: {listed([gains[name] for name in farther])}."] * bool(len(farther))
-    return " ".join([*said, *away])
+            said.append(f"The lowest KID is that of {gains[lowest]}, but its interval holds zero.")
+    return " ".join(said + [f"Farther away: {listed([gains[name] for name in farther])}."] * bool(len(farther)))
 
 
 def most_often_named(trials: pd.DataFrame) -> str:

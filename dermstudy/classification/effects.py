@@ -27,10 +27,9 @@ FOUND = {  # what a figure has in place of the verdict
 }  # fmt: skip
 BESIDE = {  # described pairs that stand beside the primary comparison, and how their sentence begins
     f"{protocol.STRONGER} against {protocol.ORIGINALS}": "Stronger augmentation of the same real images changes",
-    f"{protocol.RARE_ONLY} against {protocol.REPEATED_RARE}": (
-        "Synthetic images of rare entities alone, in place of repeated originals of them, change"
-    ),
-}
+    f"{protocol.RARE_ONLY} against {protocol.REPEATED_RARE}":
+        "Synthetic images of rare entities, in place of repeated originals of them, change",
+}  # fmt: skip
 (PRIMARY,) = (own.name for own in protocol.COMPARISONS if own.role == protocol.PRIMARY)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -34,25 +34,27 @@ def names_in(notebook: Path) -> dict[str, set[str]]:
 def run_in_order(notebooks: Sequence[Path], step: Callable[[Path], None], jobs: int = 1) -> None:
     """Call `step` with every notebook, up to `jobs` at once, each after those of `notebooks` that it depends on.
 
-    With one job they run in the order given. Two that make the same artifact run in that order too. Where a step fails,
-    those under way end, no other begins, and its error is raised.
+    With one job they run in the order given. Two that make the same artifact never run at once. Where a step fails, those
+    under way end, no other begins, and its error is raised.
     """
     if jobs == 1:
         for notebook in notebooks:
             step(notebook)
         return
     makes = {notebook: names_in(notebook)["artifacts"] - CACHES for notebook in notebooks}
-    sorter: TopologicalSorter[Path] = TopologicalSorter()
-    for place, notebook in enumerate(notebooks):
-        needed = dependencies(notebook)
-        sorter.add(notebook, *(one for one in notebooks[:place] if one.stem in needed or makes[one] & makes[notebook]))
+    needed = {notebook: dependencies(notebook) for notebook in notebooks}
+    sorter = TopologicalSorter({one: [other for other in notebooks if other.stem in needed[one]] for one in notebooks})
     sorter.prepare()
-    running = {}
+    ready: list[Path] = []
+    running: dict[Future, Path] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while sorter.is_active():
-            running |= {pool.submit(step, notebook): notebook for notebook in sorter.get_ready()}
+            ready = sorted([*ready, *sorter.get_ready()], key=list(notebooks).index)
+            for notebook in list(ready):
+                if len(running) < jobs and not any(makes[notebook] & makes[other] for other in running.values()):
+                    ready.remove(notebook)
+                    running[pool.submit(step, notebook)] = notebook
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                if future.exception():
-                    pool.shutdown(cancel_futures=True)
-                    raise future.exception()
-                sorter.done(running.pop(future))
+                notebook = running.pop(future)
+                future.result()
+                sorter.done(notebook)
