@@ -30,6 +30,13 @@ BESIDE = {  # described pairs that stand beside the primary comparison, and how 
     f"{protocol.RARE_ONLY} against {protocol.REPEATED_RARE}":
         "Synthetic images of rare entities, in place of repeated originals of them, change",
 }  # fmt: skip
+IN_SHORT = {  # the comparisons of the first page, a line for the change and one for the network
+    "synthetic against repeated originals": "synthetic images in place of repeated ones,\nlinear probe",
+    protocol.TUNED_PRIMARY: "synthetic images in place of repeated ones,\nfine-tuned network",
+    f"{protocol.STRONGER} against {protocol.ORIGINALS}": "stronger augmentation of the same images,\nlinear probe",
+    "all originals against the 30 % subset": "all real lesions in place of 30 % of them,\nlinear probe",
+    "fine-tuned, all originals against the 30 % subset": "all real lesions in place of 30 % of them,\nfine-tuned network",
+}
 (PRIMARY,) = (own.name for own in protocol.COMPARISONS if own.role == protocol.PRIMARY)
 
 
@@ -94,6 +101,18 @@ def answer(table: pd.DataFrame) -> str:
     said = [sentence(row) for part in (second, missed) for _, row in part.iterrows()]
     same = [sentence(row, "the same, for the fine-tuned network,") for _, row in tuned.iterrows()]
     return " ".join([sentence(primary), *same, *said])
+
+
+def in_short(tested: pd.DataFrame, described: pd.DataFrame) -> pd.DataFrame:
+    """The rows that answer the study's question, at most five, in plain words: what a forest plot without roles draws.
+
+    tested, described: as `trial_table` and `described_table` give them; a comparison that was not run has no row.
+    """
+    every = pd.concat([tested, described]).query("seeds > 1").drop_duplicates("comparison").set_index("comparison")
+    rows = every.loc[[name for name in IN_SHORT if name in every.index]].reset_index()
+    return rows[["comparison", "seeds", "lesions", "difference", "low", "high"]].assign(
+        comparison=rows["comparison"].map(IN_SHORT), margin=protocol.MARGIN
+    )
 
 
 def place(row: Mapping | pd.Series) -> str:

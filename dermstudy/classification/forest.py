@@ -37,7 +37,7 @@ def forest_plot(table: pd.DataFrame) -> Figure:
     right. Intervals that leave the axis end in an arrow; a comparison without numbers is not resolved, and one without a
     seed was not run.
     """
-    tested = "role" in table
+    tested, within = "role" in table, "margin" in table
     lines: list[tuple[str, pd.Series | None]] = []
     for head, own in table.groupby(table["role"].map(HEADS), sort=False) if tested else [("", table)]:
         lines += [(head, None)] * bool(head)
@@ -50,6 +50,8 @@ def forest_plot(table: pd.DataFrame) -> Figure:
     ax.set(xlim=_ends(table), ylim=(len(lines) - 0.4, -0.6), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.tick_params(labelsize=7)
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.axvline(0, color="#444444", lw=0.8, zorder=1)
     style = {"transform": blended_transform_factory(figure.transFigure, ax.transData), "va": "center", "fontsize": 7}
     for y, (label, row) in enumerate(lines):
@@ -60,20 +62,21 @@ def forest_plot(table: pd.DataFrame) -> Figure:
         _interval(ax, y, row, colour)
         ax.text(0.012, y, label, **style)
         ax.text(seeds, y, f"{row['seeds']:.0f}", ha="center", **style)
-        ax.text(right + 0.006, y, _numbers(row), **style)
-        if tested:
+        ax.text(right + 0.012, y, _numbers(row), **style)
+        if within:
             ax.fill_betweenx([y - 0.5, y + 0.5], -row["margin"], row["margin"], color="#E4E4E4", lw=0, zorder=0)
+        if tested:
             p = "" if np.isnan(row["p_holm"]) else protocol.p_words(row["p_holm"]).removeprefix("= ").replace(" ", "")
             ax.text(0.832, y, p, **style)
             found = effects.FOUND[row["verdict"]] if row["seeds"] else "not run"
             ax.text(0.901, y, found, color=colour, fontweight="bold", **style)
-    heads = [(seeds, "seeds", "center"), (right + 0.006, "difference (95 % interval)", "left")]
+    heads = [(seeds, "seeds", "center"), (right + 0.012, "difference (95 % interval)", "left")]
     for x, text, side in heads + [(0.832, "p", "left"), (0.901, "found", "left")] * tested:
         ax.text(x, -0.75, text, style="italic", ha=side, **style)
     for x, text, side in ((-0.04, "← worse", "right"), (0.04, "better →", "left")):
         zero = blended_transform_factory(ax.transData, ax.transAxes)
         ax.text(x * ax.get_xlim()[1], 1.0, text, transform=zero, ha=side, va="bottom", fontsize=7, color="#444444")
-    ax.set_xlabel(f"difference of AUC{' (shaded: within the margin)' * tested}\n{_lesions(table)}", fontsize=7)
+    ax.set_xlabel(f"difference of AUC{' (shaded: within the margin)' * within}\n{_lesions(table)}", fontsize=7)
     return figure
 
 
@@ -84,7 +87,7 @@ def short(name: str) -> str:
 
 def _label(row: pd.Series, tested: bool) -> str:
     name = effects.printed(row["comparison"])
-    if tested:
+    if tested or "network" not in row:
         return name
     shown = row["network"] == protocol.FROZEN or name.startswith(row["network"])
     return short(name) + f" ({row['network']})" * (not shown)
@@ -104,7 +107,7 @@ def _ends(table: pd.DataFrame) -> tuple[float, float]:
     margin = float(table["margin"].max()) if "margin" in table else 0.0
     low, high = table["low"].dropna(), table["high"].dropna()
     apart = [end for end in np.abs([*low, *high]) if end > 1e-6]  # some sets are answered alike
-    most = (3.2 if margin else 4.5) * max(margin, float(np.median(apart)) if apart else 0.0)
+    most = (4.0 if margin else 4.5) * max(margin, float(np.median(apart)) if apart else 0.0)
     most = min(most, 2.6 * np.nan_to_num(table["difference"].abs().max()) + 0.03)
     least = 1.25 * margin or 0.1 * most or 0.01
     left, right = (max(side.max() if len(side) else 0.0, least) for side in (-low, high))

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from dermstudy import workspace
-from dermstudy.data import appearance, dataset
+from dermstudy.data import dataset
 from dermstudy.diffusion import finetune, glide, losses, training
 from dermstudy.diffusion.architecture import tokenize
 from dermstudy.diffusion.checkpoints import save_tensors
 from dermstudy.diffusion.folded import FOLDED_PRESETS
 from dermstudy.files import answered, atomic_path, sha256_file, sha256_text, write_text
 from dermstudy.source import code_hash
+from dermstudy_commands.maintenance import appearance
 from dermstudy_commands.maintenance.commands import open_tokenizer, training_cohort
 from dermstudy_commands.maintenance.folded_weights import INPUTS, LOG, begin_with, trained_preset
 from dermstudy_commands.maintenance.taught_text import labels_of, teach

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dermstudy.data import appearance, dataset
+from dermstudy.data import dataset
 from dermstudy.data.storage import storage_of
 from dermstudy.diffusion import glide, sample
 from dermstudy.entities import CODES
@@ -26,6 +26,7 @@ from dermstudy.evaluation import cascade, encoders, metrics
 from dermstudy.evaluation.colour import colours
 from dermstudy.files import InputError, answered, atomic_path, sha256_file
 from dermstudy.intervals import quantiles
+from dermstudy_commands.maintenance import appearance
 from dermstudy_commands.maintenance.commands import open_tokenizer, split_cohort
 from dermstudy_commands.maintenance.stage_kid import caption_gains, opened, squared_errors
 
