@@ -31,7 +31,8 @@ from dermstudy_commands.runner.profiles import (
     surroundings,
 )
 
-PREDICTIONS, FROM_FILES = "predictions", "PREDICTIONS"  # a results folder's finished predictions, and who reads them
+PREDICTIONS = "predictions"  # the folder of a results folder's finished predictions
+FROM_FILES = {"PREDICTIONS": "", "ANSWERS": "/kit_answers.csv"}  # the parameters that read it, and what of it
 RUN = "-run"  # of the folder that a run of a profile with committed results writes to
 
 
@@ -52,7 +53,7 @@ def run(
     data: a folder in the HAM10000 layout in place of the profile's own cohort; the results then go to
     results/<profile>-data unless `results` says otherwise, so that no real pixel lands in a committed folder.
     only: a two-digit notebook number, or several; start, to: the first and the last one that run. force: run notebooks that
-    are up to date as well. redraw: those that can read finished predictions (06, 07) read the ones in the results folder.
+    are up to date as well. redraw: those that can read finished predictions (05 to 07) read the ones in the results folder.
     environment: variables of the kernels in place of the profile's.
     Raises InputError for anything the user can mend, in a notebook's cell too (NotebookRefused), NotebookFailed when a cell
     fails otherwise.
@@ -101,9 +102,10 @@ def _redrawn(parameters: dict[str, dict], chosen: Collection[Path], results: str
     if not from_root(folder).is_dir():
         raise InputError(f"no finished predictions in {folder}: run 06 and 07 and copy theirs (docs/FULL_RUN.md)")
     for notebook in chosen:
-        if FROM_FILES not in declared_parameters(notebook):
-            raise InputError(f"{notebook.stem} reads no predictions: give --redraw with --only 06 or 07")
-        parameters[notebook.stem][FROM_FILES] = folder
+        read = FROM_FILES.keys() & declared_parameters(notebook).keys()
+        if not read:
+            raise InputError(f"{notebook.stem} reads no predictions: give --redraw with --only 05, 06 or 07")
+        parameters[notebook.stem] |= {name: folder + FROM_FILES[name] for name in read}
 
 
 def default_results(profile: str, data: str | None = None) -> str:
