@@ -94,7 +94,7 @@ def _add_run(commands) -> None:
     run.add_argument(
         "--redraw",
         action="store_true",
-        help="recompute 06 and 07 from the saved predictions of the results folder, without images",
+        help="recompute 05 to 07 from the saved predictions of the results folder, without images",
     )
     run.add_argument("--jobs", **JOBS)
     run.set_defaults(act=_run)
