@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -45,8 +45,7 @@ def run_in_order(notebooks: Sequence[Path], step: Callable[[Path], None], jobs: 
     needed = {notebook: dependencies(notebook) for notebook in notebooks}
     sorter = TopologicalSorter({one: [other for other in notebooks if other.stem in needed[one]] for one in notebooks})
     sorter.prepare()
-    ready: list[Path] = []
-    running: dict[Future, Path] = {}
+    ready, running = [], {}
     with ThreadPoolExecutor(jobs) as pool:
         while sorter.is_active():
             ready = sorted([*ready, *sorter.get_ready()], key=list(notebooks).index)
@@ -55,6 +54,5 @@ def run_in_order(notebooks: Sequence[Path], step: Callable[[Path], None], jobs: 
                     ready.remove(notebook)
                     running[pool.submit(step, notebook)] = notebook
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                notebook = running.pop(future)
                 future.result()
-                sorter.done(notebook)
+                sorter.done(running.pop(future))

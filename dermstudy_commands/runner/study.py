@@ -239,7 +239,8 @@ def _made(notebook: Path, space: Workspace, began: float) -> dict[str, dict]:
     training, keeps those of the manifest; "" where none are known.
     """
     now = {"commit": commit(), "processor": instruction_set()}
-    known = provenance.known_manifest(space).get("notebooks", {}).get(notebook.stem, {}).get("artifacts", {})
+    entries = provenance.known_manifest(space).get("notebooks", {})
+    known = entries.get(notebook.stem, {}).get("artifacts", {})
     made: dict[str, dict] = {kind: {} for kind in ("artifacts", "tables", "figures", "measures")}
     for kind in made:
         for name in sorted(order.names_in(notebook)[kind]):
@@ -247,6 +248,7 @@ def _made(notebook: Path, space: Workspace, began: float) -> dict[str, dict]:
             path = provenance.file_of(space, kind, name) if kind in provenance.KINDS else path
             fresh = _changed(path) >= began
             if kind == "artifacts" and path.exists():
+                fresh |= now in [one.get("artifacts", {}).get(name) for one in entries.values()]  # another's, of this run
                 made[kind][name] = now if fresh else known.get(name, dict.fromkeys(now, ""))
             elif fresh:
                 made[kind][name] = (
