@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, committed
 
-from dermstudy.classification import predictions, protocol
+from dermstudy.classification import effects, predictions, protocol
 from dermstudy.entities import CODES
 from dermstudy_commands.maintenance import simulation
 from dermstudy_commands.runner import provenance
@@ -59,6 +59,8 @@ def test_every_comparison_is_of_training_sets_that_its_network_has():
         assert comparison.margin == protocol.MARGIN
     roles = [comparison.role for comparison in protocol.COMPARISONS]
     assert (roles.count(protocol.PRIMARY), roles.count(protocol.FAMILY), roles.count(protocol.CONTROL)) == (1, 4, 1)
+    named = [comparison.name for comparison in (*protocol.COMPARISONS, *protocol.PAIRS)]
+    assert len(effects.IN_SHORT) == 5 and all(named.count(name) == 1 for name in (*effects.IN_SHORT, *effects.BESIDE))
 
 
 def test_the_page_gives_margin_rule_and_words():

@@ -143,7 +143,7 @@ def fidelity_sentences(table: pd.DataFrame, taught: Sequence[str]) -> str:
         rows = rows.set_index("trial")
         before, best = rows.loc[BASELINE], rows.loc[list(taught)].nlargest(1, "named").iloc[0]
         lines.append(
-            f"{NAMES[code].capitalize()}, images that an independent classifier gives their entity: {before['named']} of "
+            f"{NAMES[code].capitalize()}, images that the reference classifier gives their entity: {before['named']} of "
             f"{before['n']} before training, at most {best['named']} of {best['n']} after it ({plain(best.name)}), and "
             f"{best['real_named']} of {best['real_n']} real test images."
         )
