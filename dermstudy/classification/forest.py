@@ -1,4 +1,4 @@
-"""The trial in figures: each comparison's interval beside its margin and what was found, doses, learning curves."""
+"""The trial in figures: each comparison's interval beside its margin and what was found, doses, stopping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
@@ -222,28 +221,3 @@ def stopping_curves(histories: Mapping[str, pd.DataFrame], seed: int) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].legend()
     return figure
-
-
-def learning_curves(histories: pd.DataFrame) -> Figure:
-    """Mean training and watched loss by epoch, a panel a training set; the band is the range over seeds.
-
-    histories: network, protocol, training_set, seed, epoch, loss, validation_loss.
-    """
-    names = {"loss": "training", "validation_loss": "watched for stopping"}
-    drawn = histories.rename(columns=names).melt(
-        ["network", "protocol", "training_set", "epoch"],
-        list(names.values()),
-        var_name="loss",
-        value_name="cross-entropy",
-    )
-    drawn["panel"] = drawn["training_set"].map(short) + "\n" + drawn["network"] + ", " + drawn["protocol"]
-    grid = seaborn.relplot(
-        drawn, x="epoch", y="cross-entropy", hue="loss", col="panel", col_wrap=4, kind="line", errorbar=("pi", 100),
-        palette=["#88CCEE", "#332288"], height=1.8, aspect=1.0, facet_kws={"sharex": False},
-    )  # fmt: skip
-    grid.set_titles("{col_name}", fontsize=7).tick_params(labelsize=7)
-    for ax in grid.axes.flat:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    seaborn.move_legend(grid, "lower right", title=None)
-    grid.figure.tight_layout()
-    return grid.figure

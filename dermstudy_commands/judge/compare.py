@@ -38,11 +38,13 @@ COMPARISONS = (
 class Taught:
     """What a head learns from. rows: dx, group, again, judged (bool), aligned with inputs float32 [n, k].
 
-    again: how often an original is repeated beside itself, a fraction where an entity repeats fewer than it has.
+    again: how often an original is repeated beside itself, a fraction where an entity repeats fewer than it has. scale: of
+    the weight of judged images [n] or of repetitions.
     """
 
     rows: pd.DataFrame
     inputs: np.ndarray
+    scale: np.ndarray | float = 1.0
 
     def weights(self, seed: int | None) -> np.ndarray:
         """Weight [n] of each row, adding up to 1: repetitions, and lesions as `seed` weighs them (None: all alike)."""
@@ -53,7 +55,8 @@ class Taught:
             # A judged image has a weight of its own, so a repeated original has one too: else the control varies more.
             images = self.rows.assign(group=self.rows.index)
             again = images["group"].map(lesion_weights(images, seed + 1000)).to_numpy(float)
-        weights = once + self.rows["again"].to_numpy(float) * again
+        judged = self.rows["judged"].to_numpy()
+        weights = once * ~judged + self.scale * (once * judged + self.rows["again"].to_numpy(float) * again)
         return weights / weights.sum()
 
     def fitted(self, penalty: float, seed: int | None = None, start: Head | None = None) -> Head:
@@ -123,7 +126,7 @@ def answers(bank: Bank, head: Head, inputs: np.ndarray) -> np.ndarray:
     return np.array(CODES)[scores.argmax(axis=1)]
 
 
-def _chosen(bank: Bank, taught: Taught, steps: tqdm | None) -> tuple[Head, float]:
+def chosen(bank: Bank, taught: Taught, steps: tqdm | None = None) -> tuple[Head, float]:
     """The head with the least balanced log loss on validation lesions, and its penalty."""
     validation = bank.images("validation")
     images = bank.frame.loc[validation, list(IMAGE_COLUMNS)].reset_index(drop=True)
@@ -141,7 +144,7 @@ def _chosen(bank: Bank, taught: Taught, steps: tqdm | None) -> tuple[Head, float
 def runs_of(bank: Bank, name: str, taught: Taught, seeds: int, steps: tqdm | None = None) -> tuple[Predictions, Head]:
     """What each seed's head says of validation and test lesions, and the head of lesions as they are; steps: a bar."""
     evaluated, images = bank.components[~bank.images("train")], images_of(bank.frame)
-    start, penalty = _chosen(bank, taught, steps)
+    start, penalty = chosen(bank, taught, steps)
     runs = []
     for seed in range(seeds):
         head = taught.fitted(penalty, seed, start)
