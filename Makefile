@@ -1,5 +1,6 @@
 # make study: the environment, then every notebook of the demo profile (DATA=DIR for real images; JOBS=2 notebooks at once)
 # make papermill: the same notebooks, each by papermill's own command (PROFILE=smoke for a tiny run)
+# make site:  the committed results on HAM10000 as web pages, in build/site
 # make demo:  the committed results/demo, made anew by a maintainer
 # make test:  the environment, then the tests
 # make test-quick: the tests of seconds; make test-walk: those that run all notebooks; make test-walks: also every cell
@@ -20,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist
 
 unexport PYTHONDONTWRITEBYTECODE  # without bytecode every kernel compiles half a million lines anew
 
-.PHONY: study papermill demo test test-quick test-walk test-walks lint lock release-check clean
+.PHONY: study papermill site demo test test-quick test-walk test-walks lint lock release-check clean
 .DELETE_ON_ERROR:
 
 study: $(STAMP)
@@ -36,6 +37,9 @@ papermill: $(STAMP)
 	  env $$(cat profiles/$(PROFILE)/environment.txt) $(VENV)/bin/papermill $$notebook build/papermill/$$name.ipynb \
 	    -f profiles/$(PROFILE)/$$name.yaml $$data --kernel python3 --no-progress-bar || exit 1; \
 	done
+
+site: $(STAMP)
+	$(VENV)/bin/dermstudy report results/ham10000 build/site
 
 demo: $(STAMP)
 	$(VENV)/bin/dermstudy run demo --jobs $(JOBS) --results results/demo

@@ -43,6 +43,7 @@ def test_the_workflows_run_what_the_makefile_has():
         versions = {step["with"]["python-version"] for step in steps if "setup-python" in step.get("uses", "")}
         assert versions == {"3.11"}
     assert runs == {
+        ("push", "workflow_dispatch"): {"site"},
         ("push", "pull_request"): {"lint", "test", "papermill"},
         ("schedule", "workflow_dispatch"): {"papermill", "release-check"},
     }
