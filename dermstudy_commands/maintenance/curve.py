@@ -35,8 +35,8 @@ from dermstudy_commands.maintenance import judged
 FOLDER = "results/ham10000/predictions"
 EACH, SEEDS = 60, range(20)
 SETTINGS = {  # folders of --painted, and what the curve calls them
-    "session-3": "third session", "session-4": "fourth session", "session-5": "fifth session", "shipped": "as shipped",
-    "other-draws": "other draws of noise", "scale-1": "no guide, guidance 1", "scale-3": "no guide, guidance 3",
+    "session-3": "third session", "session-5": "fifth session", "shipped": "as shipped", "other-draws": "other draws of noise",
+    "scale-1": "no guide, guidance 1", "scale-3": "no guide, guidance 3",
 }  # fmt: skip
 SCALES = {"scale-1": 1, "scale-3": 3, "scale-8": 8}
 CHANGES = {f"{curve.REAL}blurred": judged.blurred, f"{curve.REAL}64 pixels": judged.small}
