@@ -20,7 +20,7 @@ from dermstudy.files import InputError
 from dermstudy_commands import cli
 from dermstudy_commands.judge import bank, command, compare, page, record
 from dermstudy_commands.judge.look import Looked, look
-from dermstudy_commands.maintenance import judged
+from dermstudy_commands.maintenance import curve, judged
 
 
 def pictures(folder, names, side=64):
@@ -209,6 +209,30 @@ def test_repeated_originals_weigh_as_the_control_has_them(real):
         for name in (compare.ADDED, compare.ORIGINALS)
     ]
     np.testing.assert_allclose(seeds[0] / seeds[0].sum(), seeds[1])  # originals are weighed alike
+
+
+def test_a_scale_weighs_what_is_added_alone(real):
+    frame, inputs = images(10, 3)
+    train = real.images("train").sum()
+    for side in (compare.ADDED, compare.REPEATED):
+        whole = compare.training_set(real, side, frame["dx"], inputs)
+        once, none = (replace(whole, scale=scale).weights(2) for scale in (1.0, 0.0))
+        quarter = replace(whole, scale=0.25).weights(2)
+        added = once * (train + len(frame)) - none * train  # weights before they add up to 1
+        np.testing.assert_allclose(quarter * (train + len(frame) / 4), none * train + added / 4, atol=1e-4)
+
+
+def test_a_share_of_the_lesions_keeps_two_of_each_entity_and_the_test_side(real):
+    part = curve.of_share(real, 0.03, 0)
+    assert (part.frame.loc[part.images("train")].groupby("dx")["group"].nunique() == 2).all()
+    assert part.images("test").sum() == real.images("test").sum() and len(part.components) == len(part.frame)
+    assert not part.frame["image_id"].equals(curve.of_share(real, 0.03, 1).frame["image_id"])
+    runs = list(
+        curve.learned(
+            part, "few", compare.training_set(part, compare.ORIGINALS, pd.Series([], dtype=object), None), [4, 5]
+        )
+    )
+    assert [run.runs["seed"][0] for run in runs] == [4, 5] and set(runs[0].images["split"]) == {"test"}
 
 
 def test_runs_of_originals_that_are_kept_change_nothing(real, tmp_path):
