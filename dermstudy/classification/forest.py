@@ -27,20 +27,23 @@ HEADS = {
     protocol.CONTROL: "Positive control",
     protocol.SENSITIVITY: "Sensitivity analyses (p not adjusted)",
 }
+NETWORKS = {name: f"{words[0].upper()}{words[1:]}" for name, words in effects.NETWORKS.items()}
 
 
 def forest_plot(table: pd.DataFrame) -> Figure:
     """Differences with their 95 % intervals, a row a comparison, under the head of its role where it has one, for print.
 
-    table: as trial.trial_table or trial.described_table gives it. A margin is shaded, and what was found stands at the
-    right. Intervals that leave the axis end in an arrow; a comparison without numbers is not resolved, and one without a
-    seed was not run.
+    table: as trial.trial_table or trial.described_table gives it; rows of the latter stand under their network. A margin is
+    shaded, and what was found stands at the right. Intervals that leave the axis end in an arrow; a comparison without
+    numbers is not resolved, and one without a seed was not run.
     """
     tested, within = "role" in table, "margin" in table
     lines: list[tuple[str, pd.Series | None]] = []
-    for head, own in table.groupby(table["role"].map(HEADS), sort=False) if tested else [("", table)]:
+    heads = table["role"].map(HEADS) if tested else table["network"].map(NETWORKS) if "network" in table else None
+    for head, own in table.groupby(heads, sort=False) if heads is not None else [("", table)]:
         lines += [(head, None)] * bool(head)
-        lines += [(_label(row, tested), row) for _, row in own.iterrows()]
+        names = own["comparison"].map(effects.printed)
+        lines += [(name if tested else short(name), row) for name, (_, row) in zip(names, own.iterrows(), strict=True)]
     height = (0.225 if tested else 0.3) * len(lines) + 1.0
     # Where the columns stand, as shares of the figure's width.
     left, right, seeds = (0.40, 0.612, 0.375) if tested else (0.52, 0.80, 0.485)
@@ -49,7 +52,7 @@ def forest_plot(table: pd.DataFrame) -> Figure:
     ax.set(xlim=_ends(table), ylim=(len(lines) - 0.4, -0.6), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.tick_params(labelsize=7)
-    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.axvline(0, color="#444444", lw=0.8, zorder=1)
     style = {"transform": blended_transform_factory(figure.transFigure, ax.transData), "va": "center", "fontsize": 7}
@@ -69,8 +72,8 @@ def forest_plot(table: pd.DataFrame) -> Figure:
             ax.text(0.832, y, p, **style)
             found = effects.FOUND[row["verdict"]] if row["seeds"] else "not run"
             ax.text(0.901, y, found, color=colour, fontweight="bold", **style)
-    heads = [(seeds, "seeds", "center"), (right + 0.012, "difference (95 % interval)", "left")]
-    for x, text, side in heads + [(0.832, "p", "left"), (0.901, "found", "left")] * tested:
+    columns = [(seeds, "seeds", "center"), (right + 0.012, "difference (95 % interval)", "left")]
+    for x, text, side in columns + [(0.832, "p", "left"), (0.901, "found", "left")] * tested:
         ax.text(x, -0.75, text, style="italic", ha=side, **style)
     for x, text, side in ((-0.04, "← worse", "right"), (0.04, "better →", "left")):
         zero = blended_transform_factory(ax.transData, ax.transAxes)
@@ -82,14 +85,6 @@ def forest_plot(table: pd.DataFrame) -> Figure:
 def short(name: str) -> str:
     """A training set's or a comparison's name for the side of a figure."""
     return name.replace("all originals + ", "+ ").replace(", dose 1", "").replace(" against ", "\nagainst ")
-
-
-def _label(row: pd.Series, tested: bool) -> str:
-    name = effects.printed(row["comparison"])
-    if tested or "network" not in row:
-        return name
-    shown = row["network"] == protocol.FROZEN or name.startswith(row["network"])
-    return short(name) + f" ({row['network']})" * (not shown)
 
 
 def _lesions(table: pd.DataFrame) -> str:
