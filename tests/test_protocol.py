@@ -196,6 +196,23 @@ def test_the_protocol_that_a_trial_names_is_older_than_its_run(tables):
     assert asked.returncode == 0 and fixed != ran
 
 
+@pytest.mark.parametrize("runs", ["curve.npz", "scarce.npz", "design.npz"])
+def test_the_plan_of_the_curve_is_older_than_its_runs(runs):
+    git, plan = (
+        ["git", "-C", str(ROOT), "log", "--format=%H", "--reverse"],
+        "what quality helps, scarce data, and the paper",
+    )
+    asked = (
+        [*git, f"-S{plan}", "--", "docs/PROTOCOL.md"],
+        [*git, "--diff-filter=A", "--", f"results/ham10000/predictions/{runs}"],
+    )
+    found = [subprocess.run(command, capture_output=True, text=True).stdout.split() for command in asked]
+    if not all(found):
+        pytest.skip("this clone does not hold both commits")
+    older = subprocess.run(["git", "-C", str(ROOT), "merge-base", "--is-ancestor", found[0][0], found[1][0]])
+    assert older.returncode == 0 and found[0][0] != found[1][0]
+
+
 def test_the_history_of_the_page_is_told_on_it():
     """Every commit that changed what stands above the amendments, but the first, is named below."""
     git = ["git", "-C", str(ROOT)]
