@@ -74,4 +74,6 @@ def test_the_design_tests_each_set_on_its_kind():
     assert table[curve.both(3), "real"] == pytest.approx(by_side[0]) and table[
         curve.both(3), "synthetic"
     ] == pytest.approx(by_side[1])
-    assert table[curve.both(3), "both"] == pytest.approx(np.mean(by_side)) and len(table) == 9
+    gain = np.mean(by_side) - table[curve.ORIGINALS, "real"]
+    assert table[curve.both(3), "gain on both"] == pytest.approx(gain)
+    assert table[curve.both(3), "both"] == pytest.approx(np.mean(by_side)) and len(table) == 11
