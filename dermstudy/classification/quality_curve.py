@@ -126,23 +126,24 @@ def _sum(parts: list[tuple[float, Contrast]]) -> Contrast:
 
 
 def curve_plot(points: pd.DataFrame, fitted: pd.Series) -> Figure:
-    """The change of macro AUC over KID: a dot a setting with its interval, squares for real images, and the line."""
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.75, 3.2))
+    """The change of macro AUC over KID: a marker a set of images with its interval, real ones green, and the line."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.0), layout="constrained")
     ax.axhline(0, color="#444444", lw=0.8)
-    real, (least, most) = points["images"].str.startswith(REAL), fitted[["at_least", "at_most"]]
-    style = {"generators": ("#332288", "o"), "real images, not fitted": ("#117733", "s")}
-    for (label, (colour, marker)), own in zip(style.items(), (points[~real], points[real]), strict=True):
-        ends = [own["difference"] - own["low"], own["high"] - own["difference"]]
-        ax.errorbar(own["kid"], own["difference"], ends, fmt=marker, color=colour, ms=4, lw=1, label=label)
-    for name, *at in points[["images", "kid", "difference"]].itertuples(index=False):
-        ax.annotate(name.removeprefix(REAL), at, xytext=(4, 3), textcoords="offset points", fontsize=6.5)
-    ends = np.array([least, most])
-    ax.plot(ends, fitted["at_zero_kid"] + fitted["slope"] / 10 * ends, color="#332288", lw=1, ls="--")
-    ax.set(
-        xlabel="KID × 1,000 to real test lesions (0: as real images)",
-        ylabel="change of macro AUC\nagainst repeated originals",
+    ends = fitted[["at_least", "at_most"]].to_numpy(float)
+    ax.plot(
+        ends,
+        fitted["at_zero_kid"] + fitted["slope"] / 10 * ends,
+        color="#332288",
+        lw=1,
+        ls="--",
+        label="line of the generators",
     )
-    ax.legend()
+    for row, marker in zip(points.sort_values("kid").itertuples(), "osD^vP<X>*ph", strict=False):
+        ends = [[row.difference - row.low], [row.high - row.difference]]
+        colour = "#117733" if row.images.startswith(REAL) else "#332288"
+        ax.errorbar(row.kid, row.difference, ends, fmt=marker, color=colour, ms=5, lw=0.8, label=row.images)
+    ax.set(xlabel="KID × 1,000 to real test lesions", ylabel="change of macro AUC\nagainst repeated originals")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
     return figure
 
 
@@ -151,6 +152,7 @@ def sentences(points: pd.DataFrame, fitted: pd.Series, few: pd.DataFrame, own_ki
     count = (~points["images"].str.startswith(REAL)).sum()
     slope, low, high = (bound(fitted[name]) for name in ("slope", "low", "high"))
     crossing = "is not reached" if np.isnan(fitted["crossing"]) else f"is at KID {fitted['crossing']:.0f}"
+    points = points.assign(images=points["images"] + points["kid"].map(" (KID {:.0f})".format))
     few = few.assign(share=few["share"].map("{:.0%} of the lesions".format))
     told = [
         f"What quality helps: {count} settings of generators have KID {fitted['at_least']:.0f} to {fitted['at_most']:.0f}. A KID "
