@@ -9,6 +9,7 @@ from dermstudy.classification import protocol
 from dermstudy.classification import quality_curve as curve
 from dermstudy.classification.predictions import Predictions
 from dermstudy.entities import CODES
+from dermstudy.workspace import Workspace
 
 
 def runs_of(strength: dict[str, float], splits: tuple[str, ...] = ("test",), seeds: int = 20) -> Predictions:
@@ -46,15 +47,20 @@ def test_a_point_is_the_mean_difference_of_areas(falling):
     assert points["difference"][0] == pytest.approx(areas["a"] - areas[curve.REPEATED], abs=1e-6)
 
 
-def test_the_line_falls_and_crosses_inside_the_settings_alone(falling):
+def test_the_line_falls_and_crosses_inside_the_settings_alone(falling, tmp_path):
     _, _, points = falling
     fitted = curve.line(points)
     assert fitted["high"] < 0 and 40 < fitted["crossing"] < 60 and (fitted["at_least"], fitted["at_most"]) == (20, 80)
     few = pd.DataFrame(columns=["share", "kind", "difference", "low", "high"])
-    own_kind = pd.DataFrame(columns=["guidance", "training_set", "tested_on", "mean", "low", "high"], dtype=str)
-    assert "is at KID 4" in curve.sentences(points, fitted, few, own_kind)[0]
+    own_kind = pd.DataFrame(columns=["guidance", "training_set", "tested_on", "mean", "low", "high"])
+    space = Workspace(tmp_path)
+    assert curve.sentences(space) == []
+    for table, name in zip((points, fitted.to_frame().T, few, own_kind), curve.TABLES, strict=True):
+        space.save_table(table, name)
+    assert "is at KID 4" in curve.sentences(space)[0]
     lower = curve.line(points.assign(difference=points["difference"] - 1))
-    assert np.isnan(lower["crossing"]) and "is not reached" in curve.sentences(points, lower, few, own_kind)[0]
+    space.save_table(lower.to_frame().T, "quality_line")
+    assert np.isnan(lower["crossing"]) and "is not reached" in curve.sentences(space)[0]
 
 
 def test_the_design_tests_each_set_on_its_kind():

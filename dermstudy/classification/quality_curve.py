@@ -15,9 +15,9 @@ from dermstudy.classification.inference import Contrast
 from dermstudy.classification.predictions import Predictions
 from dermstudy.classification.protocol import DESCRIBED_ONLY, FROZEN, Comparison, bound, difference
 from dermstudy.figures import WIDTH
-from dermstudy.workspace import changes
+from dermstudy.workspace import Workspace, changes
 
-IMAGES = "curve_images.csv"
+IMAGES, TABLES = "curve_images.csv", ("quality_curve", "quality_line", "scarce", "own_kind")
 SYNTHETIC, REPEATED, REAL = "synthetic", "repeated originals", "real, "
 SHARES, TESTED = (0.03, 0.1, 0.3, 1.0), (0.1, 0.3)
 ALL, QUARTER, RIGHT = "all images", "a quarter of the weight", "images named as labelled"
@@ -147,8 +147,12 @@ def curve_plot(points: pd.DataFrame, fitted: pd.Series) -> Figure:
     return figure
 
 
-def sentences(points: pd.DataFrame, fitted: pd.Series, few: pd.DataFrame, own_kind: pd.DataFrame) -> list[str]:
-    """What the tables `curve`, `line`, `scarce` and `design` say."""
+def sentences(space: Workspace) -> list[str]:
+    """What TABLES of a results folder say; nothing where the runs were not read."""
+    if not (space.tables / f"{TABLES[0]}.csv").is_file():
+        return []
+    points, fitted, few, own_kind = (space.table(name) for name in TABLES)
+    fitted = fitted.iloc[0]
     count = (~points["images"].str.startswith(REAL)).sum()
     slope, low, high = (bound(fitted[name]) for name in ("slope", "low", "high"))
     crossing = "is not reached" if np.isnan(fitted["crossing"]) else f"is at KID {fitted['crossing']:.0f}"
