@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from conftest import ROOT
 from test_notebooks import code_cells, method_cells
 
-from dermstudy.classification import keras_network, predictions, protocol, trial
+from dermstudy import entities
+from dermstudy.classification import keras_network, predictions, protocol, quality_curve, trial
 from dermstudy.diffusion import architecture, finetune, glide
 from dermstudy.entities import CODES, PROMPTS
 from dermstudy.evaluation.features import Features
@@ -53,8 +55,27 @@ def test_the_primary_difference_by_hand_is_the_tables(planned):
     asked, _ = trial.answerable(found)
     seeds = dict.fromkeys(protocol.SEEDS, planned)
     table = trial.trial_table(found, asked[:1], seeds, 10)
-    names = method_run("07_ablation", found=found, primary=asked[0], seeds=seeds, table=table)
+    names = method_run("07_ablation", found=found, primary=asked[0], seeds=seeds, table=table, later=False)
     assert len(names["values"]) == planned and pd.notna(names["in_table"]).all() == (planned > 1)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-4])
+def test_a_point_of_the_curve_by_hand_is_the_tables(shift):
+    folder = ROOT / "results" / "ham10000" / "predictions"
+    runs = predictions.load_predictions(folder / "curve.npz")
+    points = quality_curve.curve(runs, pd.read_csv(folder / quality_curve.IMAGES))
+    points["difference"] += shift
+    names = {
+        "later": True,
+        "curve_runs": runs,
+        "points": points,
+        "np": np,
+        "pd": pd,
+        "entities": entities,
+        "quality_curve": quality_curve,
+    }
+    with contextlib.nullcontext() if shift == 0 else pytest.raises(AssertionError):
+        exec(compile(method_cells("07_ablation")[-1], "07_ablation", "exec"), names)
 
 
 @pytest.mark.slow
